@@ -1,0 +1,18 @@
+"""The core: the nouns, the DAG and how it runs, the language-model engine, evaluation, the command line.
+
+Lives here: ``documents`` (Document, Passage, Query, Ranking, ...), ``stage`` and ``pipeline`` (the typed DAG), ``config`` (YAML),
+``executor``, ``cache``, ``trace`` (running it), ``models`` (finding and sharing models), ``lm`` (the language-model engine),
+``evaluation``, ``display`` (views for people), ``cli`` (the ``regard`` command), ``integrations``.
+
+May import: ``kernels`` and nothing else of Regard. Stages of the other folders are found through the registry
+(entry-point group ``regard.stages``). Importing this package loads no torch.
+"""
+
+from .documents import Answer, Batch, Citation, Context, Document, Hit, Passage, PassageList, Query, Ranking, Sentence, Usage
+from .pipeline import Pipeline
+from .stage import Stage
+
+__all__ = [
+    "Answer", "Batch", "Citation", "Context", "Document", "Hit", "Passage", "PassageList", "Pipeline", "Query", "Ranking",
+    "Sentence", "Stage", "Usage",
+]

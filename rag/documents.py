@@ -1,0 +1,351 @@
+"""The nouns: small immutable values that stages hand each other.
+
+Nothing here imports a framework. Every class has ``to_dict`` and ``from_dict`` (plain JSON values), and a
+``Ranking`` is columnar: handing it on copies nothing, and text is fetched from its store only when somebody asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import EmptyQueryError, StageError
+
+T = TypeVar("T", covariant=True)
+
+ScoreSpace = Literal["cosine", "inner-product", "bm25", "logit", "probability", "attention-mass", "rrf", "weighted-sum"]
+Rows = NDArray[np.int64]
+Scores = NDArray[np.float32]
+Metadata = Mapping[str, Any]
+
+
+class Batch(tuple[T, ...]):
+    """An immutable sequence of values, one a query; position ``i`` of every batch in a run belongs to query ``i``."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"Batch({list(self)!r})"
+
+
+class _Json:
+    """``to_dict``/``from_dict`` for flat dataclasses."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload, no-any-return]  # every subclass is a dataclass
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        return cls(**data)
+
+
+@dataclass(frozen=True, slots=True)
+class Document(_Json):
+    """What a corpus reader yields: one source text with its identity."""
+
+    id: str
+    text: str
+    title: str = ""
+    metadata: Metadata = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Passage(_Json):
+    """A chunk of a document; ``text == document.text[start:end]``, offsets in characters."""
+
+    id: str
+    document_id: str
+    text: str
+    start: int
+    end: int
+    title: str = ""
+    metadata: Metadata = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Query(_Json):
+    """A question. ``filters`` maps a metadata field to a value, a list of values, or bounds (``{"gte": 2020, "lt": 2024}``)."""
+
+    text: str
+    id: str = "q"
+    filters: Metadata = field(default_factory=dict)
+    metadata: Metadata = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.text or not self.text.strip():
+            raise EmptyQueryError("the query has no text", where=f"query {self.id!r}", hint="pass a question of at least one word")
+
+
+@runtime_checkable
+class PassageStore(Protocol):
+    """Where a ranking's rows get their text. A row is an int64 that names one passage of one store for ever."""
+
+    @property
+    def uri(self) -> str:
+        """Where ``regard.rag.registry.open_store`` finds this store again; empty for a store in memory."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the content does."""
+
+    @property
+    def has_text(self) -> bool: ...
+
+    def passages(self, rows: Sequence[int] | Rows) -> list[Passage]:
+        """The passages of ``rows``, in that order."""
+
+
+class PassageList:
+    """A passage store in memory; row ``i`` is the ``i``-th passage."""
+
+    __slots__ = ("_passages",)
+    uri = ""
+    has_text = True
+
+    def __init__(self, passages: Sequence[Passage]) -> None:
+        self._passages = tuple(passages)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"memory:{id(self)}"
+
+    def __len__(self) -> int:
+        return len(self._passages)
+
+    def passages(self, rows: Sequence[int] | Rows) -> list[Passage]:
+        return [self._passages[int(row)] for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Touch(_Json):
+    """What one stage did to one hit: its rank there (from 1) and its score."""
+
+    stage: str
+    rank: int
+    score: float
+    space: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """What one stage did to every hit of a ranking, columnar; rank 0 where the stage did not rank the hit."""
+
+    stage: str
+    space: str
+    ranks: NDArray[np.int32]
+    scores: Scores
+
+    def take(self, order: NDArray[np.int64]) -> Step:
+        return Step(self.stage, self.space, self.ranks[order], self.scores[order])
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One ranked passage; ``rank`` counts from 1."""
+
+    passage: Passage
+    score: float
+    rank: int
+    history: tuple[Touch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranking:
+    """One query's ranked passages, best first, columnar.
+
+    ``rows`` int64 [n] into ``store``, ``scores`` float32 [n] in ``space`` (higher is better), ``steps`` the history.
+    Make one with :meth:`ranked`; derive one with :meth:`rescore`, :meth:`take` or :meth:`top`.
+    """
+
+    rows: Rows
+    scores: Scores
+    space: ScoreSpace
+    store: PassageStore
+    steps: tuple[Step, ...] = ()
+
+    @classmethod
+    def ranked(
+        cls, rows: Sequence[int] | Rows, scores: Sequence[float] | Scores, space: ScoreSpace, store: PassageStore, *,
+        stage: str, history: tuple[Step, ...] = (),
+    ) -> Ranking:
+        """Sort by score, best first; equal scores keep the order they came in. ``history`` is aligned with ``rows``."""
+        row_array = np.asarray(rows, dtype=np.int64)
+        score_array = np.asarray(scores, dtype=np.float32)
+        if row_array.shape != score_array.shape:
+            raise StageError(f"{len(row_array)} rows but {len(score_array)} scores", where=f"stage {stage!r}")
+        if not np.isfinite(score_array).all():
+            raise StageError("a score is not a finite number", where=f"stage {stage!r}",
+                             hint="the model gave NaN or infinity: check its dtype and its input")
+        order = np.argsort(-score_array, kind="stable")
+        step = Step(stage, space, np.arange(1, len(order) + 1, dtype=np.int32), score_array[order])
+        return cls(row_array[order], score_array[order], space, store, (*(s.take(order) for s in history), step))
+
+    def rescore(self, scores: Sequence[float] | Scores, space: ScoreSpace, *, stage: str) -> Ranking:
+        """A reranker's result: new scores, aligned with this ranking's hits; equal scores keep the present order."""
+        return Ranking.ranked(self.rows, scores, space, self.store, stage=stage, history=self.steps)
+
+    def take(self, order: Sequence[int] | NDArray[np.int64]) -> Ranking:
+        """The hits at positions ``order`` (from 0), in that order, with their history."""
+        index = np.asarray(order, dtype=np.int64)
+        return replace(self, rows=self.rows[index], scores=self.scores[index], steps=tuple(s.take(index) for s in self.steps))
+
+    def top(self, k: int) -> Ranking:
+        """The first ``k`` hits (this ranking itself when it has no more)."""
+        return self if k >= len(self) else self.take(np.arange(k))
+
+    def passages(self) -> list[Passage]:
+        return self.store.passages(self.rows) if len(self) else []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Hit]:
+        for i, passage in enumerate(self.passages()):
+            history = tuple(
+                Touch(step.stage, int(step.ranks[i]), float(step.scores[i]), step.space) for step in self.steps if step.ranks[i]
+            )
+            yield Hit(passage, float(self.scores[i]), i + 1, history)
+
+    def __getitem__(self, position: int) -> Hit:
+        """The hit at ``position`` (from 0; negative from the end)."""
+        n = len(self)
+        if not -n <= position < n:
+            raise IndexError(f"position {position} of a ranking with {n} hits")
+        position %= n
+        return replace(next(iter(self.take([position]))), rank=position + 1)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Ranking) and self.space == other.space and self.store.fingerprint == other.store.fingerprint
+            and np.array_equal(self.rows, other.rows) and np.array_equal(self.scores, other.scores)
+            and len(self.steps) == len(other.steps)
+            and all(
+                (a.stage, a.space) == (b.stage, b.space) and np.array_equal(a.ranks, b.ranks) and np.array_equal(a.scores, b.scores)
+                for a, b in zip(self.steps, other.steps, strict=True)
+            )
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # arrays have no hash
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON. A ranking over a store on disk names it; one over a store in memory carries its passages."""
+        inline = None if self.store.uri else [p.to_dict() for p in self.passages()]
+        return {
+            "rows": self.rows.tolist(), "scores": self.scores.tolist(), "space": self.space,
+            "store": {"uri": self.store.uri, "fingerprint": self.store.fingerprint}, "passages": inline,
+            "steps": [
+                {"stage": s.stage, "space": s.space, "ranks": s.ranks.tolist(), "scores": s.scores.tolist()} for s in self.steps
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], store: PassageStore | None = None) -> Ranking:
+        """``store`` is needed when ``data`` names one on disk (see ``regard.rag.registry.open_store``)."""
+        rows = np.asarray(data["rows"], dtype=np.int64)
+        if data["passages"] is not None:
+            store = PassageList([Passage.from_dict(p) for p in data["passages"]])
+            rows = np.arange(len(rows), dtype=np.int64)
+        if store is None:
+            raise ValueError(f"this ranking's passages are in {data['store']['uri']!r}: pass the opened store")
+        steps = tuple(
+            Step(s["stage"], s["space"], np.asarray(s["ranks"], dtype=np.int32), np.asarray(s["scores"], dtype=np.float32))
+            for s in data["steps"]
+        )
+        return cls(rows, np.asarray(data["scores"], dtype=np.float32), data["space"], store, steps)
+
+    def __repr__(self) -> str:
+        best = f", best {self.scores[0]:.4g}" if len(self) else ""
+        return f"Ranking({len(self)} passages, {self.space}{best})"
+
+    def _repr_html_(self) -> str:
+        from .display import ranking_html  # views are built only when a notebook asks
+
+        return ranking_html(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the reader was shown: passages in prompt order, each with its half-open token span in the prompt."""
+
+    passages: tuple[Passage, ...]
+    spans: tuple[tuple[int, int], ...]
+    prompt_tokens: int
+    dropped: int = 0  # passages of the ranking that did not fit the budget
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Context:
+        return cls(
+            tuple(Passage.from_dict(p) for p in data["passages"]), tuple((int(a), int(b)) for a, b in data["spans"]),
+            data["prompt_tokens"], data["dropped"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Citation(_Json):
+    """A character span ``[start, end)`` of the source document that supports a sentence; ``support`` in [0, 1]."""
+
+    passage_id: str
+    document_id: str
+    start: int
+    end: int
+    quote: str
+    support: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A sentence of an answer: its character span there, and the positions of its citations; none means unsupported."""
+
+    start: int
+    end: int
+    citations: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage(_Json):
+    """Tokens of the prompt and of the completion."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer with its evidence. ``confidence`` is the mean support of its sentences (0 for an unsupported one), or None."""
+
+    text: str
+    citations: tuple[Citation, ...] = ()
+    context: Context | None = None
+    confidence: float | None = None
+    usage: Usage = Usage()
+    sentences: tuple[Sentence, ...] = ()
+
+    @property
+    def unsupported(self) -> tuple[str, ...]:
+        """The sentences that no passage supports."""
+        return tuple(self.text[s.start:s.end] for s in self.sentences if not s.citations)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Answer:
+        return cls(
+            data["text"], tuple(Citation.from_dict(c) for c in data["citations"]),
+            Context.from_dict(data["context"]) if data["context"] else None, data["confidence"], Usage.from_dict(data["usage"]),
+            tuple(Sentence(s["start"], s["end"], tuple(s["citations"])) for s in data["sentences"]),
+        )
+
+    def _repr_html_(self) -> str:
+        from .display import answer_html  # views are built only when a notebook asks
+
+        return answer_html(self)

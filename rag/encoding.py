@@ -1,0 +1,52 @@
+"""What an encoder is, and how a stage gets one by name.
+
+Encoders live in ``indexers``; retrievers, readers and the index job find them here by model name, through the entry-point
+group ``regard.encoders`` (model kind -> encoder class), so nothing in this folder imports them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .models import resolve
+from .registry import load
+
+Vectors = NDArray[np.float32]
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Texts to vectors. ``open`` loads the model (shared by name), ``close`` gives it back; ``fingerprint`` loads nothing heavy."""
+
+    @property
+    def name(self) -> str:
+        """The model's name as the user gave it."""
+
+    @property
+    def dimension(self) -> int: ...
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that decides a vector: model, weights hash, tokenizer, pooling, prompts, normalisation, dtype, dimension."""
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def encode_passages(self, texts: Sequence[str]) -> Vectors:
+        """float32 [len(texts), dimension]; a vector does not depend on what else is in ``texts`` (beyond float rounding)."""
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
+        """float32 [len(texts), dimension]."""
+
+
+def encoder(name: str, **settings: Any) -> Encoder:
+    """The encoder for model ``name`` (``minilm``, ``bge-small``, a folder, a Hugging Face id), not opened.
+
+    ``settings`` go to its constructor (``normalize``, ``dimension``, ``query_prompt``, ``passage_prompt``, ``device``, ...).
+    """
+    made: Encoder = load("regard.encoders", resolve(name).kind)(name, **settings)
+    return made

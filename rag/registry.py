@@ -1,0 +1,46 @@
+"""Names to things, through entry points, so that ``rag`` never imports the folders above it.
+
+Groups: ``regard.stages`` (name -> stage class), ``regard.stores`` (scheme -> opener of a passage store).
+"""
+
+from __future__ import annotations
+
+import functools
+from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from .documents import PassageStore
+from .errors import ConfigError
+from .stage import Stage
+
+
+@functools.cache
+def _group(group: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=group)}
+
+
+def load(group: str, name: str) -> Any:
+    """The object registered as ``name`` in ``group``. Raises ``ConfigError`` with the nearest names."""
+    points = _group(group)
+    if name not in points:
+        near = get_close_matches(name, points, n=3)
+        raise ConfigError(f"nothing is registered as {name!r} in {group}", where=group,
+                          hint=f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(points)) or 'none'}")
+    return points[name].load()
+
+
+def stage_names() -> list[str]:
+    return sorted(_group("regard.stages"))
+
+
+def stage_class(name: str) -> type[Stage]:
+    """The stage class that a YAML file calls ``name``."""
+    found: type[Stage] = load("regard.stages", name)
+    return found
+
+
+def open_store(uri: str) -> PassageStore:
+    """Open the passage store at ``uri`` (``lance:/path/to/index``)."""
+    store: PassageStore = load("regard.stores", uri.partition(":")[0])(uri.partition(":")[2])
+    return store
