@@ -1,0 +1,11 @@
+"""From files on disk to a searchable index: corpus readers, chunkers, encoders, the passage store, views, the indexing job.
+
+Lives here: ``corpus`` (readers), ``chunkers``, ``encoders``, ``store`` and ``writer`` (the Lance dataset, read and write side),
+``columns`` (an index's encoders), ``seen``, ``filters``, ``views`` (FAISS, BM25), ``job`` (``build_index``).
+May import: ``regard.rag``, ``regard.kernels``.
+"""
+
+from .job import IndexReport, build_index, delete_documents
+from .store import LanceStore
+
+__all__ = ["IndexReport", "LanceStore", "build_index", "delete_documents"]

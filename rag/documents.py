@@ -67,6 +67,11 @@ class Passage(_Json):
     title: str = ""
     metadata: Metadata = field(default_factory=dict)
 
+    @property
+    def full_text(self) -> str:
+        """What encoders, BM25 and cross-encoders read: the title, a line break, the text."""
+        return f"{self.title}\n{self.text}" if self.title else self.text
+
 
 @dataclass(frozen=True, slots=True)
 class Query(_Json):
@@ -100,6 +105,9 @@ class PassageStore(Protocol):
     def passages(self, rows: Sequence[int] | Rows) -> list[Passage]:
         """The passages of ``rows``, in that order."""
 
+    def document_ids(self, rows: Sequence[int] | Rows) -> list[str]:
+        """The document of each of ``rows``, without fetching text."""
+
 
 class PassageList:
     """A passage store in memory; row ``i`` is the ``i``-th passage."""
@@ -120,6 +128,9 @@ class PassageList:
 
     def passages(self, rows: Sequence[int] | Rows) -> list[Passage]:
         return [self._passages[int(row)] for row in rows]
+
+    def document_ids(self, rows: Sequence[int] | Rows) -> list[str]:
+        return [self._passages[int(row)].document_id for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +200,11 @@ class Ranking:
     def rescore(self, scores: Sequence[float] | Scores, space: ScoreSpace, *, stage: str) -> Ranking:
         """A reranker's result: new scores, aligned with this ranking's hits; equal scores keep the present order."""
         return Ranking.ranked(self.rows, scores, space, self.store, stage=stage, history=self.steps)
+
+    def keep(self, order: Sequence[int], *, stage: str) -> Ranking:
+        """The hits at positions ``order`` with the scores they have, and ``stage`` in their history."""
+        kept = self.take(order)
+        return kept.rescore(kept.scores, self.space, stage=stage)
 
     def take(self, order: Sequence[int] | NDArray[np.int64]) -> Ranking:
         """The hits at positions ``order`` (from 0), in that order, with their history."""

@@ -27,7 +27,8 @@ class Encoder(Protocol):
         """The model's name as the user gave it."""
 
     @property
-    def dimension(self) -> int: ...
+    def dimension(self) -> int:
+        """Of the vectors; known before ``open`` for a model on this machine."""
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides a vector: model, weights hash, tokenizer, pooling, prompts, normalisation, dtype, dimension."""
@@ -35,6 +36,9 @@ class Encoder(Protocol):
     def open(self) -> None: ...
 
     def close(self) -> None: ...
+
+    def truncated(self, texts: Sequence[str]) -> int:
+        """How many of ``texts`` are longer than the model's window, and so lose their end. Needs ``open``."""
 
     def encode_passages(self, texts: Sequence[str]) -> Vectors:
         """float32 [len(texts), dimension]; a vector does not depend on what else is in ``texts`` (beyond float rounding)."""

@@ -1,2 +1,381 @@
-"""placeholder until the builder lands."""
-class Pipeline: ...
+"""The builder: a functional description of a DAG of stages, checked where it is made.
+
+    p = Pipeline()
+    query = p.input(Query)
+    hits = p.add(BM25("my-index", k=200), query)
+    best = p.add(CrossEncoder(depth=50), query, hits)
+    p.output(passages=p.add(Parents(), best))
+    p.run("how long is the life cycle of a flea").passages
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from .cache import StageCache
+from .documents import Batch, Query, Ranking
+from .errors import PipelineError, QueryError, RegardError
+from .executor import Executor
+from .graph import Edge, Graph, Node
+from .registry import open_store
+from .stage import Port, Problem, Stage, ports
+from .trace import Event, Trace, listening
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wire:
+    """What an input or a stage gives, to be handed to ``add`` and ``output``."""
+
+    pipeline: Pipeline
+    node: str
+    type: type
+
+    def __repr__(self) -> str:
+        return f"Wire({self.node}: Batch[{self.type.__name__}])"
+
+
+@dataclass(slots=True)
+class StageNode:
+    """A stage in the DAG with the names of its sources, each with the port it feeds."""
+
+    stage: Stage
+    sources: list[tuple[str, Port]]
+
+
+@dataclass(frozen=True, slots=True)
+class Result(Mapping[str, Any]):
+    """What a run gave: its outputs by name (also as attributes) and its trace. One value an output for one query, else a batch."""
+
+    outputs: dict[str, Any]
+    trace: Trace
+
+    def __getitem__(self, name: str) -> Any:
+        return self.outputs[name]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.outputs[name]
+        except KeyError:
+            raise AttributeError(f"no output {name!r}; there are {', '.join(self.outputs)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.outputs)
+
+    def __len__(self) -> int:
+        return len(self.outputs)
+
+    def _repr_html_(self) -> str:
+        from .display import result_html  # views are built only when a notebook asks
+
+        return result_html(self.outputs, self.trace)
+
+
+@dataclass(frozen=True, slots=True)
+class RunDone:
+    """The last event of a stream."""
+
+    result: Result
+
+
+class _Cancelled(BaseException):
+    """Raised inside a streamed run whose consumer has gone."""
+
+
+@dataclass(eq=False)
+class Pipeline:
+    """A DAG of typed stages. ``cache`` is a folder (or a ``StageCache``) that keeps deterministic stages' outputs."""
+
+    name: str = "pipeline"
+    cache: StageCache | Path | str | None = None
+    inputs: dict[str, type] = field(default_factory=dict, init=False)
+    nodes: dict[str, StageNode] = field(default_factory=dict, init=False)
+    outputs: dict[str, str] = field(default_factory=dict, init=False)
+    trace: Trace | None = field(default=None, init=False)
+    _executor: Executor | None = field(default=None, init=False, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+
+    # -- building --------------------------------------------------------------------
+
+    def input(self, type: type, name: str | None = None) -> Wire:
+        """Declare an input; what ``run`` is given. Its name defaults to the type's, in lower case."""
+        chosen = self._unused(name, type.__name__.lower())
+        self.inputs[chosen] = type
+        return Wire(self, chosen, type)
+
+    def add(self, stage: Stage, *inputs: Wire, name: str | None = None) -> Wire:
+        """Add ``stage``, fed by ``inputs`` in the order of its ``run``'s parameters. Raises where the connection is wrong."""
+        if any(node.stage is stage for node in self.nodes.values()):
+            raise PipelineError(f"this {type(stage).__name__} is already in the pipeline as {stage.name!r}", where=self.name,
+                                hint="make a second stage object; stages that name the same model share it")
+        chosen = self._unused(name, type(stage).__name__.lower())
+        signature = ports(type(stage))
+        sources = [(wire.node, port) for wire, port in self._connect(chosen, stage, signature.inputs, inputs)]
+        stage.name = chosen
+        self.nodes[chosen] = StageNode(stage, sources)
+        self._executor = None
+        return Wire(self, chosen, signature.output.type)
+
+    def output(self, **outputs: Wire) -> Self:
+        """Name what ``run`` gives back."""
+        for name, wire in outputs.items():
+            self._own(wire, f"output {name!r}")
+            if wire.node in self.inputs:
+                raise PipelineError(f"output {name!r} is an input handed back", where=self.name, hint="connect a stage's output")
+            if not name.isidentifier() or hasattr(Result, name):
+                raise PipelineError(f"{name!r} cannot name an output", where=self.name, hint="choose a plain word that Result does not use")
+            self.outputs[name] = wire.node
+        self._executor = None
+        return self
+
+    def _unused(self, name: str | None, default: str) -> str:
+        taken = self.inputs.keys() | self.nodes.keys()
+        if name is not None:
+            if name in taken:
+                raise PipelineError(f"{name!r} is the name of something else in this pipeline", where=self.name, hint="choose another name")
+            return name
+        return next(n for n in (default if i == 1 else f"{default}_{i}" for i in range(1, len(taken) + 2)) if n not in taken)
+
+    def _own(self, wire: Wire, where: str) -> None:
+        if not isinstance(wire, Wire) or wire.pipeline is not self:
+            raise PipelineError(f"{where} is fed by {wire!r}, which is no wire of this pipeline", where=self.name,
+                                hint="pass what this pipeline's input() and add() returned")
+
+    def _connect(self, name: str, stage: Stage, wanted: Sequence[Port], wires: Sequence[Wire]) -> list[tuple[Wire, Port]]:
+        kind = type(stage).__name__
+        signature = ", ".join(("*" if p.variadic else "") + f"{p.name}: {p.type.__name__}" for p in wanted)
+        variadic = next((p for p in wanted if p.variadic), None)
+        plain = [p for p in wanted if not p.variadic]
+        if len(wires) > len(plain) and not variadic:
+            raise PipelineError(f"stage {name!r} ({kind}) takes {len(plain)} inputs, {len(wires)} were connected", where=self.name,
+                                hint=f"connect ({signature})")
+        missing = [p for p in plain[len(wires):] if not p.optional]
+        if missing or (variadic and len(wires) <= len(plain)):
+            absent = ", ".join(repr(p.name) for p in missing or [variadic] if p)
+            raise PipelineError(f"port {absent} of stage {name!r} ({kind}) is not connected", where=self.name, hint=f"connect ({signature})")
+        pairs = [(wire, plain[i] if i < len(plain) else variadic) for i, wire in enumerate(wires)]
+        for wire, port in pairs:
+            self._own(wire, f"port {port.name!r} of stage {name!r}" if port else name)
+            if port and not issubclass(wire.type, port.type):
+                raise _type_error(self, wire, name, kind, port, wanted)
+        return [(wire, port) for wire, port in pairs if port]
+
+    # -- looking ---------------------------------------------------------------------
+
+    def graph(self) -> Graph:
+        """The pipeline as nodes and edges, for drawing."""
+        types = {**self.inputs, **{n: ports(type(node.stage)).output.type for n, node in self.nodes.items()}}
+        nodes = [Node(n, "input") for n in self.inputs]
+        nodes += [Node(n, type(node.stage).__name__, node.stage.settings()) for n, node in self.nodes.items()]
+        nodes += [Node(f"output:{n}", "output") for n in self.outputs]
+        edges = [Edge(src, n, port.name, types[src].__name__) for n, node in self.nodes.items() for src, port in node.sources]
+        edges += [Edge(src, f"output:{n}", n, types[src].__name__) for n, src in self.outputs.items()]
+        return Graph(tuple(nodes), tuple(edges))
+
+    def to_mermaid(self) -> str:
+        """The DAG as a Mermaid flow chart."""
+        from .drawing import to_mermaid
+
+        return to_mermaid(self.graph())
+
+    def to_svg(self) -> str:
+        """The DAG as a self-contained SVG, with the last run's times and counts if there was one."""
+        from .drawing import to_svg
+
+        return to_svg(self.graph(), self.trace)
+
+    def _repr_html_(self) -> str:
+        from .display import graph_html
+
+        return graph_html(self.graph(), self.trace)
+
+    def check(self) -> list[Problem]:
+        """Everything wrong that can be seen before a model is loaded; empty when the pipeline can run."""
+        problems = [*self._check_shape()]
+        for name, node in self.nodes.items():
+            found = [*node.stage.check(), *self._check_stores(name)]
+            problems += [Problem(p.what, p.where or f"stage {name!r}", p.hint, p.fatal) for p in found]
+        return problems
+
+    def _check_shape(self) -> Iterator[Problem]:
+        if not self.outputs:
+            yield Problem("the pipeline has no output", self.name, "call p.output(name=wire)")
+        used = {src for node in self.nodes.values() for src, _ in node.sources} | set(self.outputs.values())
+        for name in (*self.inputs, *self.nodes):
+            if name not in used:
+                yield Problem("nothing uses what it gives", f"{'input' if name in self.inputs else 'stage'} {name!r}",
+                              "connect it, name it in p.output(...), or remove it", fatal=False)
+
+    def _check_stores(self, name: str) -> Iterator[Problem]:
+        """Rankings that meet must come from one store, and a stage that reads text needs a store that has it."""
+        node = self.nodes[name]
+        uris = {uri for src, port in node.sources if port.type is Ranking for uri in self._stores_above(src)}
+        if len(uris) > 1:
+            yield Problem(f"its rankings come from different indexes: {', '.join(sorted(uris))}", "", "retrieve from one index")
+        if not node.stage.needs_text:
+            return
+        for uri in sorted(uris):
+            try:
+                has_text = open_store(uri).has_text
+            except RegardError:
+                continue  # the retriever's own check reports an index that cannot be opened
+            if not has_text:
+                yield Problem(f"it reads passages' text, and {uri} stores none", "", "index again with text, or rerank without text")
+
+    def _stores_above(self, name: str) -> set[str]:
+        if name in self.inputs:
+            return set()
+        node = self.nodes[name]
+        if node.stage.store_uri:
+            return {node.stage.store_uri}
+        return {uri for src, _ in node.sources for uri in self._stores_above(src)}
+
+    # -- running ---------------------------------------------------------------------
+
+    def open(self) -> Self:
+        """Check, then load every stage's models now rather than at the first run."""
+        executor = self._ready()
+        for name in executor.order:
+            executor.ensure_open(name)
+        return self
+
+    def close(self) -> None:
+        """Release every model. The pipeline can run again; it will load them again."""
+        with self._lock:
+            if self._executor:
+                self._executor.close()
+            self._executor = None
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ready(self) -> Executor:
+        with self._lock:
+            if self._executor is None:
+                fatal = [p for p in self.check() if p.fatal]
+                if fatal:
+                    raise PipelineError("the pipeline cannot run:\n" + "\n".join(f"- {p}" for p in fatal), where=self.name)
+                cache = StageCache(self.cache) if isinstance(self.cache, str | Path) else self.cache
+                self._executor = Executor(self.nodes, set(self.outputs.values()), cache)
+            return self._executor
+
+    def run(self, *values: Any, **named: Any) -> Result:
+        """Run once. Give a value an input, in their order or by name: a query (or its text), or a list of them for a batch.
+
+        Results do not depend on what else is in the batch. Errors carry the stage's name as a note.
+        """
+        batches, single = self._batches(values, named)
+        computed, self.trace = self._ready().run(batches)
+        outputs = {name: computed[node][0] if single else computed[node] for name, node in self.outputs.items()}
+        return Result(outputs, self.trace)
+
+    async def arun(self, *values: Any, **named: Any) -> Result:
+        """``run`` in a worker thread."""
+        return await asyncio.to_thread(self.run, *values, **named)
+
+    def stream(self, *values: Any, **named: Any) -> Generator[Event | RunDone, None, None]:
+        """``run``, as events while it happens: ``StageStarted``, ``StageDone``, ``Token``, and last ``RunDone``.
+
+        Closing the generator stops the run at its next event.
+        """
+        events: queue.SimpleQueue[Event | RunDone | BaseException] = queue.SimpleQueue()
+        gone = threading.Event()
+
+        def sink(event: Event) -> None:
+            if gone.is_set():
+                raise _Cancelled
+            events.put(event)
+
+        def work() -> None:
+            try:
+                with listening(sink):
+                    events.put(RunDone(self.run(*values, **named)))
+            except BaseException as error:  # handed to the consumer, who raises it
+                events.put(error)
+
+        worker = threading.Thread(target=copy_context().run, args=(work,), name=f"regard-{self.name}", daemon=True)
+        worker.start()
+        try:
+            while True:
+                event = events.get()
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+                if isinstance(event, RunDone):
+                    return
+        finally:
+            gone.set()
+            worker.join()
+
+    async def astream(self, *values: Any, **named: Any) -> AsyncIterator[Event | RunDone]:
+        """``stream`` for asynchronous callers."""
+        events = self.stream(*values, **named)
+        try:
+            while (event := await asyncio.to_thread(next, events, None)) is not None:
+                yield event
+        finally:
+            await asyncio.to_thread(events.close)
+
+    def _batches(self, values: Sequence[Any], named: Mapping[str, Any]) -> tuple[dict[str, Batch[Any]], bool]:
+        given = {**dict(zip(self.inputs, values, strict=False)), **named}
+        if len(values) > len(self.inputs) or given.keys() != self.inputs.keys():
+            raise PipelineError(f"run was given {sorted(given)} and {len(values)} values by position", where=self.name,
+                                hint=f"inputs: {', '.join(f'{n}: {t.__name__}' for n, t in self.inputs.items())}")
+        single = not any(isinstance(v, list | tuple) for v in given.values())
+        batches = {n: _batch(v, self.inputs[n], n) for n, v in given.items()}
+        if len({len(b) for b in batches.values()}) > 1:
+            raise QueryError(f"the inputs have different lengths: { {n: len(b) for n, b in batches.items()} }", where=self.name,
+                             hint="give every input one value a query")
+        return batches, single
+
+    # -- files -----------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write the pipeline as YAML. ``Pipeline.load`` gives it back exactly."""
+        from .config import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path, **settings: Any) -> Pipeline:
+        """Read a YAML file. ``settings`` replace the setting of that name in every stage that has it (``index="other"``)."""
+        from .config import load
+
+        return load(path, settings)
+
+
+def _batch(value: Any, type: type, name: str) -> Batch[Any]:
+    if not isinstance(value, list | tuple):
+        return Batch((_item(value, type, name, "q"),))
+    return Batch(_item(v, type, name, f"q{i}") for i, v in enumerate(value, 1))
+
+
+def _item(value: Any, type: type, name: str, query_id: str) -> Any:
+    if type is Query and isinstance(value, str):
+        return Query(value, id=query_id)
+    if not isinstance(value, type):
+        raise QueryError(f"input {name!r} takes {type.__name__}, not {value.__class__.__name__}", where=f"value {value!r:.80}",
+                         hint=f"pass a {type.__name__}" + (" or its text" if type is Query else ""))
+    return value
+
+
+def _type_error(p: Pipeline, wire: Wire, name: str, kind: str, port: Port, wanted: Sequence[Port]) -> PipelineError:
+    from .errors import PortTypeError
+
+    source = p.nodes.get(wire.node)
+    giver = f"stage {wire.node!r} ({type(source.stage).__name__})" if source else f"input {wire.node!r}"
+    output = ports(type(source.stage)).output.name if source else wire.node
+    fits = [q.name for q in wanted if issubclass(wire.type, q.type)]
+    hint = f"it would fit port {fits[0]!r}: check the order of the inputs" if fits else f"connect something that gives Batch[{port.type.__name__}]"
+    return PortTypeError(
+        f"output {output!r} of {giver} is Batch[{wire.type.__name__}], port {port.name!r} of stage {name!r} ({kind}) "
+        f"takes Batch[{port.type.__name__}]", where=p.name, hint=hint)

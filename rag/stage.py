@@ -17,7 +17,7 @@ import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -45,11 +45,12 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What ``check`` found: ``what`` is wrong at ``where``, and ``hint`` says what to do."""
+    """What ``check`` found: ``what`` is wrong at ``where``, and ``hint`` says what to do; only a fatal one stops a run."""
 
     what: str
     where: str = ""
     hint: str = ""
+    fatal: bool = True
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" + (f"\n  -> {self.hint}" if self.hint else "")
@@ -89,6 +90,11 @@ class Stage:
         """Problems that can be seen before anything heavy is loaded."""
         return iter(())
 
+    @property
+    def store_uri(self) -> str:
+        """The passage store that this stage's rankings point into; empty when it makes none of its own."""
+        return ""
+
     def state(self) -> Any:
         """What besides the settings decides the output (an index version, a model's weights hash), as JSON; loads no model."""
         return None
@@ -102,11 +108,15 @@ class Stage:
 
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments as plain JSON values."""
-        return {name: _plain(getattr(self, name)) for name in _setting_names(type(self))}
+        return {name: _plain(getattr(self, name)) for name in self.setting_names()}
 
-    @functools.cached_property
+    @classmethod
+    def setting_names(cls) -> list[str]:
+        """The names of the constructor's arguments."""
+        return list(inspect.signature(cls.__init__).parameters)[1:]
+
     def fingerprint(self) -> str:
-        """A hash of everything that decides the output, apart from the input."""
+        """A hash of everything that decides the output, apart from the input, as things stand now."""
         parts = [type(self).__module__, type(self).__qualname__, self.version, self.label, self.settings(), self.state()]
         return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
@@ -149,10 +159,6 @@ def _element(annotation: Any, where: str, name: str) -> tuple[type, bool]:
     return element, False
 
 
-def _setting_names(stage: type[Stage]) -> Sequence[str]:
-    return list(inspect.signature(stage.__init__).parameters)[1:]
-
-
 def _validated(init: Callable[..., None], name: str) -> Callable[..., None]:
     """Check and convert a constructor's arguments by its annotations (pydantic), as a ``ConfigError`` that names the setting."""
 
@@ -170,7 +176,8 @@ def _validated(init: Callable[..., None], name: str) -> Callable[..., None]:
             checked()(self, *args, **kwargs)
         except ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors())
-            raise ConfigError(f"{name} cannot be made: {problems}", where=name, hint=f"settings: {inspect.signature(init)}") from None
+            raise ConfigError(f"{name} cannot be made: {problems}", where=name,
+                              hint=f"settings: {inspect.signature(init)}") from None
 
     return wrapper
 

@@ -13,7 +13,7 @@ _ABBREVIATION = re.compile(
 
 
 def sentence_spans(text: str) -> list[tuple[int, int]]:
-    """Half-open character spans of the sentences of ``text``, without surrounding white space; nothing but white space between them.
+    """Half-open character spans of the sentences of ``text``; between them lies nothing but white space.
 
     A sentence ends at ``.``, ``!``, ``?`` or ``…`` before white space, or at a blank line; not after a common
     abbreviation or a single initial, and not before a lower-case letter.

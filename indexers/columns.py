@@ -1,0 +1,122 @@
+"""Dense encoders of an index: finding them by fingerprint, and adding one to passages that are already stored."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..rag.encoding import Encoder, Vectors, encoder as make_encoder
+from ..rag.errors import FingerprintMismatch, StageError
+from ..rag.progress import progress_bar
+from .store import LanceStore, full_texts
+from .writer import StoreWriter, storage_errors
+
+_DESCRIPTIVE = {"model"}  # a model that moved to another folder is still the same encoder
+_BLOCK = 2048
+
+
+def column_name(model: str) -> str:
+    """An encoder's name inside an index: the last part of the model's name, as a column name."""
+    return re.sub(r"[^a-z0-9]+", "_", model.rstrip("/").rsplit("/", 1)[-1].lower()).strip("_") or "encoder"
+
+
+def same_encoder(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two fingerprints give the same vectors."""
+    return all(a.get(key) == b.get(key) for key in (a.keys() | b.keys()) - _DESCRIPTIVE)
+
+
+def require_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:
+    """Raise ``FingerprintMismatch`` with both fingerprints unless they agree."""
+    if not same_encoder(stored, given):
+        raise FingerprintMismatch(
+            f"the vectors of {name!r} were made by another encoder:\n     index: {dict(stored)}\n   encoder: {dict(given)}", where=where,
+            hint="use the encoder that the index was made with, or index again into a new folder")
+
+
+def stored_encoder(fingerprint: Mapping[str, Any], device: str | None = None) -> Encoder:
+    """The encoder that an index names, made with the settings it was made with."""
+    settings = {key: value for key, value in fingerprint.items() if key not in ("kind", "model", "weights", "dtype")}
+    return make_encoder(fingerprint["model"], device=device, **settings)
+
+
+def index_encoders(wanted: str | Encoder | None, existing: LanceStore | None, default: str) -> dict[str, Encoder]:
+    """The encoders that a job must run, by column name: all that the index holds, and the one that is asked for."""
+    stored = existing.encoders if existing else {}
+    chosen = (None if stored else default) if wanted == "auto" else wanted
+    asked = make_encoder(chosen) if isinstance(chosen, str) else chosen
+    encoders = {name: stored_encoder(f) for name, f in stored.items() if asked is None or name != column_name(asked.name)}
+    if asked is not None:
+        encoders[column_name(asked.name)] = asked
+    return encoders
+
+
+def encode_existing(writer: StoreWriter, name: str, one: Encoder, *, progress: bool | None) -> None:
+    """Make sure the store has the column of ``one``; encode the passages that are there already.
+
+    The vectors gather in a dataset of their own, block by block, so that a killed job goes on where it stopped; one transaction
+    then adds them all. Raises ``FingerprintMismatch`` when the column holds another encoder's vectors.
+    """
+    fingerprint = one.fingerprint()
+    stored = LanceStore(writer.path).encoders
+    if name in stored:
+        require_same(name, stored[name], fingerprint, str(writer.path))
+        return
+    if len(writer) == 0:
+        writer.add_encoder(name, fingerprint)
+        return
+    if not writer.manifest["text"]:
+        raise StageError("an encoder cannot be added: the index stores no text", where=str(writer.path), hint="index again into a new folder")
+    home = writer.path / "pending" / f"{name}.lance"
+    with storage_errors(writer.path, "the disk refused the new encoder's vectors; what is encoded is kept"):
+        pending = _Pending(home, {"fingerprint": fingerprint, "version": int(writer.dataset.version)}, one.dimension)
+        with progress_bar(f"encoding with {name}", len(writer), "passages", enabled=progress) as advance:
+            advance(len(pending), "")
+            for texts in _blocks(writer, len(pending)):
+                pending.append(one.encode_passages(texts))
+                advance(len(texts), "")
+    writer.add_encoder(name, fingerprint, pending.blocks())
+    shutil.rmtree(home.parent)
+
+
+def _blocks(writer: StoreWriter, start: int) -> Iterator[list[str]]:
+    for batch in writer.dataset.scanner(columns=["title", "text"], batch_size=_BLOCK, offset=start or None, scan_in_order=True).to_batches():
+        yield full_texts(batch)
+
+
+class _Pending:
+    """Vectors on their way into the store: a Lance dataset, valid for one fingerprint and one version of the store."""
+
+    def __init__(self, home: Any, identity: Mapping[str, Any], dimension: int) -> None:
+        import json
+
+        import lance
+        import pyarrow as pa
+
+        mark = json.dumps(identity, sort_keys=True).encode()
+        self._schema = pa.schema([pa.field("vector", pa.list_(pa.float32(), dimension))], metadata={b"regard": mark})
+        if home.exists():
+            self._dataset = lance.dataset(str(home))
+            if (self._dataset.schema.metadata or {}).get(b"regard") == mark:
+                return
+            shutil.rmtree(home)
+        self._dataset = lance.write_dataset(self._schema.empty_table(), str(home), schema=self._schema)
+
+    def __len__(self) -> int:
+        return int(self._dataset.count_rows())
+
+    def append(self, vectors: Vectors) -> None:
+        import lance
+        import pyarrow as pa
+
+        flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
+        column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+        self._dataset = lance.write_dataset(pa.table([column], schema=self._schema), self._dataset, mode="append")
+
+    def blocks(self) -> Iterator[Vectors]:
+        for batch in self._dataset.scanner(scan_in_order=True).to_batches():
+            column = batch.column("vector")
+            yield np.asarray(column.flatten()).reshape(len(column), -1)

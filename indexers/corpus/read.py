@@ -1,0 +1,115 @@
+"""The door to the corpus readers: find the format, read it, and say about how many documents to expect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...rag.documents import Document
+from ...rag.errors import CorpusError
+from . import files, jsonl, parquet, python_docs, trec
+from .decoding import well_formed
+from .skips import OnSkip
+
+FORMATS = ("auto", "folder", "jsonl", "beir", "trec", "parquet", "python")
+_READERS = {"folder": files, "jsonl": jsonl, "beir": jsonl, "trec": trec, "parquet": parquet}
+_BY_NAME = ((jsonl.SUFFIXES, "jsonl"), (trec.SUFFIXES, "trec"), (parquet.SUFFIXES, "parquet"))
+_MAGIC = ((b"PAR1", "parquet"), (b"%PDF", "folder"), (b"<DOC>", "trec"), (b"{", "jsonl"))
+
+
+def read_corpus(source: str | Path, *, format: str = "auto", on_skip: OnSkip) -> Iterator[Document]:
+    """Stream the documents of ``source``, in a fixed order, one in memory at a time.
+
+    ``format`` is one of ``FORMATS``; ``auto`` asks :func:`detect_format`. ``on_skip`` gets a :class:`.Skip` for every document that
+    could not be read. Ids need not be unique here: the indexing job sees to that. Texts are valid Unicode (a lone surrogate becomes
+    U+FFFD) and have ``\\n`` line ends when they come from files. Raises ``CorpusError`` at once for a missing path or an unknown
+    format, and while streaming, after the documents before the damage, for a source that breaks off (a truncated gzip file, a disk
+    error).
+    """
+    found = _checked(source, format)
+    if found == "python":
+        documents = python_docs.read(str(source), on_skip)
+    else:
+        path = jsonl.beir_corpus(Path(source)) if found == "beir" else Path(source)
+        documents = _READERS[found].read(path, str(source), on_skip)
+    return map(_storable, documents)
+
+
+def detect_format(source: str | Path) -> str:
+    """The format of ``source``: by prefix (``python:``), folder layout, file name, or first bytes. Raises ``CorpusError`` if
+    nothing fits."""
+    if str(source).startswith(python_docs.PREFIX):
+        return "python"
+    path = Path(source)
+    try:
+        if path.is_dir():
+            return _folder_format(path)
+        if not path.exists():
+            raise CorpusError("there is nothing at this path", where=str(source), hint="check the path")
+        name = path.name.lower()
+        for suffixes, format in _BY_NAME:
+            if name.endswith(suffixes):
+                return format
+        return "folder" if path.suffix.lower() in files.SUFFIXES and path.suffix.lower() != ".txt" else _sniff(path)
+    except OSError as error:
+        raise CorpusError(f"the source cannot be read: {error.strerror or error}", where=str(source)) from None
+
+
+def estimate_size(source: str | Path, format: str = "auto") -> int | None:
+    """About how many documents ``source`` has, for progress bars; None when that is not cheaply known. Reads at most 64 MB."""
+    found = _checked(source, format)
+    if found == "python":
+        return None
+    path = jsonl.beir_corpus(Path(source)) if found == "beir" else Path(source)
+    size: int | None = _READERS[found].estimate(path)
+    return size
+
+
+def _checked(source: str | Path, format: str) -> str:
+    if format not in FORMATS:
+        raise CorpusError(f"there is no corpus format {format!r}", where=str(source), hint=f"formats: {', '.join(FORMATS)}")
+    found = detect_format(source) if format == "auto" else format
+    if found != "python" and not Path(source).exists():
+        raise CorpusError("there is nothing at this path", where=str(source), hint="check the path")
+    return found
+
+
+def _folder_format(folder: Path) -> str:
+    """BEIR by its corpus file; a folder of nothing but JSON lines, TREC or Parquet shards by their names; else a folder of
+    files."""
+    if jsonl.find_beir_corpus(folder) is not None:
+        return "beir"
+    names = [path.name.lower() for path in folder.iterdir() if not path.name.startswith((".", "_"))]
+    for suffixes, format in _BY_NAME:
+        if names and all(name.endswith(suffixes) for name in names):
+            return format
+    return "folder"
+
+
+def _sniff(path: Path) -> str:
+    with trec.open_lines(path) as file:
+        head = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    for magic, format in _MAGIC:
+        if head[:len(magic)].upper() == magic:
+            return format
+    if path.suffix.lower() in files.SUFFIXES:
+        return "folder"
+    raise CorpusError("the format of this file is not known", where=str(path), hint=f"pass its format: {', '.join(FORMATS[1:])}")
+
+
+def _storable(document: Document) -> Document:
+    """The document with every lone surrogate replaced: neither UTF-8 nor Arrow can hold one."""
+    return replace(
+        document, id=well_formed(document.id), text=well_formed(document.text), title=well_formed(document.title),
+        metadata=_storable_value(document.metadata),
+    )
+
+
+def _storable_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, dict):
+        return {well_formed(str(key)): _storable_value(item) for key, item in value.items()}
+    return [_storable_value(item) for item in value] if isinstance(value, list | tuple) else value

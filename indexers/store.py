@@ -1,0 +1,183 @@
+"""The passage store, read side: a Lance dataset at one version, the single source of truth of an index.
+
+One table row a passage: ``row`` (int64, given once and never to another passage), ids, character span, text, title, metadata
+(JSON), the hash of what encoders read, the hash of its document, and one ``vector_<encoder>`` column for each dense encoder.
+The manifest (chunker, format) lies in the schema's metadata and each encoder's fingerprint in its column's metadata, so they are
+committed with the data and cannot disagree with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..rag.documents import Passage, Rows
+from ..rag.encoding import Vectors
+from ..rag.errors import IndexFormatError, IndexNotFound
+from .filters import compile_filters
+
+DATASET = "passages.lance"
+FORMAT = 1
+KEY = b"regard"
+_PASSAGE_COLUMNS = ["row", "id", "document_id", "text", "start", "end", "title", "metadata"]
+_FILTERS_KEPT = 32
+
+
+def open_store(path: str) -> LanceStore:
+    """Entry point ``regard.stores: lance``."""
+    return LanceStore(path)
+
+
+class LanceStore:
+    """The passages of the index at ``path``, as they were when it was opened (or at ``version``)."""
+
+    def __init__(self, path: str | Path, version: int | None = None) -> None:
+        """Raises ``IndexNotFound`` where there is no index, ``IndexFormatError`` where something else lies there."""
+        self.path = Path(path)
+        self._dataset = open_dataset(self.path, version)
+        self.manifest = read_manifest(self._dataset, self.path)
+        self._rows: Rows | None = None
+        self._filtered: dict[str, Rows] = {}
+
+    # -- identity ----------------------------------------------------------------------
+
+    @property
+    def uri(self) -> str:
+        return f"lance:{self.path}"
+
+    @property
+    def version(self) -> int:
+        return int(self._dataset.version)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.manifest['id']}:{self.version}"
+
+    @property
+    def has_text(self) -> bool:
+        return bool(self.manifest["text"])
+
+    @property
+    def encoders(self) -> dict[str, dict[str, Any]]:
+        """Fingerprint of each dense encoder, by its name in this index."""
+        return {field.name.removeprefix("vector_"): json.loads(field.metadata[KEY]) for field in self._dataset.schema
+                if field.name.startswith("vector_")}
+
+    def __len__(self) -> int:
+        return int(self._dataset.count_rows())
+
+    # -- rows --------------------------------------------------------------------------
+
+    @property
+    def rows(self) -> Rows:
+        """Every row number, int64, in the dataset's order."""
+        if self._rows is None:
+            self._rows = np.asarray(self._dataset.to_table(columns=["row"])["row"].to_numpy(), dtype=np.int64)
+            self._order = np.argsort(self._rows, kind="stable")
+        return self._rows
+
+    def offsets(self, rows: Sequence[int] | Rows) -> NDArray[np.int64]:
+        """Positions of ``rows`` in the dataset. Raises ``IndexFormatError`` for a row that is not there."""
+        wanted = np.asarray(rows, dtype=np.int64)
+        known = self.rows
+        slots = np.minimum(np.searchsorted(known, wanted, sorter=self._order), max(len(known) - 1, 0))
+        found = self._order[slots] if len(known) else np.zeros(0, dtype=np.int64)
+        if len(found) != len(wanted) or not np.array_equal(known[found], wanted):
+            raise IndexFormatError("a ranking names passages that this index no longer holds", where=str(self.path),
+                                   hint="search again: the index was changed")
+        return found
+
+    def passages(self, rows: Sequence[int] | Rows) -> list[Passage]:
+        """The passages of ``rows``, in that order."""
+        if not len(rows):
+            return []
+        offsets, back = np.unique(self.offsets(rows), return_inverse=True)
+        table = self._dataset.take(offsets.tolist(), columns=_PASSAGE_COLUMNS)
+        made = [_passage(record) for record in table.to_pylist()]
+        return [made[i] for i in back]
+
+    def document_ids(self, rows: Sequence[int] | Rows) -> list[str]:
+        """The document of each of ``rows``, without fetching text."""
+        if not len(rows):
+            return []
+        offsets, back = np.unique(self.offsets(rows), return_inverse=True)
+        column = self._dataset.take(offsets.tolist(), columns=["document_id"])["document_id"].to_pylist()
+        return [column[i] for i in back]
+
+    def texts(self, batch_size: int = 4096) -> Iterator[list[str]]:
+        """What encoders and BM25 read of every passage, in the dataset's order."""
+        for batch in self.scan(["title", "text"], batch_size):
+            yield full_texts(batch)
+
+    def vectors(self, encoder: str, batch_size: int = 8192, start: int = 0) -> Iterator[Vectors]:
+        """float32 [n, d] of every passage from position ``start`` on, in the dataset's order."""
+        name = f"vector_{encoder}"
+        for batch in self.scan([name], batch_size, start):
+            column = batch.column(name)
+            yield np.asarray(column.flatten()).reshape(len(column), column.type.list_size)
+
+    def scan(self, columns: list[str], batch_size: int = 4096, start: int = 0) -> Iterator[Any]:
+        """Arrow record batches in the dataset's order; a few batches are in memory at a time."""
+        scanner = self._dataset.scanner(columns=columns, batch_size=batch_size, scan_in_order=True, offset=start or None,
+                                        batch_readahead=2, fragment_readahead=1)
+        yield from scanner.to_batches()
+
+    def select(self, filters: Mapping[str, Any]) -> Rows:
+        """The rows whose passage meets ``filters`` (see ``filters``), int64 in the dataset's order; kept for the next call."""
+        key = json.dumps(filters, sort_keys=True, default=str)
+        if key not in self._filtered:
+            if len(self._filtered) >= _FILTERS_KEPT:
+                self._filtered.pop(next(iter(self._filtered)))
+            self._filtered[key] = self._matching(filters)
+        return self._filtered[key]
+
+    def _matching(self, filters: Mapping[str, Any]) -> Rows:
+        accept = compile_filters(filters)
+        rows: list[int] = []
+        for batch in self.scan(["row", "id", "document_id", "title", "metadata"]):
+            for record in batch.to_pylist():
+                fields = {**json.loads(record["metadata"]), "id": record["id"], "document_id": record["document_id"],
+                          "title": record["title"]}
+                if accept(fields):
+                    rows.append(record["row"])
+        return np.asarray(rows, dtype=np.int64)
+
+
+def open_dataset(path: Path, version: int | None = None) -> Any:
+    """The Lance dataset of the index at ``path``."""
+    import lance
+
+    folder = path / DATASET
+    if "://" not in str(path) and not folder.exists():
+        raise IndexNotFound(f"there is no index at {path}", where=str(folder), hint=f"make one: regard index SOURCE --index {path}")
+    try:
+        return lance.dataset(str(folder), version=version)
+    except (ValueError, OSError) as error:
+        raise IndexFormatError(f"the passage store cannot be opened: {str(error).split(', /')[0]}", where=str(folder),
+                               hint="the folder is damaged or was written by something else; index again into a new folder") from None
+
+
+def read_manifest(dataset: Any, path: Path) -> dict[str, Any]:
+    """The index's own description, from the schema's metadata."""
+    raw = (dataset.schema.metadata or {}).get(KEY)
+    manifest: dict[str, Any] = json.loads(raw) if raw else {}
+    if manifest.get("format") != FORMAT:
+        raise IndexFormatError(f"this is a Lance dataset, but no Regard index of format {FORMAT} (it says {manifest.get('format')!r})",
+                               where=str(path), hint="index again into a new folder")
+    return manifest
+
+
+def full_texts(batch: Any) -> list[str]:
+    """``Passage.full_text`` of a batch with the columns title and text, without making passages."""
+    titles, texts = batch.column("title").to_pylist(), batch.column("text").to_pylist()
+    return [f"{title}\n{text}" if title else text for title, text in zip(titles, texts, strict=True)]
+
+
+def _passage(record: Mapping[str, Any]) -> Passage:
+    return Passage(record["id"], record["document_id"], record["text"], record["start"], record["end"], record["title"],
+                   json.loads(record["metadata"]))

@@ -1,0 +1,121 @@
+"""BM25 (Lucene's variant, through bm25s): English Snowball stems, stop words kept or dropped as Lucene does."""
+
+from __future__ import annotations
+
+import json
+import re
+from array import array
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from ...rag.documents import Rows, Scores
+from ...rag.errors import IndexFormatError, StageError
+from ..store import LanceStore
+from .spec import ViewSpec
+
+_TOKEN = re.compile(r"(?u)\b\w\w+\b")
+# Lucene's EnglishAnalyzer; the field's BM25 baselines are made with it
+_STOP_WORDS = frozenset(
+    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this to was will with".split()
+)
+
+
+class Analyzer:
+    """Lower-cased words of two or more characters, without stop words, stemmed. A word is stemmed once and remembered."""
+
+    def __init__(self) -> None:
+        import Stemmer
+
+        self._stem: Callable[[str], str] = Stemmer.Stemmer("english").stemWord
+        self._known: dict[str, str] = dict.fromkeys(_STOP_WORDS, "")
+
+    def __call__(self, text: str) -> list[str]:
+        known, out = self._known, []
+        for word in _TOKEN.findall(text.lower()):
+            stem = known.get(word)
+            if stem is None:
+                stem = known[word] = self._stem(word)
+            if stem:
+                out.append(stem)
+        return out
+
+
+class BM25View:
+    """A bm25s index; position ``i`` is passage row ``rows[i]``."""
+
+    def __init__(self, index: Any, spec: ViewSpec, rows: Rows) -> None:
+        self.index = index
+        self.spec = spec
+        self.rows = rows
+        self._analyze = Analyzer()
+
+    @classmethod
+    def build(cls, store: LanceStore, spec: ViewSpec) -> Self:
+        """Raises ``StageError`` for an index that keeps no text."""
+        if not store.has_text:
+            raise StageError("BM25 needs the passages' text, and this index stores none", where=str(store.path),
+                             hint="index again with text")
+        index = _new(spec)
+        ids, vocabulary = _token_ids(store)
+        index.index((ids, vocabulary), show_progress=False)
+        return cls(index, spec, store.rows)
+
+    def extended(self, store: LanceStore, spec: ViewSpec) -> Self | None:
+        """Never: every new passage changes every word's document frequency."""
+        return None
+
+    def save(self, folder: Path) -> None:
+        self.index.save(str(folder), corpus=None, show_progress=False)
+
+    @classmethod
+    def load(cls, folder: Path, spec: ViewSpec, rows: Rows) -> Self:
+        import bm25s
+
+        try:
+            index = bm25s.BM25.load(str(folder), mmap=True, load_corpus=False)
+        except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+            raise IndexFormatError(f"the view cannot be read: {error}", where=str(folder),
+                                   hint="delete the folder; it is built anew from the passage store") from None
+        index.backend = "numba"
+        return cls(index, spec, rows)
+
+    def search(self, texts: Sequence[str], k: int, allowed: Rows | None = None) -> tuple[Rows, Scores]:
+        """The ``k`` best passages of each query, among those that share a word with it.
+
+        ``allowed`` limits the search to these rows. Gives rows int64 [n, k] and scores float32 [n, k], best first, equal scores by
+        row; row -1 and score -inf where fewer passages match.
+        """
+        n, k = len(texts), min(k, len(self.rows))
+        vocabulary = self.index.vocab_dict
+        queries = [[vocabulary[t] for t in self._analyze(text) if t in vocabulary] for text in texts]
+        asked = [i for i, query in enumerate(queries) if query]
+        rows, scores = np.full((n, k), -1, dtype=np.int64), np.full((n, k), -np.inf, dtype=np.float32)
+        if not asked or not k:
+            return rows, scores
+        mask = None if allowed is None else np.isin(self.rows, allowed).astype(np.float32)
+        positions, found = self.index.retrieve([queries[i] for i in asked], k=k, show_progress=False, weight_mask=mask)
+        matched = found > 0
+        hits = np.where(matched, np.asarray(self.rows)[positions], -1)
+        found = np.where(matched, found, -np.inf)
+        order = np.lexsort((hits, -found), axis=1)
+        rows[asked], scores[asked] = np.take_along_axis(hits, order, axis=1), np.take_along_axis(found, order, axis=1)
+        return rows, scores
+
+
+def _new(spec: ViewSpec) -> Any:
+    import bm25s
+
+    return bm25s.BM25(method="lucene", k1=spec.parameters["k1"], b=spec.parameters["b"], backend="numba")
+
+
+def _token_ids(store: LanceStore) -> tuple[list[array[int]], dict[str, int]]:
+    """Every passage as an array of word ids (four bytes a word, not a Python object), and the vocabulary."""
+    analyze, vocabulary = Analyzer(), {"": 0}
+    documents = [
+        array("i", [vocabulary.setdefault(token, len(vocabulary)) for token in analyze(text)])
+        for texts in store.texts() for text in texts
+    ]
+    return documents, vocabulary

@@ -1,0 +1,128 @@
+"""Dense views: FAISS flat inner product (exact), HNSW and IVF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from ...rag.documents import Rows, Scores
+from ...rag.encoding import Vectors
+from ...rag.errors import DimensionMismatch, IndexFormatError, MissingDependency
+from ..store import LanceStore
+from .spec import ViewSpec
+
+_FILE = "index.faiss"
+_TRAINING_PER_LIST = 64  # FAISS warns below 39
+
+
+def import_faiss() -> Any:
+    """The module faiss, which two extras bring. Raises ``MissingDependency`` that names both."""
+    try:
+        import faiss
+    except ImportError:
+        raise MissingDependency("FAISS is not installed", where="dense search",
+                                hint="pip install 'regard[cpu]' (faiss-cpu), or 'regard[gpu]' on Linux with CUDA (faiss-gpu)") from None
+    return faiss
+
+
+class FaissView:
+    """Inner product over one encoder's vectors; position ``i`` of the FAISS index is passage row ``rows[i]``."""
+
+    def __init__(self, index: Any, spec: ViewSpec, rows: Rows) -> None:
+        self.index = index
+        self.spec = spec
+        self.rows = rows
+
+    @classmethod
+    def build(cls, store: LanceStore, spec: ViewSpec) -> Self:
+        """Stream the vectors out of the store; besides the index itself a few thousand are in memory."""
+        dimension = int(store.encoders[spec.encoder]["dimension"])
+        view = cls(_make(store, spec, dimension), spec, store.rows)
+        for block in store.vectors(spec.encoder):
+            view.index.add(np.ascontiguousarray(block))
+        return view
+
+    def extended(self, store: LanceStore, spec: ViewSpec) -> Self | None:
+        """Add the vectors of the rows that the store has gained."""
+        for block in store.vectors(spec.encoder, start=len(self.rows)):
+            self.index.add(np.ascontiguousarray(block))
+        return type(self)(self.index, spec, store.rows)
+
+    def save(self, folder: Path) -> None:
+        import_faiss().write_index(self.index, str(folder / _FILE))
+
+    @classmethod
+    def load(cls, folder: Path, spec: ViewSpec, rows: Rows) -> Self:
+        faiss = import_faiss()
+        try:
+            index = faiss.read_index(str(folder / _FILE))
+        except RuntimeError as error:
+            raise IndexFormatError(f"the view cannot be read: {str(error).splitlines()[0]}", where=str(folder),
+                                   hint="delete the folder; it is built anew from the passage store") from None
+        _tune(index, spec)
+        return cls(index, spec, rows)
+
+    def search(self, vectors: Vectors, k: int, allowed: Rows | None = None) -> tuple[Rows, Scores]:
+        """The ``k`` nearest passages of each query.
+
+        ``vectors`` float32 [n, d]; ``allowed`` limits the search to these rows. Gives rows int64 [n, k] and scores float32 [n, k],
+        best first, equal scores by row; row -1 where there are fewer. Raises ``DimensionMismatch``.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self.index.d:
+            raise DimensionMismatch(f"query vectors have shape {vectors.shape}, the view holds {self.index.d} components each",
+                                    where=f"view {self.spec}", hint="query with the encoder that the index was made with")
+        k = min(k, self.index.ntotal if allowed is None else len(allowed))
+        if k == 0 or not len(vectors):
+            return np.zeros((len(vectors), 0), np.int64), np.zeros((len(vectors), 0), np.float32)
+        scores, positions = self.index.search(np.ascontiguousarray(vectors), k, params=self._parameters(allowed))
+        rows = np.where(positions >= 0, np.asarray(self.rows)[positions], -1)
+        scores = np.where(positions >= 0, scores, -np.inf).astype(np.float32)
+        order = np.lexsort((rows, -scores), axis=1)
+        return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
+
+    def _parameters(self, allowed: Rows | None) -> Any:
+        faiss = import_faiss()
+        if allowed is None:
+            return None
+        selector = faiss.IDSelectorBatch(np.flatnonzero(np.isin(self.rows, allowed)).astype(np.int64))
+        if self.spec.kind == "faiss:hnsw":
+            return faiss.SearchParametersHNSW(sel=selector, efSearch=int(self.spec.parameters["ef_search"]))
+        if self.spec.kind == "faiss:ivf":
+            return faiss.SearchParametersIVF(sel=selector, nprobe=int(self.spec.parameters["probes"]))
+        return faiss.SearchParameters(sel=selector)
+
+
+def _make(store: LanceStore, spec: ViewSpec, dimension: int) -> Any:
+    """An empty FAISS index of the kind that ``spec`` names, trained where it needs that."""
+    faiss = import_faiss()
+    if spec.kind == "faiss:flat":
+        return faiss.IndexFlatIP(dimension)
+    if spec.kind == "faiss:hnsw":
+        index = faiss.IndexHNSWFlat(dimension, int(spec.parameters["m"]), faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = int(spec.parameters["ef_construction"])
+        return index
+    lists = int(spec.parameters["lists"]) or max(1, int(4 * np.sqrt(len(store))))
+    lists = max(1, min(lists, len(store)))
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dimension), dimension, lists, faiss.METRIC_INNER_PRODUCT)
+    index.train(_sample(store, spec.encoder, lists * _TRAINING_PER_LIST))
+    return index
+
+
+def _sample(store: LanceStore, encoder: str, size: int) -> Vectors:
+    """At most ``size`` vectors, evenly spread over the store, the same ones each time."""
+    step = max(1, -(-len(store) // size))
+    start, kept = 0, []
+    for block in store.vectors(encoder):
+        kept.append(block[(-start) % step::step].copy())
+        start += len(block)
+    return np.ascontiguousarray(np.concatenate(kept)) if kept else np.zeros((0, 1), np.float32)
+
+
+def _tune(index: Any, spec: ViewSpec) -> None:
+    if spec.kind == "faiss:hnsw":
+        index.hnsw.efSearch = int(spec.parameters["ef_search"])
+    elif spec.kind == "faiss:ivf":
+        index.nprobe = int(spec.parameters["probes"])
+

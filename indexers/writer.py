@@ -1,0 +1,206 @@
+"""The passage store, write side: every commit is one Lance transaction that holds passages and their vectors together."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..rag.documents import Document, Passage
+from ..rag.encoding import Vectors
+from ..rag.errors import DimensionMismatch, FingerprintMismatch, StorageError
+from .store import DATASET, FORMAT, KEY, open_dataset, read_manifest
+
+
+def document_hash(document: Document) -> bytes:
+    """16 bytes that change whenever the document does."""
+    content = json.dumps([document.text, document.title, document.metadata], sort_keys=True, default=str)
+    return hashlib.blake2b(content.encode(), digest_size=16).digest()
+
+
+def content_hash(passage: Passage) -> bytes:
+    """16 bytes of what an encoder reads: passages with the same hash have the same vector."""
+    return hashlib.blake2b(passage.full_text.encode(), digest_size=16).digest()
+
+
+@dataclass(slots=True)
+class Shard:
+    """What one commit writes: passages, the hash of each one's document, and their vectors by encoder name."""
+
+    passages: list[Passage]
+    hashes: list[bytes]
+    vectors: dict[str, Vectors]
+    replaced: list[str]
+    """Documents whose older passages this commit removes."""
+
+
+class StoreWriter:
+    """The only writer of an index. Make it inside :func:`locked`."""
+
+    def __init__(self, path: Path, *, chunker: Mapping[str, Any], text: bool = True) -> None:
+        """Open the index at ``path`` or create it; ``chunker`` is ``{"spec": ..., "fingerprint": {...}}``.
+
+        Raises ``FingerprintMismatch`` when the index was made with another chunker.
+        """
+        self.path = path
+        if (path / DATASET).exists():
+            self.dataset = open_dataset(path)
+            self.manifest = read_manifest(self.dataset, path)
+            self._same_chunker(chunker)
+        else:
+            self.manifest = {"format": FORMAT, "id": uuid.uuid4().hex, "chunker": dict(chunker), "text": text}
+            self.dataset = self._create()
+
+    def _create(self) -> Any:
+        import lance
+        import pyarrow as pa
+
+        with storage_errors(self.path, "the index cannot be created"):
+            schema = _schema(self.manifest)
+            return lance.write_dataset(schema.empty_table(), str(self.path / DATASET), schema=schema)
+
+    def _same_chunker(self, chunker: Mapping[str, Any]) -> None:
+        """Only what decides the passages counts, not how the user spelled it."""
+        if chunker["fingerprint"] != self.manifest["chunker"]["fingerprint"]:
+            raise FingerprintMismatch(
+                f"this index was made with the chunker {self.manifest['chunker']}, not {dict(chunker)}", where=str(self.path),
+                hint="use the index's chunker, or index into a new folder")
+
+    def add_encoder(self, name: str, fingerprint: Mapping[str, Any], vectors: Iterator[Vectors] | None = None) -> None:
+        """Add an encoder's column in one transaction. ``vectors`` gives those of the passages already there, in order."""
+        import pyarrow as pa
+
+        schema = pa.schema([_vector_field(name, fingerprint)])
+        kind = schema.field(0).type
+
+        def batches() -> Iterator[Any]:
+            for block in vectors or ():
+                yield pa.record_batch([_vector_array(block, kind)], schema=schema)
+
+        with storage_errors(self.path, f"the vectors of {name!r} cannot be added"):
+            if len(self) == 0:
+                self.dataset.add_columns(schema.field(0))
+                self.dataset.update_field_metadata({f"vector_{name}": {k.decode(): v.decode() for k, v in schema.field(0).metadata.items()}})
+            else:
+                self.dataset.add_columns(pa.RecordBatchReader.from_batches(schema, batches()))
+
+    def __len__(self) -> int:
+        return int(self.dataset.count_rows())
+
+    def next_row(self) -> int:
+        """The first row number that was never given out."""
+        kept = int(self.dataset.config().get("regard.next_row", 0))
+        for batch in self.dataset.scanner(columns=["row"]).to_batches():
+            if len(batch):
+                kept = max(kept, int(np.asarray(batch.column("row")).max()) + 1)
+        return kept
+
+    def commit(self, shard: Shard, first_row: int) -> None:
+        """Write ``shard`` whole or not at all; its passages get the rows from ``first_row`` on."""
+        import lance
+
+        table = self._table(shard, first_row)
+        with storage_errors(self.path, "the disk refused a commit; everything committed before is safe"):
+            if not shard.replaced:
+                self.dataset = lance.write_dataset(table, self.dataset, mode="append")
+                return
+            (self.dataset.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+             .when_not_matched_by_source_delete(_among(shard.replaced)).execute(table))
+
+    def delete(self, document_ids: Sequence[str]) -> int:
+        """Remove documents; how many passages went. Their row numbers are not used again."""
+        before = len(self)
+        with storage_errors(self.path, "the documents cannot be deleted"):
+            self.dataset.update_config({"regard.next_row": str(self.next_row())})
+            self.dataset.delete(_among(document_ids))
+        return before - len(self)
+
+    def stored_vectors(self, document_ids: Sequence[str], encoder: str) -> dict[bytes, Any]:
+        """Vectors of these documents' passages by content hash, so that an edited document re-encodes only what changed."""
+        column = f"vector_{encoder}"
+        table = self.dataset.to_table(columns=["content_hash", column], filter=_among(document_ids))
+        vectors = table[column].combine_chunks()
+        block = np.asarray(vectors.flatten()).reshape(len(vectors), -1) if len(vectors) else np.zeros((0, 1), np.float32)
+        return dict(zip(table["content_hash"].to_pylist(), block, strict=True))
+
+    def _table(self, shard: Shard, first_row: int) -> Any:
+        import pyarrow as pa
+
+        schema, passages, keep = self.dataset.schema, shard.passages, self.manifest["text"]
+        columns: dict[str, Any] = {
+            "row": np.arange(first_row, first_row + len(passages), dtype=np.int64),
+            "id": [p.id for p in passages], "document_id": [p.document_id for p in passages],
+            "text": [p.text if keep else "" for p in passages],
+            "start": [p.start for p in passages], "end": [p.end for p in passages],
+            "title": [p.title for p in passages],
+            "metadata": [json.dumps(p.metadata, sort_keys=True, default=str) for p in passages],
+            "content_hash": [content_hash(p) for p in passages], "document_hash": shard.hashes,
+        }
+        for field in schema:
+            if field.name.startswith("vector_"):
+                name = field.name.removeprefix("vector_")
+                columns[field.name] = _vector_array(shard.vectors[name], field.type)
+        return pa.table({field.name: columns[field.name] for field in schema}, schema=schema)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the index's writer lock; the kernel drops it when the process dies. Raises ``StorageError`` when another job holds it."""
+    with storage_errors(path, "the index folder cannot be made"):
+        path.mkdir(parents=True, exist_ok=True)
+        file = (path / ".lock").open("w")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError("another job is writing to this index", where=str(path), hint="wait for it, or stop it") from None
+        yield
+
+
+@contextmanager
+def storage_errors(path: Path, what: str) -> Iterator[None]:
+    """Turn the file system's and Lance's refusals into a ``StorageError``."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = str(error).split(", /home/runner")[0][:300]
+        raise StorageError(f"{what}: {reason}", where=str(path), hint="free some space or check the permissions, then run the same command "
+                           "again: it goes on where it stopped") from error
+
+
+def _schema(manifest: Mapping[str, Any]) -> Any:
+    import pyarrow as pa
+
+    return pa.schema([
+        ("row", pa.int64()), ("id", pa.string()), ("document_id", pa.string()), ("text", pa.string()), ("start", pa.int64()),
+        ("end", pa.int64()), ("title", pa.string()), ("metadata", pa.string()), ("content_hash", pa.binary(16)),
+        ("document_hash", pa.binary(16)),
+    ], metadata={KEY: json.dumps(manifest)})
+
+
+def _vector_field(name: str, fingerprint: Mapping[str, Any]) -> Any:
+    import pyarrow as pa
+
+    return pa.field(f"vector_{name}", pa.list_(pa.float32(), int(fingerprint["dimension"])), metadata={KEY: json.dumps(fingerprint)})
+
+
+def _vector_array(vectors: Vectors, kind: Any) -> Any:
+    import pyarrow as pa
+
+    if vectors.ndim != 2 or vectors.shape[1] != kind.list_size:
+        raise DimensionMismatch(f"the encoder gave vectors of shape {vectors.shape}, the index holds {kind.list_size} components each",
+                                where="commit", hint="index with the encoder that the index was made with, or into a new folder")
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1)), kind.list_size)
+
+
+def _among(document_ids: Sequence[str]) -> str:
+    quoted = ", ".join("'" + document_id.replace("'", "''") + "'" for document_id in document_ids)
+    return f"document_id IN ({quoted})"

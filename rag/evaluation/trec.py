@@ -1,0 +1,189 @@
+"""TREC runs and qrels (and BEIR's qrels) on disk, plain or gzipped.
+
+A run's line is ``query Q0 document rank score tag``, a qrels line ``query 0 document grade``; columns are separated by white space,
+or by tabs when an id has a space in it. BEIR's qrels are a header line and then ``query<TAB>document<TAB>grade``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from ..errors import EvaluationError, StorageError
+from .runs import Qrels, Run, untied
+
+_UNWRITABLE = ("\t", "\r", "\n", "\ufeff")
+
+
+def read_run(path: str | Path) -> Run:
+    """Read a run. Documents are listed best first, equal scores by document id descending as trec_eval ranks them.
+
+    The rank column and the order of the lines are ignored, as trec_eval ignores them.
+    Raises ``EvaluationError`` with file and line for a malformed line, a score that is no number, or a document ranked twice.
+    """
+    run: Run = {}
+    for place, line in _lines(path):
+        fields = _fields(line, (6,))
+        if fields is None:
+            raise EvaluationError("a run's line has six columns", where=place, hint="query Q0 document rank score tag")
+        query, _, document, _, score_text, _ = fields
+        documents = run.setdefault(query, {})
+        if document in documents:
+            raise EvaluationError(f"document {document!r} is ranked twice for query {query!r}", where=place)
+        documents[document] = _score(score_text, place)
+    return {query: _trec_order(documents) for query, documents in run.items()}
+
+
+def write_run(run: Run, path: str | Path, tag: str = "regard") -> None:
+    """Write a run, best document first, atomically (a temporary file, then a rename); ``.gz`` is compressed.
+
+    Scores are made strictly decreasing in float32 (see :func:`.runs.untied`), because trec_eval breaks ties by document id: reading
+    the file back, here or in any tool, gives our order. Columns are separated by tabs when an id has white
+    space in it, else by spaces.
+    Raises ``EvaluationError`` for an id that no line can hold, ``StorageError`` when the disk refuses.
+    """
+    separator = _separator([tag, *run, *(document for documents in run.values() for document in documents)])
+    _write(path, (
+        separator.join((query, "Q0", document, str(rank), repr(score), tag))
+        for query, documents in untied(run).items()
+        for rank, (document, score) in enumerate(documents.items(), 1)
+    ))
+
+
+def read_qrels(path: str | Path) -> Qrels:
+    """Read judgments in TREC's four columns or BEIR's three (with or without its header line).
+
+    Raises ``EvaluationError`` with file and line for a malformed line, a grade that is no whole number, or two grades for one pair.
+    """
+    qrels: Qrels = {}
+    for number, (place, line) in enumerate(_lines(path)):
+        fields = _fields(line, (4, 3))
+        if fields is None:
+            raise EvaluationError("a qrels line has four columns (TREC) or three (BEIR)", where=place,
+                                  hint="query 0 document grade, or query<TAB>document<TAB>grade")
+        query, document, grade_text = fields[0], fields[-2], fields[-1]
+        if number == 0 and len(fields) == 3 and _grade(grade_text) is None:
+            continue  # BEIR's header
+        grade = _grade(grade_text)
+        if grade is None:
+            raise EvaluationError(f"the grade {grade_text!r} is not a whole number", where=place)
+        if qrels.setdefault(query, {}).setdefault(document, grade) != grade:
+            raise EvaluationError(f"document {document!r} has two grades for query {query!r}", where=place)
+    return qrels
+
+
+def write_qrels(qrels: Qrels, path: str | Path, layout: Literal["trec", "beir"] | None = None) -> None:
+    """Write judgments atomically. ``layout`` None means BEIR's for ``.tsv`` and ``.tsv.gz``, else TREC's."""
+    name = Path(path).name.removesuffix(".gz")
+    beir = layout == "beir" or (layout is None and name.endswith(".tsv"))
+    separator = _separator([*qrels, *(document for documents in qrels.values() for document in documents)])
+    rows = ((query, document, str(grade)) for query, documents in qrels.items() for document, grade in documents.items())
+    if beir:
+        _write(path, ("\t".join(row) for row in [("query-id", "corpus-id", "score"), *rows]))
+    else:
+        _write(path, (separator.join((query, "0", document, grade)) for query, document, grade in rows))
+
+
+def _trec_order(documents: dict[str, float]) -> dict[str, float]:
+    by_name = sorted(documents.items(), key=lambda item: item[0], reverse=True)
+    return dict(sorted(by_name, key=lambda item: -item[1]))
+
+
+def _fields(line: str, widths: tuple[int, ...]) -> list[str] | None:
+    """Columns of a line: tabs when they give a width that is allowed, else any white space."""
+    for fields in (line.split("\t"), line.split()):
+        if len(fields) in widths and all(fields):
+            return fields
+    return None
+
+
+def _score(text: str, place: str) -> float:
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise EvaluationError(f"the score {text!r} is not a finite number", where=place)
+    return score
+
+
+def _grade(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None
+
+
+def _separator(ids: Iterable[str]) -> str:
+    separator = " "
+    for name in ids:
+        if not name or any(mark in name for mark in _UNWRITABLE) or not _encodable(name):
+            raise EvaluationError(f"the id {name!r} cannot stand in a TREC file",
+                                  hint="ids have no tabs or line ends and are not empty")
+        if name.split() != [name]:
+            separator = "\t"
+    return separator
+
+
+def _encodable(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+    return True
+
+
+def _lines(path: str | Path) -> Iterator[tuple[str, str]]:
+    """``("file:line", text)`` for each line that is not blank; only ``\\n`` ends a line."""
+    number = 0
+    try:
+        with _open(Path(path)) as file:
+            for number, line in enumerate(file, 1):
+                text = line.rstrip("\r\n")
+                if text.strip():
+                    yield f"{path}:{number}", text
+    except UnicodeDecodeError as error:
+        raise EvaluationError(f"the file is not UTF-8 text: {error.reason}", where=f"{path}, after line {number}") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise EvaluationError(f"the compressed file is damaged: {error}", where=f"{path}, after line {number}") from None
+    except OSError as error:
+        raise EvaluationError(f"the file cannot be read: {error.strerror or error}", where=str(path)) from None
+
+
+def _open(path: Path) -> io.TextIOWrapper:
+    opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115  # reason: the caller closes it, through the wrapper
+    return io.TextIOWrapper(opened, encoding="utf-8-sig", newline="\n")
+
+
+def _write(path: str | Path, lines: Iterable[str]) -> None:
+    target = Path(path)
+    try:
+        with _replacing(target) as file:
+            for line in lines:
+                file.write(f"{line}\n".encode())
+    except OSError as error:
+        raise StorageError(f"the file cannot be written: {error.strerror or error}", where=str(target),
+                           hint="check free space and the permissions of the folder") from error
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[io.BufferedIOBase]:
+    """A file that takes ``target``'s place only when all was written. The gzip header carries no time: same run, same bytes."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as raw:
+            if target.suffix == ".gz":
+                with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
+                    yield packed
+            else:
+                yield raw
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

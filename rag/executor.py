@@ -1,0 +1,153 @@
+"""Runs a DAG: in topological order, independent branches at the same time, opening a stage only when it must compute.
+
+A chain runs in the caller's thread, so that one BM25 query pays microseconds, not a thread switch, for being a pipeline.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from .cache import StageCache
+from .documents import Batch, Ranking
+from .errors import StageError
+from .stage import ports
+from .trace import StageDone, StageStarted, StageTrace, Trace, emit, peak_memory, tracing
+
+if TYPE_CHECKING:
+    from .pipeline import StageNode
+
+Values = dict[str, Batch[Any]]
+
+
+class Executor:
+    """The stages that ``outputs`` need, and what is open of them."""
+
+    def __init__(self, nodes: Mapping[str, StageNode], outputs: set[str], cache: StageCache | None) -> None:
+        self._nodes = nodes
+        self._cache = cache
+        needed = _needed(nodes, outputs)
+        self.order = [name for name in nodes if name in needed]
+        self._open: set[str] = set()
+        self._locks = {name: threading.Lock() for name in self.order}
+        self._fingerprints: dict[str, str] = {}  # taken once: an open stage goes on reading the index it opened
+        self._threads: ThreadPoolExecutor | None = None
+
+    def ensure_open(self, name: str) -> float:
+        """Open a stage once; the seconds that took."""
+        if name in self._open:
+            return 0.0
+        with self._locks[name]:
+            if name in self._open:
+                return 0.0
+            start = time.perf_counter()
+            self._nodes[name].stage.open()
+            self._open.add(name)
+            return time.perf_counter() - start
+
+    def close(self) -> None:
+        for name in self._open:
+            self._nodes[name].stage.close()
+        self._open.clear()
+        if self._threads:
+            self._threads.shutdown(wait=False)
+            self._threads = None
+
+    def run(self, inputs: Values) -> tuple[Values, Trace]:
+        """All values by node name, and the trace."""
+        start = time.perf_counter()
+        values: Values = dict(inputs)
+        traces: dict[str, StageTrace] = {}
+        waiting = {name: {src for src, _ in self._nodes[name].sources if src not in values} for name in self.order}
+        running: dict[Future[tuple[Batch[Any], StageTrace]], str] = {}
+        try:
+            while waiting or running:
+                ready = [name for name, missing in waiting.items() if not missing]
+                for name in ready:
+                    del waiting[name]
+                if len(ready) == 1 and not running:
+                    finished = {ready[0]: self._step(ready[0], values)}
+                else:
+                    for name in ready:
+                        running[self._pool().submit(copy_context().run, self._step, name, values)] = name
+                    done, _ = wait(running, return_when=FIRST_COMPLETED)
+                    finished = {running.pop(future): future.result() for future in done}
+                for name, (value, trace) in finished.items():
+                    values[name], traces[name] = value, trace
+                    for missing in waiting.values():
+                        missing.discard(name)
+        finally:
+            wait(running)  # a failed branch waits for its neighbours: no stage runs on after run() has returned
+        return values, Trace([traces[name] for name in self.order], time.perf_counter() - start)
+
+    def _pool(self) -> ThreadPoolExecutor:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(max_workers=max(2, len(self.order)), thread_name_prefix="regard")
+        return self._threads
+
+    def _step(self, name: str, values: Values) -> tuple[Batch[Any], StageTrace]:
+        node = self._nodes[name]
+        arguments = [values[src] for src, _ in node.sources]
+        trace = StageTrace(name, type(node.stage).__name__, queries=len(arguments[0]), candidates_in=_candidates(arguments))
+        emit(StageStarted(name))
+        try:
+            with tracing(trace):
+                output = self._cached(name, arguments, trace) if self._cache else self._compute(name, arguments, trace)
+        except Exception as error:
+            error.add_note(f"in stage {name!r} ({type(node.stage).__name__})")
+            raise
+        trace.candidates_out = _candidates([output])
+        trace.peak_memory = peak_memory()
+        emit(StageDone(name, trace))
+        return output, trace
+
+    def _compute(self, name: str, arguments: Sequence[Batch[Any]], trace: StageTrace) -> Batch[Any]:
+        if not len(arguments[0]):
+            return Batch()
+        stage: Any = self._nodes[name].stage
+        trace.open_seconds += self.ensure_open(name)
+        start = time.perf_counter()
+        output = stage.run(*arguments)
+        trace.seconds += time.perf_counter() - start
+        if not isinstance(output, Batch) or len(output) != len(arguments[0]):
+            size = f"a batch of {len(output)}" if isinstance(output, Batch) else type(output).__name__
+            raise StageError(f"run gave {size} for a batch of {len(arguments[0])}", where=f"stage {name!r}",
+                             hint="run returns a Batch with one value a query, in the queries' order")
+        return output
+
+    def _cached(self, name: str, arguments: Sequence[Batch[Any]], trace: StageTrace) -> Batch[Any]:
+        """Look up each query by itself, compute the rest as one batch."""
+        stage = self._nodes[name].stage
+        if not self._cache or not stage.deterministic:
+            return self._compute(name, arguments, trace)
+        if name not in self._fingerprints:
+            self._fingerprints[name] = stage.fingerprint()
+        keys = [self._cache.key(self._fingerprints[name], items) for items in zip(*arguments, strict=True)]
+        kind = ports(type(stage)).output.type
+        found = [self._cache.get(key, kind) for key in keys]
+        missing = [i for i, value in enumerate(found) if value is None]
+        trace.cache_hits = len(keys) - len(missing)
+        computed = self._compute(name, [Batch(a[i] for i in missing) for a in arguments], trace)
+        for i, value in zip(missing, computed, strict=True):
+            self._cache.put(keys[i], value)
+            found[i] = value
+        return Batch(found)
+
+
+def _needed(nodes: Mapping[str, StageNode], outputs: set[str]) -> set[str]:
+    needed: set[str] = set()
+    stack = [name for name in outputs if name in nodes]
+    while stack:
+        name = stack.pop()
+        if name not in needed:
+            needed.add(name)
+            stack += [src for src, _ in nodes[name].sources if src in nodes]
+    return needed
+
+
+def _candidates(batches: Sequence[Batch[Any]]) -> int:
+    return sum(len(value) for batch in batches for value in batch if isinstance(value, Ranking))

@@ -1,0 +1,115 @@
+"""What every first-stage retriever shares: its index, its filters, and rankings out of search results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..indexers.store import LanceStore, open_dataset
+from ..indexers.views import open_view, view_specs
+from ..indexers.views.spec import ViewSpec
+from ..rag import models
+from ..rag.documents import Batch, Query, Ranking, Rows, Scores, ScoreSpace, Step
+from ..rag.errors import ConfigError, IndexNotFound, RegardError
+from ..rag.stage import Problem, Stage
+
+Search = Callable[[list[int], Rows | None], tuple[Rows, Scores]]
+"""(positions in the batch, allowed rows) -> rows [n, k] and scores [n, k], best first, -1 where there are fewer."""
+
+
+class FirstStage(Stage):
+    """A retriever over one view of the index at ``index``. Subclasses set ``index``, ``k`` and ``filters`` and give ``spec``."""
+
+    index: Path | None
+    k: int
+    filters: dict[str, Any]
+    _store: LanceStore | None = None
+    _view: Any = None
+
+    def spec(self, store: LanceStore) -> ViewSpec:
+        """The view that this retriever searches."""
+        raise NotImplementedError("a subclass names its view")
+
+    @property
+    def store(self) -> LanceStore:
+        """The passage store; opened at its newest version when the stage opens, and kept there."""
+        if self._store is None:
+            path = self.path
+            key = ("store", str(path), int(open_dataset(path).version))
+            self._store = models.acquire(key, lambda: LanceStore(path))
+            self._store_key = key
+        return self._store
+
+    @property
+    def path(self) -> Path:
+        """The index folder. Raises ``ConfigError`` when none was named."""
+        if self.index is None:
+            raise ConfigError("no index is named", where=f"stage {self.label!r}", hint="set index=..., or pass --index")
+        return self.index
+
+    @property
+    def store_uri(self) -> str:
+        return f"lance:{self.index}" if self.index else ""
+
+    def open(self) -> None:
+        spec = self.spec(self.store)
+        key = ("view", str(self.path), self.store.version, spec.slug)
+        self._view = models.acquire(key, lambda: open_view(self.store, spec))
+        self._view_key = key
+
+    def close(self) -> None:
+        if self._view is not None:
+            self._view = None
+            models.release(self._view_key)
+        if self._store is not None:
+            self._store = None
+            models.release(self._store_key)
+
+    def state(self) -> Any:
+        return self.store.fingerprint
+
+    def check(self) -> Iterator[Problem]:
+        try:
+            store = LanceStore(self.path)
+            spec = self.spec(store)
+            built = view_specs(self.path)
+            if spec.slug not in {known.slug for known in built}:
+                raise IndexNotFound(f"the index has no view {spec}", hint=f"regard index --index {self.path} --view {spec.kind}; "
+                                    f"it has: {', '.join(map(str, built)) or 'none'}")
+            yield from self.check_view(store, spec)
+        except RegardError as error:
+            yield Problem(error.what, f"stage {self.label!r}", error.hint or "")
+
+    def check_view(self, store: LanceStore, spec: ViewSpec) -> Iterator[Problem]:
+        """Problems beyond a missing view."""
+        return iter(())
+
+    def retrieve(self, queries: Batch[Query], space: ScoreSpace, search: Search) -> Batch[Ranking]:
+        """Search the queries in one call for each distinct filter, and make rankings."""
+        found: list[Ranking | None] = [None] * len(queries)
+        for positions, allowed in self._groups(queries):
+            rows, scores = search(positions, allowed)
+            for i, r, s in zip(positions, rows, scores, strict=True):
+                found[i] = self._ranking(r, s, space)
+        return Batch(ranking for ranking in found if ranking is not None)
+
+    def _groups(self, queries: Batch[Query]) -> Iterator[tuple[list[int], Rows | None]]:
+        if not self.filters and not any(query.filters for query in queries):
+            yield list(range(len(queries))), None
+            return
+        groups: dict[str, tuple[Mapping[str, Any], list[int]]] = {}
+        for i, query in enumerate(queries):
+            both = {**self.filters, **query.filters}
+            groups.setdefault(json.dumps(both, sort_keys=True, default=str), (both, []))[1].append(i)
+        for filters, positions in groups.values():
+            yield positions, self.store.select(filters) if filters else None
+
+    def _ranking(self, rows: Rows, scores: Scores, space: ScoreSpace) -> Ranking:
+        """``rows`` come sorted; those after the last hit are -1."""
+        n = int(np.count_nonzero(rows >= 0))
+        step = Step(self.label, space, np.arange(1, n + 1, dtype=np.int32), scores[:n])
+        return Ranking(rows[:n], scores[:n], space, self.store, (step,))

@@ -1,0 +1,29 @@
+"""Passages to documents."""
+
+from __future__ import annotations
+
+from ..rag.documents import Batch, Ranking
+from ..rag.errors import ConfigError
+from ..rag.stage import Stage
+
+
+class Parents(Stage):
+    """Rank documents by their best passage (MaxP; Dai and Callan, SIGIR 2019): keep each document's first passage.
+
+    The hits are still passages, one a document, so that what made the document rank can be shown. ``k`` limits the documents.
+    """
+
+    def __init__(self, k: int | None = None) -> None:
+        if k is not None and k < 1:
+            raise ConfigError(f"k is {k}", where="Parents", hint="k is at least 1, or None for all")
+        self.k = k
+
+    def run(self, rankings: Batch[Ranking]) -> Batch[Ranking]:
+        """One hit a document, in the order of the best passages."""
+        return Batch(self._first_of_each(ranking) for ranking in rankings)
+
+    def _first_of_each(self, ranking: Ranking) -> Ranking:
+        kept: dict[str, int] = {}
+        for position, document_id in enumerate(ranking.store.document_ids(ranking.rows)):
+            kept.setdefault(document_id, position)
+        return ranking.keep(list(kept.values())[:self.k], stage=self.label)
