@@ -161,8 +161,9 @@ class MarkdownSections(_Budgeted):
         tokens = TokenStarts.of(document.text, self.tokenizer)
         passages: list[Passage] = []
         for (start, end), path in _sections(document.text):
-            units = _units(document.text, start, end, tokens, self.budget)
-            spans = [(start, end)] if tokens.count(start, end) <= self.budget else _pack(units, tokens, self.budget, self.overlap)
+            spans = [(start, end)]
+            if tokens.count(start, end) > self.budget:
+                spans = _pack(_units(document.text, start, end, tokens, self.budget), tokens, self.budget, self.overlap)
             passages += _passages(document, spans, first=len(passages), more={"section": path} if path else {})
         return passages
 
@@ -310,8 +311,9 @@ def _windows(text: str, tokens: TokenStarts, budget: int, overlap: int) -> list[
         spans.append((start, end))
         if end == len(text):
             break
-        back = tokens.starts[max(tokens.before(end) - overlap, 0)]
-        start = int(back) if start < back < end else end
+        back = int(tokens.starts[max(tokens.before(end) - overlap, 0)])
+        # tokens that share a start move together: where stepping back would not get past this window's end, there is no overlap
+        start = back if tokens.border(back, len(text), budget) > end else end
     return spans
 
 

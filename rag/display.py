@@ -1,8 +1,8 @@
 """Rankings, answers, traces and pipelines as HTML for people: in notebooks, and as the parts of a report.
 
 Each ``*_html`` function gives a fragment with its own style sheet; the ``*_body`` functions give it without, for a page
-that already has ``style.FRAGMENT``. There is no script, nothing is fetched, every value is escaped,
-and the fragments are well-formed XML too.
+that already has ``style.FRAGMENT``. There is no script, nothing is fetched, every value is escaped, and the fragments are
+well-formed XML too.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def _output_body(value: Any) -> str:
     if isinstance(value, Answer):
         return answer_body(value)
     if isinstance(value, Batch):
-        more = len(value) - _BATCH_SHOWN
-        rest = [f'<p class="rg-quiet">and {amount(more)} more</p>'] if more > 0 else []
-        return "".join([*(_output_body(item) for item in value[:_BATCH_SHOWN]), *rest])
+        items = [f'<p class="rg-quiet">query {i}</p>{_output_body(item)}' for i, item in enumerate(value[:_BATCH_SHOWN], 1)]
+        rest = f'<p class="rg-quiet">and {amount(len(value) - _BATCH_SHOWN)} more</p>' if len(value) > _BATCH_SHOWN else ""
+        return "".join(items) + rest
     return f"<pre>{escape(shorten(repr(value), 2000))}</pre>"
 
 
@@ -197,7 +197,8 @@ def _quoted(passage: Passage, citation: Citation) -> str:
 def _context_passage(passage: Passage, answer: Answer, anchor: str) -> str:
     cited = [(i, c) for i, c in enumerate(answer.citations, 1) if c.passage_id == passage.id and _quoted(passage, c) == c.quote]
     count = f' <span class="rg-quiet">{_plural(len(cited), "citation")}</span>' if cited else ""
-    return (f'<details class="rg-passage"{' open=""' if cited else ""}><summary>{_heading(passage)}{count}</summary>'
+    state = ' open=""' if cited else ""
+    return (f'<details class="rg-passage"{state}><summary>{_heading(passage)}{count}</summary>'
             f'<div class="rg-text rg-full" dir="auto">{_highlighted(passage, cited, anchor)}</div></details>')
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from .graph import Edge, Graph, Node
 from .labels import cached, edge_label, main_settings, node_label, passages, tokens
 from .layout import ARROW, Box, Layout, Link, Place, Run, lay_out
-from .markup import duration, escape, one_line, setting, shorten_middle, size, text_width
+from .markup import duration, escape, one_line, setting, shorten, shorten_middle, size, text_width
 from .style import DRAWING
 from .trace import StageTrace, Trace
 
@@ -226,7 +227,7 @@ def _took(entry: StageTrace) -> list[_Line]:
 
 
 def _fitted(text: str, style: str, font: float) -> _Line:
-    limit = len(text)
+    limit = min(len(text), 60)
     while limit > 6 and text_width(shorten_middle(text, limit), font) > _CARD_WIDTH:
         limit -= 1
     return _Line(shorten_middle(text, limit), style, font)
@@ -261,13 +262,17 @@ def _draw(card: _Card, x: float, y: float, width: float, height: float) -> str:
 
 def _tooltip(card: _Card) -> str:
     node, entry = card.node, card.entry
-    lines = [f"{node_label(node)} ({one_line(node.kind)})", *(f"{one_line(k)} = {setting(v)}" for k, v in node.settings.items())]
+    lines = [f"{node_label(node)} ({one_line(node.kind)})", *_listed(node.settings)]
     if entry:
         lines += [f"time: {duration(entry.seconds)} for {entry.queries} queries", f"loading: {duration(entry.open_seconds)}"]
         lines += [text for text in (passages(entry), tokens(entry), cached(entry)) if text]
         lines += [f"peak memory: {size(entry.peak_memory)}"] if entry.peak_memory else []
-        lines += [f"{one_line(k)} = {setting(v)}" for k, v in entry.notes.items()]
+        lines += _listed(entry.notes)
     return "\n".join(lines)
+
+
+def _listed(values: Mapping[str, Any]) -> list[str]:
+    return [f"{one_line(name)} = {shorten(setting(value), 200)}" for name, value in values.items()]
 
 
 def _footer(trace: Trace | None) -> str:

@@ -44,8 +44,10 @@ def shorten_middle(text: str, limit: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``0.42 ms``, ``12 ms``, ``1.23 s``, ``2 min 5 s``."""
-    if seconds < 0.01:
+    """``42 µs``, ``0.42 ms``, ``12 ms``, ``1.23 s``, ``2 min 5 s``."""
+    if seconds < 0.0000995:
+        return f"{seconds * 1e6:.2g} µs" if seconds else "0 ms"
+    if seconds < 0.00995:
         return f"{seconds * 1e3:.2g} ms"
     if seconds < 0.9995:
         return f"{seconds * 1e3:.0f} ms"

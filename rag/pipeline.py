@@ -16,6 +16,7 @@ import threading
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Self
 
@@ -157,14 +158,14 @@ class Pipeline:
                                 hint=f"connect ({signature})")
         missing = [p for p in plain[len(wires):] if not p.optional]
         if missing or (variadic and len(wires) <= len(plain)):
-            absent = ", ".join(repr(p.name) for p in missing or [variadic] if p)
+            absent = ", ".join(repr(p.name) for p in missing or wanted[-1:])
             raise PipelineError(f"port {absent} of stage {name!r} ({kind}) is not connected", where=self.name, hint=f"connect ({signature})")
-        pairs = [(wire, plain[i] if i < len(plain) else variadic) for i, wire in enumerate(wires)]
+        pairs = list(zip(wires, [*plain, *repeat(variadic, len(wires))] if variadic else plain, strict=False))
         for wire, port in pairs:
-            self._own(wire, f"port {port.name!r} of stage {name!r}" if port else name)
-            if port and not issubclass(wire.type, port.type):
+            self._own(wire, f"port {port.name!r} of stage {name!r}")
+            if not issubclass(wire.type, port.type):
                 raise _type_error(self, wire, name, kind, port, wanted)
-        return [(wire, port) for wire, port in pairs if port]
+        return pairs
 
     # -- looking ---------------------------------------------------------------------
 

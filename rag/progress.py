@@ -15,7 +15,7 @@ def progress_bar(what: str, total: int | None, unit: str, *, enabled: bool | Non
     if enabled is None:
         enabled = sys.stderr.isatty() or "ipykernel" in sys.modules
     if not enabled:
-        yield lambda steps, note="": None
+        yield _silent
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -34,3 +34,7 @@ def progress_bar(what: str, total: int | None, unit: str, *, enabled: bool | Non
             progress.update(task, rate=f"{rate:,.1f} {unit}/s", note=note)
 
         yield advance
+
+
+def _silent(steps: int, note: str = "") -> None:
+    """Nobody watches."""

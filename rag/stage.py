@@ -112,8 +112,8 @@ class Stage:
 
     @classmethod
     def setting_names(cls) -> list[str]:
-        """The names of the constructor's arguments."""
-        return list(inspect.signature(cls.__init__).parameters)[1:]
+        """The names of the constructor's arguments; none for a class without a constructor of its own."""
+        return [] if cls.__init__ is object.__init__ else list(inspect.signature(cls.__init__).parameters)[1:]
 
     def fingerprint(self) -> str:
         """A hash of everything that decides the output, apart from the input, as things stand now."""
@@ -129,7 +129,6 @@ def stage_name(stage: type[Stage]) -> str:
     return stage.__name__
 
 
-@functools.cache
 def ports(stage: type[Stage]) -> Ports:
     """Read the ports from ``run``'s annotations. Raises ``PipelineError`` when they are not ``Batch[...]``."""
     run = getattr(stage, "run", None)

@@ -20,9 +20,9 @@ FRAGMENT = """
 .rg .rg-table th,.rg .rg-table td{text-align:left;vertical-align:top;padding:.45em .7em;white-space:normal;background:none;
 border:0;border-bottom:1px solid rgba(128,128,128,.25)}
 .rg .rg-table th{font-weight:600;font-size:.85em;opacity:.8}
-.rg .rg-table .rg-num{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
-.rg .rg-table .rg-stage{white-space:nowrap}
-.rg .rg-table .rg-time{width:28%;vertical-align:middle}
+.rg .rg-table .rg-num{width:1%;text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
+.rg .rg-table .rg-stage{width:1%;white-space:nowrap}
+.rg .rg-table .rg-time{min-width:8em;vertical-align:middle}
 .rg .rg-text{overflow-wrap:anywhere}
 .rg .rg-full{white-space:pre-wrap;margin:.3em 0}
 .rg .rg-more>summary{cursor:pointer;overflow-wrap:anywhere;display:block}

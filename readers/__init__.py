@@ -1,0 +1,12 @@
+"""Readers: stages that take queries and their rankings and give answers with citations.
+
+Lives here: ``reader`` (the shared language model), ``remote`` (any OpenAI-compatible server, over ``chat``), and what both share:
+``packing`` (which passages fit), ``prompt`` (how they are shown), ``citations`` (what supports each sentence), ``base``.
+
+May import: ``rag`` and ``kernels``. Importing this package loads no model library.
+"""
+
+from .reader import Reader
+from .remote import RemoteReader
+
+__all__ = ["Reader", "RemoteReader"]

@@ -121,8 +121,8 @@ def _cosine(left: Sequence[str], right: Sequence[str], embed: Embed) -> NDArray[
     row = {text: i for i, text in enumerate(dict.fromkeys([*left, *right]))}
     vectors = np.asarray(embed(list(row)), dtype=np.float64)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    cosine: NDArray[np.float64] = vectors[[row[t] for t in left]] @ vectors[[row[t] for t in right]].T
-    return cosine.clip(0.0, 1.0)
+    cosine: NDArray[np.float64] = np.clip(vectors[[row[t] for t in left]] @ vectors[[row[t] for t in right]].T, 0.0, 1.0)
+    return cosine
 
 
 def _overlap(said: frozenset[str], known: frozenset[str]) -> float:

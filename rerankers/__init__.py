@@ -6,6 +6,7 @@ as the score).
 May import: ``rag`` and ``kernels``. Importing this package loads no model library.
 """
 
+from .attention import AttentionReranker
 from .cross_encoder import CrossEncoder
 
-__all__ = ["CrossEncoder"]
+__all__ = ["AttentionReranker", "CrossEncoder"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..indexers.store import LanceStore, open_dataset
+from ..indexers.store import LanceStore
 from ..indexers.views import open_view, view_specs
 from ..indexers.views.spec import ViewSpec
 from ..rag import models
@@ -38,10 +38,9 @@ class FirstStage(Stage):
     def store(self) -> LanceStore:
         """The passage store; opened at its newest version when the stage opens, and kept there."""
         if self._store is None:
-            path = self.path
-            key = ("store", str(path), int(open_dataset(path).version))
-            self._store = models.acquire(key, lambda: LanceStore(path))
-            self._store_key = key
+            newest = LanceStore(self.path)
+            self._store_key = ("store", newest.uri, newest.fingerprint)
+            self._store = models.acquire(self._store_key, lambda: newest)
         return self._store
 
     @property
@@ -57,9 +56,8 @@ class FirstStage(Stage):
 
     def open(self) -> None:
         spec = self.spec(self.store)
-        key = ("view", str(self.path), self.store.version, spec.slug)
-        self._view = models.acquire(key, lambda: open_view(self.store, spec))
-        self._view_key = key
+        self._view_key = ("view", self.store.uri, self.store.fingerprint, spec.slug)
+        self._view = models.acquire(self._view_key, lambda: open_view(self.store, spec))
 
     def close(self) -> None:
         if self._view is not None:

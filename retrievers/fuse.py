@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..rag.documents import Batch, Ranking, Rows, Step
+from ..rag.documents import Batch, Ranking, Rows, ScoreSpace, Step
 from ..rag.errors import ConfigError, StageError
 from ..rag.stage import Stage
 
@@ -49,7 +49,7 @@ class Fuse(Stage):
         for ranking, place, weight in zip(rankings, places, self.weights or [1.0] * len(rankings), strict=True):
             if len(ranking):
                 total += weight * self._column(ranking, place, len(rows))
-        space = "rrf" if self.method == "rrf" else "weighted-sum"
+        space: ScoreSpace = "rrf" if self.method == "rrf" else "weighted-sum"
         fused = Ranking.ranked(rows, total.astype(np.float32), space, store, stage=self.label,
                                history=_history(rankings, places, len(rows)))
         return fused.top(self.k)

@@ -34,15 +34,15 @@ def decode(data: bytes, declared: str | None = None) -> tuple[str, str]:
         try:
             return _strict(data, encoding), encoding
         except (BinaryData, LookupError):
-            continue  # the next encoding of the list; an unknown name was declared
+            continue  # the next encoding of the list; what was declared may be no text encoding at all
     raise BinaryData("neither UTF-8 nor Windows-1252 text")
 
 
 def _strict(data: bytes, encoding: str) -> str:
     try:
         return _LINE_ENDS.sub("\n", data.decode(encoding))
-    except UnicodeDecodeError as error:
-        raise BinaryData(f"not valid {encoding}: {error.reason} at byte {error.start}") from None
+    except UnicodeError as error:  # some codecs raise no more than this
+        raise BinaryData(f"not valid {encoding}: {error}") from None
 
 
 def well_formed(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -17,13 +18,20 @@ _LINES = ("br", "caption", "dd", "dt", "figcaption", "li", "summary", "tr")
 _CELLS = ("td", "th")
 _BREAKS = {**dict.fromkeys(_PARAGRAPHS, "\n\n"), **dict.fromkeys(_LINES, "\n"), **dict.fromkeys(_CELLS, " ")}
 _CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
+_READ_AS = {"iso8859-1": "cp1252", "ascii": "cp1252"}
 _SPACE = re.compile(r"[ \t\n\r\f\v]+")
 
 
 def declared_encoding(data: bytes) -> str | None:
-    """The encoding that a ``<meta charset>`` in the first 4 kB names."""
+    """The encoding that a ``<meta charset>`` in the first 4 kB names, read as browsers read it (WHATWG Encoding Standard)."""
     match = _CHARSET.search(data[:4096])
-    return match.group(1).decode("ascii", "replace") if match else None
+    if not match:
+        return None
+    try:
+        name = codecs.lookup(match.group(1).decode("ascii", "replace")).name
+    except LookupError:
+        return None
+    return "utf-8" if name.startswith(("utf-16", "utf-32")) else _READ_AS.get(name, name)
 
 
 def content(markup: str) -> tuple[str, str]:

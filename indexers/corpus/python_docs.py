@@ -13,7 +13,7 @@ from typing import Any
 
 from ...rag.documents import Document
 from ...rag.errors import CorpusError
-from .python_modules import TOPICS, WELL_KNOWN, is_readable
+from .python_modules import NOT_WELL_KNOWN, TOPICS, WELL_KNOWN, is_readable
 from .skips import OnSkip, Skip
 
 PREFIX = "python:"
@@ -36,7 +36,9 @@ def read(source: str, on_skip: OnSkip) -> Iterator[Document]:
         if name != TOPICS and not is_readable(name):
             raise CorpusError(f"{name!r} is not a module of the standard library that can be read", where=source,
                               hint="python: reads the well-known ones, python:shutil,json just those, python:topics the language")
-    return _documents(named or [*WELL_KNOWN, TOPICS], source, on_skip)
+    if named:
+        return _documents(named, source, on_skip)
+    return (document for document in _documents([*WELL_KNOWN, TOPICS], source, on_skip) if not NOT_WELL_KNOWN.match(document.id))
 
 
 def _documents(names: list[str], source: str, on_skip: OnSkip) -> Iterator[Document]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from ...rag.documents import Document
 from ...rag.errors import CorpusError
 from . import files, jsonl, parquet, python_docs, trec
 from .decoding import well_formed
+from .lines import open_lines
 from .skips import OnSkip
 
 FORMATS = ("auto", "folder", "jsonl", "beir", "trec", "parquet", "python")
@@ -52,17 +54,20 @@ def detect_format(source: str | Path) -> str:
         for suffixes, format in _BY_NAME:
             if name.endswith(suffixes):
                 return format
-        return "folder" if path.suffix.lower() in files.SUFFIXES and path.suffix.lower() != ".txt" else _sniff(path)
-    except OSError as error:
-        raise CorpusError(f"the source cannot be read: {error.strerror or error}", where=str(source)) from None
+        return _sniff(path)
+    except (OSError, EOFError, zlib.error) as error:
+        raise CorpusError(f"the source cannot be read: {error}", where=str(source)) from None
 
 
 def estimate_size(source: str | Path, format: str = "auto") -> int | None:
-    """About how many documents ``source`` has, for progress bars; None when that is not cheaply known. Reads at most 64 MB."""
+    """About how many documents ``source`` has, for progress bars; None when that is not cheaply known. Reads at most
+    64 MB of a file, and nothing of a pipe."""
     found = _checked(source, format)
     if found == "python":
         return None
     path = jsonl.beir_corpus(Path(source)) if found == "beir" else Path(source)
+    if not path.is_dir() and not path.is_file():
+        return None
     size: int | None = _READERS[found].estimate(path)
     return size
 
@@ -89,13 +94,16 @@ def _folder_format(folder: Path) -> str:
 
 
 def _sniff(path: Path) -> str:
-    with trec.open_lines(path) as file:
+    """By the first bytes; a file that names itself a text is one, unless it is TREC's."""
+    if not path.is_file():
+        raise CorpusError("a pipe or a device does not show its format", where=str(path), hint="pass its format")
+    with open_lines(path) as file:
         head = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-    for magic, format in _MAGIC:
-        if head[:len(magic)].upper() == magic:
-            return format
+    found = next((format for magic, format in _MAGIC if head[:len(magic)].upper() == magic), None)
     if path.suffix.lower() in files.SUFFIXES:
-        return "folder"
+        return "trec" if found == "trec" else "folder"
+    if found is not None:
+        return found
     raise CorpusError("the format of this file is not known", where=str(path), hint=f"pass its format: {', '.join(FORMATS[1:])}")
 
 

@@ -9,10 +9,8 @@ from pathlib import Path
 
 from ...rag.documents import Document
 from .decoding import BinaryData, decode
-from .lines import count, lines, members, open_lines
+from .lines import count, lines, members
 from .skips import OnSkip, Skip
-
-__all__ = ["SUFFIXES", "estimate", "open_lines", "read"]
 
 SUFFIXES = (".trec", ".trec.gz", ".sgml", ".sgml.gz", ".trectext", ".trectext.gz")
 _BORDER = re.compile(rb"(</?DOC>)", re.IGNORECASE)
@@ -65,7 +63,7 @@ def _document(data: bytes) -> Document:
     if not name or not name.group(1).strip():
         raise BinaryData("the document has no <DOCNO>")
     title = _TITLE.search(markup)
-    body = "\n\n".join(match.group(1) for match in _TEXT.finditer(markup))
+    body = "\n\n".join(match.group(1).strip() for match in _TEXT.finditer(markup))
     text = _plain(body) or _plain(_TITLE.sub("", _NUMBERS.sub("", markup)))
     heading = " ".join(_plain(title.group(2)).split()) if title else ""
     if not text:

@@ -58,11 +58,14 @@ def _expect_language_model(files: ModelFiles) -> None:
     if files.kind not in ("gguf", "transformers"):
         raise UnsupportedModel(f"{files.name!r} is no language model but of the kind {files.kind}", where=files.path,
                                hint="name a causal language model: smollm2, a GGUF file, a folder or a Hugging Face id")
+    if files.local and files.kind == "transformers" and not Path(files.path, "config.json").is_file():
+        raise ModelNotFound(f"there is no language model in {files.name!r}: it has no config.json", where=files.path,
+                            hint="name a folder with config.json, *.safetensors and tokenizer files, or an embedded model")
 
 
 @contextmanager
 def _typed_errors(files: ModelFiles) -> Iterator[None]:
-    """transformers says "not there" with ``OSError`` and "cannot be used" with ``ValueError``, ``KeyError`` or ``NotImplementedError``."""
+    """What transformers raises, as ours: ``OSError`` is its "not there", the others are its "cannot be used"."""
     try:
         yield
     except RegardError:

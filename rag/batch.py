@@ -1,0 +1,56 @@
+"""A pipeline over a file of queries: batches, a progress bar, a TREC run at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from .documents import Answer, Batch, Query, Ranking
+from .errors import ConfigError
+from .evaluation.beir import read_queries
+from .evaluation.runs import Run, run_from_rankings
+from .evaluation.trec import write_run
+from .pipeline import Pipeline
+from .progress import progress_bar
+from .stage import ports
+
+
+def run_queries(
+    pipeline: Pipeline, queries: Path, out: Path, *, batch: int = 64, by: Literal["document", "passage"] = "document",
+    cache: Path | None = None, answers: Path | None = None,
+) -> dict[str, Any]:
+    """Run ``pipeline`` over the queries of a JSON-lines file and write the TREC run ``out`` (and ``answers`` as JSON lines).
+
+    What was computed before an interruption is found again when ``cache`` names a folder. Gives a summary with counts and seconds.
+    """
+    asked = read_queries(queries)
+    ranking, answer = _output(pipeline, Ranking, "ranking"), _output(pipeline, Answer, "answer") if answers else None
+    pipeline.cache = cache if cache is not None else pipeline.cache
+    run: Run = {}
+    lines: list[str] = []
+    start = time.perf_counter()
+    with pipeline, progress_bar("running", len(asked), "queries") as advance:
+        for first in range(0, len(asked), batch):
+            some = asked[first:first + batch]
+            result = pipeline.run(some)
+            run |= run_from_rankings(some, result[ranking], by=by)
+            lines += _answers(some, result[answer]) if answer else []
+            advance(len(some), "")
+    write_run(run, out, tag=pipeline.name)
+    if answers:
+        answers.write_text("".join(lines), encoding="utf-8")
+    return {"queries": len(asked), "run": str(out), "answers": str(answers) if answers else None, "seconds": time.perf_counter() - start}
+
+
+def _output(pipeline: Pipeline, kind: type, what: str) -> str:
+    """The first output of this kind. Raises ``ConfigError`` when there is none."""
+    for name, node in pipeline.outputs.items():
+        if ports(type(pipeline.nodes[node].stage)).output.type is kind:
+            return name
+    raise ConfigError(f"the pipeline gives no {what}", where=pipeline.name, hint=f"name one under outputs; it gives {', '.join(pipeline.outputs)}")
+
+
+def _answers(queries: list[Query], answers: Batch[Answer]) -> list[str]:
+    return [json.dumps({"_id": q.id, "query": q.text, **a.to_dict()}, ensure_ascii=False) + "\n" for q, a in zip(queries, answers, strict=True)]

@@ -1,0 +1,271 @@
+"""The ``regard`` command. Stages and the indexing job are found through the registry; heavy imports happen inside commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from .errors import ConfigError, RegardError
+
+app = typer.Typer(
+    name="regard", no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False,
+    help="Retrieval-augmented generation as a typed DAG: index, search, rerank, and answer with citations.",
+    epilog="Start with [bold]regard demo[/bold], or: regard index docs/ --index my-index && regard ask my-index 'How do I ...?'",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+IndexDir = Annotated[Path, typer.Argument(metavar="DIR", help="An index folder, made by `regard index`.", show_default=False)]
+PipelineFile = Annotated[Path, typer.Argument(metavar="FILE.yaml", help="A pipeline file.", show_default=False)]
+OtherPipeline = Annotated[Path | None, typer.Option("--pipeline", metavar="FILE.yaml", help="A pipeline file instead of the default.")]
+Filters = Annotated[list[str] | None, typer.Option("--filter", metavar="FIELD=VALUE", help="Only passages with this metadata.")]
+
+
+@app.command(epilog="Examples: regard index docs/ --index my-index · regard index python: --index std --view bm25 --encoder none · "
+                    "regard index scifact/ --index sf --format beir --chunker whole --view faiss:hnsw,m=48 --view bm25")
+def index(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Files, folders, or python: (its docstrings).", show_default=False)],
+    index: Annotated[Path, typer.Option("--index", metavar="DIR", help="The index folder to make or to bring up to date.")],
+    format: Annotated[str, typer.Option(help="auto, folder, jsonl, beir, trec, parquet or python.")] = "auto",
+    encoder: Annotated[str, typer.Option(help="Dense encoder: minilm, bge-small, a folder, a Hugging Face id, or none. "
+                                              "auto: the index's own, minilm for a new index.")] = "auto",
+    chunker: Annotated[str, typer.Option(help="whole, sentences:200,overlap=40, tokens:128,overlap=16 or markdown:300. "
+                                              "auto: the index's own, sentences for a new index.")] = "auto",
+    view: Annotated[list[str] | None, typer.Option(help="bm25, faiss:flat, faiss:hnsw,m=32 or faiss:ivf; give it again for more. "
+                                                           "Default: faiss:flat and bm25.")] = None,
+    no_text: Annotated[bool, typer.Option("--no-text", help="Do not store the text (dense search only, no reranking).")] = False,
+    as_json: Json = False,
+) -> None:
+    """Index documents; run it again to add, to update, or to finish a job that was killed."""
+    from .registry import load
+
+    views = view or (["faiss:flat"] if no_text else None)
+    report = load("regard.jobs", "index")(
+        sources, index, format=format, encoder=None if encoder == "none" else encoder, chunker=chunker, views=views, text=not no_text)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        from .terminal import show_report
+
+        show_report(report)
+
+
+@app.command(epilog="Examples: regard search my-index 'flea life cycle' -k 5 · regard search my-index 'tax law' --filter year=2024 --json")
+def search(
+    index: IndexDir,
+    query: Annotated[str, typer.Argument(help="What to look for.", show_default=False)],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many passages to show.")] = 10,
+    pipeline: OtherPipeline = None,
+    filter: Filters = None,
+    as_json: Json = False,
+) -> None:
+    """Rank passages: BM25 and dense, fused, reranked by a cross-encoder, unless --pipeline says otherwise."""
+    from .documents import Ranking
+    from .terminal import ranking_json, show_ranking
+
+    with _pipeline(index, pipeline, answer=False) as p:
+        result = p.run(_query(query, filter))
+    ranking = _first(result, Ranking, p.name).top(k)
+    if as_json:
+        _print_json({"query": query, "passages": ranking_json(ranking), "trace": result.trace.to_dict()})
+    else:
+        show_ranking(query, ranking, result.trace)
+
+
+@app.command(epilog="Example: regard ask my-index 'How long does a flea live?'")
+def ask(
+    index: IndexDir,
+    question: Annotated[str, typer.Argument(help="The question.", show_default=False)],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many passages to list in the JSON.")] = 10,
+    pipeline: OtherPipeline = None,
+    filter: Filters = None,
+    as_json: Json = False,
+) -> None:
+    """Answer a question: the answer streams, then its citations follow."""
+    from .documents import Answer, Ranking
+    from .pipeline import RunDone
+    from .terminal import answer_json, ranking_json, show_citations
+    from .trace import Token
+
+    with _pipeline(index, pipeline, answer=True) as p:
+        for event in p.stream(_query(question, filter)):
+            if isinstance(event, Token) and not as_json:
+                print(event.text, end="", flush=True)
+            elif isinstance(event, RunDone):
+                result = event.result
+    answer, ranking = _first(result, Answer, p.name), _first(result, Ranking, p.name, optional=True)
+    if as_json:
+        passages = ranking_json(ranking.top(k)) if ranking is not None else []
+        _print_json({"query": question, "passages": passages, "trace": result.trace.to_dict(), "answer": answer_json(answer)})
+    else:
+        print()
+        show_citations(answer, result.trace)
+
+
+@app.command(epilog="Example: regard run pipeline.yaml --index my-index --queries queries.jsonl --out run.trec && "
+                    "regard eval run.trec --qrels qrels/test.tsv")
+def run(
+    file: PipelineFile,
+    queries: Annotated[Path, typer.Option(help="Queries: JSON lines with _id (or id) and text.")],
+    out: Annotated[Path, typer.Option(help="The TREC run to write.")],
+    index: Annotated[Path | None, typer.Option(help="The index for every stage that takes one.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Queries in one batch.")] = 64,
+    by: Annotated[Literal["document", "passage"], typer.Option(help="What the run ranks; a document by its best passage.")] = "document",
+    cache: Annotated[Path | None, typer.Option(help="Keep deterministic stages' outputs in this folder.")] = None,
+    answers: Annotated[Path | None, typer.Option(help="Also write the answers, as JSON lines, if the pipeline gives any.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a pipeline over a file of queries and write a TREC run."""
+    from .batch import run_queries
+
+    summary = run_queries(_load(file, index), queries, out, batch=batch, by=by, cache=cache, answers=answers)
+    if as_json:
+        _print_json(summary)
+    else:
+        typer.echo(f"{summary['queries']} queries in {summary['seconds']:.1f} s -> {out}")
+
+
+@app.command("eval", epilog="Example: regard eval bm25.trec fused.trec --qrels qrels/test.tsv -m nDCG@10 -m R@100")
+def evaluate(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="TREC runs; the others are compared with the first.", show_default=False)],
+    qrels: Annotated[Path, typer.Option(help="Relevance judgments: TREC's four columns or BEIR's three.")],
+    metric: Annotated[list[str] | None, typer.Option("-m", "--metric", help="nDCG@10, AP, RR@10, R@100, P@10, ...")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score runs, with a paired randomisation test of each against the first."""
+    from .evaluation.significance import compare
+    from .evaluation.trec import read_qrels, read_run
+
+    names = [str(path) if [r.stem for r in runs].count(path.stem) > 1 else path.stem for path in runs]
+    rows = compare({name: read_run(path) for name, path in zip(names, runs, strict=True)}, read_qrels(qrels),
+                   metric or ["nDCG@10", "AP", "R@100"])
+    if as_json:
+        _print_json([row.to_dict() for row in rows])
+    else:
+        from .terminal import show_comparison
+
+        show_comparison(rows)
+
+
+@app.command(epilog="Example: regard check pipeline.yaml --index my-index")
+def check(
+    file: PipelineFile,
+    index: Annotated[Path | None, typer.Option(help="The index for every stage that takes one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find what is wrong with a pipeline before any model is loaded. Exits with 1 when it cannot run."""
+    from dataclasses import asdict
+
+    problems = _load(file, index).check()
+    if as_json:
+        _print_json({"file": str(file), "ok": not any(p.fatal for p in problems), "problems": [asdict(p) for p in problems]})
+    else:
+        from .terminal import show_problems
+
+        show_problems(str(file), problems)
+    if any(problem.fatal for problem in problems):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: regard graph pipeline.yaml -o pipeline.svg")
+def graph(
+    file: PipelineFile,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE.svg", help="SVG or .mmd (Mermaid); without it Mermaid is printed.")] = None,
+) -> None:
+    """Draw a pipeline, with no network and no browser."""
+    pipeline = _load(file, None)
+    if out is None:
+        typer.echo(pipeline.to_mermaid())
+        return
+    if out.suffix not in (".svg", ".mmd", ".md"):
+        raise ConfigError(f"cannot draw a {out.suffix or 'file without ending'}", where=str(out), hint="use .svg or .mmd")
+    out.write_text(pipeline.to_svg() if out.suffix == ".svg" else pipeline.to_mermaid(), encoding="utf-8")
+    typer.echo(f"wrote {out}")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What is installed, which device each stage would use, which embedded models are here, and what to install."""
+    from .doctor import examine
+
+    findings = examine()
+    if as_json:
+        _print_json(findings)
+    else:
+        from .terminal import show_doctor
+
+        show_doctor(findings)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the index and the report go.")] = Path("regard-demo"),
+    question: Annotated[list[str] | None, typer.Option("--ask", help="Ask this instead of the demo's questions; give it again for more.")] = None,
+) -> None:
+    """Index the standard library's docstrings, ask questions, show cited answers, and write an HTML report."""
+    from .demo import run_demo
+
+    run_demo(out, question)
+
+
+def _pipeline(index: Path, file: Path | None, *, answer: bool) -> Any:
+    if file is not None:
+        return _load(file, index)
+    from .presets import default_pipeline
+
+    return default_pipeline(index, answer=answer)
+
+
+def _load(file: Path, index: Path | None) -> Any:
+    from .pipeline import Pipeline
+
+    return Pipeline.load(file, **({"index": index} if index else {}))
+
+
+def _query(text: str, filters: list[str] | None) -> Any:
+    from .documents import Query
+
+    return Query(text, filters=dict(_filter(item) for item in filters or []))
+
+
+def _filter(item: str) -> tuple[str, Any]:
+    """``year=2024``: the value is read as JSON where it is JSON, else as text."""
+    field, equals, value = item.partition("=")
+    if not field or not equals:
+        raise ConfigError(f"{item!r} is no filter", where="--filter", hint="write FIELD=VALUE, for example year=2024")
+    try:
+        return field, json.loads(value)
+    except ValueError:
+        return field, value
+
+
+def _first(result: Any, kind: type, name: str, *, optional: bool = False) -> Any:
+    """The pipeline's output of this kind; the first one where there are several."""
+    found = next((value for value in result.outputs.values() if isinstance(value, kind)), None)
+    if found is None and not optional:
+        raise ConfigError(f"the pipeline has no output of type {kind.__name__}", where=name,
+                          hint=f"name one under outputs; it gives {', '.join(result.outputs)}")
+    return found
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def main() -> None:
+    """Run the command; one of Regard's own errors is printed, not traced (``REGARD_DEBUG=1`` traces it)."""
+    try:
+        app()
+    except RegardError as error:
+        if os.environ.get("REGARD_DEBUG"):
+            raise
+        print(f"error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""The pipelines that the command line runs when no file is given, made through the registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .documents import Query
+from .pipeline import Pipeline, Wire
+from .registry import open_store, stage_class
+
+CANDIDATES = 100
+RERANKED = 50
+
+
+def default_pipeline(
+    index: str | Path, *, answer: bool = True, lm: str = "smollm2", cross_encoder: str = "minilm-cross-encoder",
+) -> Pipeline:
+    """BM25 and dense retrieval, fused by reciprocal rank, reranked by a cross-encoder, read by a language model.
+
+    Outputs ``passages`` and, with ``answer``, ``answer`` (read from the best passages). An index without dense vectors
+    gets BM25 alone.
+    """
+    pipeline = Pipeline("default")
+    query = pipeline.input(Query)
+    reranked = pipeline.add(_make("CrossEncoder", model=cross_encoder, depth=RERANKED), query, _first_stage(pipeline, query, index))
+    pipeline.output(passages=reranked)
+    if answer:
+        pipeline.output(answer=pipeline.add(_make("Reader", lm=lm), query, reranked))
+    return pipeline
+
+
+def _first_stage(pipeline: Pipeline, query: Wire, index: str | Path) -> Wire:
+    lexical = pipeline.add(_make("BM25", index=index, k=CANDIDATES), query)
+    if not getattr(open_store(f"lance:{index}"), "encoders", None):
+        return lexical
+    dense = pipeline.add(_make("Dense", index=index, k=CANDIDATES), query)
+    return pipeline.add(_make("Fuse", k=CANDIDATES), lexical, dense)
+
+
+def _make(stage: str, **settings: Any) -> Any:
+    return stage_class(stage)(**settings)

@@ -1,0 +1,130 @@
+"""What the command line prints, and the JSON that it prints instead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .documents import Answer, Ranking
+from .evaluation.significance import Comparison
+from .stage import Problem
+from .trace import Trace
+
+if TYPE_CHECKING:
+    from .doctor import Findings
+
+console = Console()
+_SHOWN = 280  # characters of a passage
+_SKIPS_SHOWN = 5
+
+
+def ranking_json(ranking: Ranking) -> list[dict[str, Any]]:
+    """The hits as the ``passages`` of ``--json``."""
+    return [
+        {
+            "id": hit.passage.id, "document_id": hit.passage.document_id, "rank": hit.rank, "score": hit.score,
+            "score_space": ranking.space, "title": hit.passage.title, "text": hit.passage.text, "start": hit.passage.start,
+            "end": hit.passage.end, "history": [touch.to_dict() for touch in hit.history],
+        }
+        for hit in ranking
+    ]
+
+
+def answer_json(answer: Answer) -> dict[str, Any]:
+    """The ``answer`` of ``--json``: the text, its citations, and which sentences nothing supports."""
+    return {"text": answer.text, "citations": [c.to_dict() for c in answer.citations], "confidence": answer.confidence,
+            "unsupported": list(answer.unsupported)}
+
+
+def show_ranking(query: str, ranking: Ranking, trace: Trace) -> None:
+    console.print(f"[bold]{escape(query)}[/bold]  [dim]{len(ranking)} passages, scores: {ranking.space}[/dim]\n")
+    if not len(ranking):
+        console.print("nothing was found: other words may help, or fewer filters")
+    for hit in ranking:
+        path = " · ".join(f"{touch.stage} #{touch.rank}" for touch in hit.history)
+        console.print(f"[bold cyan]{hit.rank:>2}[/bold cyan]  [bold]{escape(hit.passage.title or hit.passage.document_id)}[/bold]"
+                      f"  {hit.score:.3f}  [dim]{escape(hit.passage.id)}  {escape(path)}[/dim]")
+        console.print(f"    {escape(_cut(hit.passage.text))}\n", highlight=False)
+    show_times(trace)
+
+
+def show_citations(answer: Answer, trace: Trace) -> None:
+    """What follows an answer that was streamed."""
+    console.print()
+    if answer.citations:
+        console.print("[bold]Citations[/bold]")
+    for number, citation in enumerate(answer.citations, 1):
+        console.print(f"  [cyan]\\[{number}][/cyan] {escape(citation.document_id)} [dim]{citation.start}-{citation.end}, "
+                      f"support {citation.support:.2f}[/dim]\n      “{escape(_cut(citation.quote))}”", highlight=False)
+    for sentence in answer.unsupported:
+        console.print(f"  [yellow]unsupported:[/yellow] {escape(sentence)}", highlight=False)
+    console.print()
+    show_times(trace)
+
+
+def show_times(trace: Trace) -> None:
+    stages = " · ".join(f"{s.stage} {_seconds(s.seconds)}" for s in trace.stages)
+    loading = sum(s.open_seconds for s in trace.stages)
+    console.print(f"[dim]{stages} · total {_seconds(trace.seconds)}" + (f", of it loading {_seconds(loading)}" if loading > 0.05 else "")
+                  + "[/dim]", highlight=False)
+
+
+def show_report(report: Any) -> None:
+    """An ``IndexReport``."""
+    console.print(f"[bold]{escape(report.index)}[/bold]: {report.total_passages:,} passages; views: {escape(', '.join(report.views))}")
+    console.print(f"{report.documents:,} documents read: {report.added:,} new, {report.updated:,} changed, {report.unchanged:,} unchanged, "
+                  f"{report.skipped:,} skipped; {report.encoded:,} passages encoded in {_seconds(report.encode_seconds)}, "
+                  f"{_seconds(report.seconds)} in all", highlight=False)
+    if report.truncated:
+        console.print(f"[yellow]{report.truncated:,} passages are longer than the encoder's window; their end has no vector[/yellow]")
+    for skip in report.skips[:_SKIPS_SHOWN]:
+        console.print(f"  [yellow]skipped[/yellow] {escape(str(skip.location))}: {escape(skip.reason)}", highlight=False)
+    if report.skipped > _SKIPS_SHOWN:
+        console.print(f"  ... and {report.skipped - _SKIPS_SHOWN:,} more (--json lists a hundred)")
+
+
+def show_comparison(rows: Sequence[Comparison]) -> None:
+    table = Table("run", "metric", "mean", "difference", "p", "wins/ties/losses", title="p: paired randomisation test against the first run",
+                  title_style="dim", title_justify="left")
+    for row in rows:
+        test = row.test
+        difference = "" if test is None else "identical" if test.identical else f"{test.difference:+.4f}"
+        p = "" if test is None or test.identical else f"{test.p:.4f}" + (" *" if test.p < 0.05 else "")
+        table.add_row(row.run, row.metric, f"{row.mean:.4f}", difference, p, "" if test is None else f"{row.wins}/{row.ties}/{row.losses}")
+    console.print(table)
+
+
+def show_problems(file: str, problems: Sequence[Problem]) -> None:
+    for problem in problems:
+        colour, word = ("red", "error") if problem.fatal else ("yellow", "warning")
+        console.print(f"[{colour}]{word}[/{colour}] {escape(str(problem))}", highlight=False)
+    if not problems:
+        console.print(f"{escape(file)}: no problem found")
+
+
+def show_doctor(findings: Findings) -> None:
+    marks = {True: "[green]ok[/green]", False: "[red]missing[/red]"}
+    for title, rows in (("packages", findings["packages"]), ("embedded models", findings["models"])):
+        table = Table("", "name", "what", "to do", title=title, title_justify="left", title_style="bold")
+        for row in rows:
+            table.add_row(marks[row["ok"]], row["name"], row["detail"], escape(row["hint"]))
+        console.print(table)
+    table = Table("stage", "device", title="stages", title_justify="left", title_style="bold")
+    for stage, device in findings["devices"].items():
+        table.add_row(stage, device)
+    console.print(table)
+    for key, value in findings["machine"].items():
+        console.print(f"{key}: {value}", highlight=False)
+
+
+def _cut(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= _SHOWN else flat[:_SHOWN].rsplit(" ", 1)[0] + " …"
+
+
+def _seconds(value: float) -> str:
+    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"

@@ -1,0 +1,90 @@
+"""What every reader does, whichever model writes the answer: pack the passages, build the prompt, cite the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from ..rag import models
+from ..rag.documents import Answer, Query, Ranking, Usage
+from ..rag.encoding import Encoder, encoder
+from ..rag.errors import ConfigError, RegardError, StageError
+from ..rag.stage import Problem, Stage
+from ..rag.trace import Token, emit
+from .citations import cite
+from .packing import Size, pack
+from .prompt import QUESTION, Order, Prompt, build
+
+SYSTEM = "You are a helpful assistant. You answer the question using the given passages."
+INSTRUCTION = f"Question: {QUESTION}\nAnswer in one or two sentences, using the passages above."
+NOTHING_FOUND = "No passage was found that answers this question."
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class BaseReader(Stage):
+    """The part of a reader that does not depend on its model. Subclasses call :meth:`_set` in their constructor."""
+
+    needs_text = True
+
+    budget: int
+    order: Order
+    system: str | None
+    instruction: str
+    embedder: str
+    min_support: float
+    _encoder: Encoder | None
+
+    def _set(self, *, budget: int, order: Order, system: str | None, instruction: str, embedder: str, min_support: float) -> None:
+        if QUESTION not in instruction:
+            raise ConfigError(f"the instruction does not say where the question goes: {instruction!r}", where=type(self).__name__,
+                              hint=f"put {QUESTION} in it")
+        self.budget = budget
+        self.order = order
+        self.system = system
+        self.instruction = instruction
+        self.embedder = embedder
+        self.min_support = min_support
+        self._encoder = None
+
+    def open(self) -> None:
+        opened = encoder(self.embedder)
+        opened.open()
+        self._encoder = opened
+
+    def close(self) -> None:
+        if self._encoder is not None:
+            self._encoder.close()
+            self._encoder = None
+
+    def check(self) -> Iterator[Problem]:
+        """The citations' encoder is there."""
+        try:
+            models.resolve(self.embedder)
+        except RegardError as error:
+            yield Problem(error.what, self.label, error.hint or "")
+
+    def _prompt(self, query: Query, ranking: Ranking, budget: int, size: Size) -> Prompt | None:
+        """The prompt for one query, or None when its ranking has no passage that could be shown."""
+        packed = pack(ranking.passages(), budget, size)
+        return build(query.text, packed, self.order, self.instruction) if packed.passages else None
+
+    def _nothing_found(self, position: int) -> Answer:
+        """No passage, no answer: the model is not asked to answer from memory."""
+        emit(Token(self.label, position, NOTHING_FOUND))
+        return Answer(NOTHING_FOUND)
+
+    def _answer(self, prompt: Prompt, text: str, usage: Usage, *, sizes: Sequence[int], before: int) -> Answer:
+        """The answer with its evidence; ``sizes`` and ``before`` as in :meth:`Prompt.context`."""
+        if self._encoder is None:
+            raise self._not_open()
+        answer = text.strip()
+        cited = cite(answer, prompt.passages, self._encoder.encode_passages, self.min_support)
+        context = prompt.context(sizes, before, usage.prompt_tokens)
+        return Answer(answer, cited.citations, context, cited.confidence, usage, cited.sentences)
+
+    def _not_open(self) -> StageError:
+        return StageError("the stage is not open", where=f"stage {self.label!r}", hint="call open() first, or run a pipeline")

@@ -1,0 +1,73 @@
+"""Which passages of a ranking fit a reader's budget of tokens."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from ..rag.documents import Passage
+from ..rag.text import sentence_spans
+
+Size = Callable[[str], int]
+"""The number of tokens of a text."""
+
+BETWEEN = "\n\n"
+"""Stands after every passage of a prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """The passages that fit, best first, as they are shown; ``dropped`` is the number that are not."""
+
+    passages: tuple[Passage, ...]
+    dropped: int
+
+
+def shown(passage: Passage) -> str:
+    """The passage as a reader sees it: its title, if any, on a line of its own."""
+    return f"{passage.title}\n{passage.text}" if passage.title else passage.text
+
+
+def pack(passages: Sequence[Passage], budget: int, size: Size) -> Packed:
+    """Take passages whole, best first, while they fit ``budget`` tokens; one that does not fit is left out, a smaller one tried.
+
+    A passage longer than the whole budget could never be shown, so it is cut at the last sentence end that fits what is left (the
+    best one at a word, if not even its first sentence fits); its span is that of the part that is shown.
+    """
+    taken: list[Passage] = []
+    left = budget
+    for passage in passages:
+        cost = _cost(passage, size)
+        fitting: Passage | None = passage
+        if cost > left:
+            fitting = _cut(passage, left, size, at_words=not taken) if cost > budget else None
+        if fitting is not None:
+            taken.append(fitting)
+            left -= _cost(fitting, size)
+    return Packed(tuple(taken), len(passages) - len(taken))
+
+
+def _cost(passage: Passage, size: Size) -> int:
+    return size(shown(passage)) + size(BETWEEN)
+
+
+def _cut(passage: Passage, room: int, size: Size, *, at_words: bool) -> Passage | None:
+    """The longest beginning of ``passage`` that costs at most ``room``, or None when there is none."""
+    ends = [end for _, end in sentence_spans(passage.text)]
+    cut = _longest(passage, ends, room, size)
+    if cut is None and at_words:
+        cut = _longest(passage, _word_ends(passage.text), room, size)
+    return cut
+
+
+def _longest(passage: Passage, ends: Sequence[int], room: int, size: Size) -> Passage | None:
+    def beginning(end: int) -> Passage:
+        return replace(passage, text=passage.text[:end], end=passage.start + end)
+
+    fitting = bisect_right(ends, room, key=lambda end: _cost(beginning(end), size))
+    return beginning(ends[fitting - 1]) if fitting else None
+
+
+def _word_ends(text: str) -> list[int]:
+    return [i for i in range(1, len(text)) if text[i].isspace() and not text[i - 1].isspace()]

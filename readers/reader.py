@@ -1,0 +1,131 @@
+"""The reader for the shared language model: passages in, a cited answer out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ..rag import models
+from ..rag.documents import Answer, Batch, Query, Ranking, Usage
+from ..rag.errors import BudgetError, RegardError
+from ..rag.lm import LanguageModel, describe
+from ..rag.stage import Problem
+from ..rag.trace import Token, emit, record
+from .base import INSTRUCTION, SYSTEM, BaseReader, Count, Share
+from .citations import MIN_SUPPORT
+from .packing import Size
+from .prompt import Order, Prompt
+from .repeats import Looping, RepeatGuard
+
+_QUESTION_TOKENS = 64
+"""Room that ``check`` leaves for a question that it cannot know."""
+
+
+class Reader(BaseReader):
+    """Answers each query from the passages of its ranking, with the language model ``lm``, and cites them.
+
+    The passages are packed whole into ``budget`` tokens, best first, until it is full, and stand in the prompt with the best one
+    next to the question (``order="best-last"``) or at the beginning ("best-first"). The answer is at most ``max_new_tokens``
+    long, greedy at ``temperature`` 0, else sampled with ``top_p`` and ``seed``; it ends where the model begins to repeat itself.
+    ``system`` None is the chat template's own; ``instruction`` follows the passages and holds ``{question}``. Citations are found
+    by comparing the answer with the passages (``readers.citations``), with the encoder ``embedder`` and the threshold
+    ``min_support``. An empty ranking gives an answer that says so, and the model is not asked.
+    """
+
+    def __init__(
+        self, lm: str = "smollm2", budget: Count = 1024, max_new_tokens: Count = 128, order: Order = "best-last",
+        temperature: Annotated[float, Field(ge=0)] = 0.0, top_p: Annotated[float, Field(gt=0, le=1)] = 1.0, seed: int = 0,
+        system: str | None = SYSTEM, instruction: str = INSTRUCTION, embedder: str = "minilm", min_support: Share = MIN_SUPPORT,
+        device: str | None = None,
+    ) -> None:
+        self._set(budget=budget, order=order, system=system, instruction=instruction, embedder=embedder, min_support=min_support)
+        self.lm = lm
+        self.max_new_tokens = max_new_tokens
+        self.temperature = temperature
+        self.top_p = top_p
+        self.seed = seed
+        self.device = device
+        self._lm: LanguageModel | None = None
+
+    @property
+    def deterministic(self) -> bool:
+        """Only greedy answers are kept in a cache."""
+        return self.temperature == 0
+
+    def state(self) -> dict[str, Any]:
+        """The weights hashes of the language model and of the citations' encoder."""
+        return {name: models.weights_hash(models.resolve(name)) for name in (self.lm, self.embedder)}
+
+    def check(self) -> Iterator[Problem]:
+        """The models are there, and a full budget with a question and its answer fits the model's window."""
+        yield from super().check()
+        try:
+            window = describe(self.lm).window
+        except RegardError as error:
+            yield Problem(error.what, self.label, error.hint or "")
+            return
+        around = len((self.system or "") + self.instruction) // 3 + _QUESTION_TOKENS  # no tokenizer yet: three characters a token
+        needed = self.budget + around + self.max_new_tokens
+        if needed > window:
+            yield Problem(f"budget {self.budget}, about {around} tokens of instruction and question, and max_new_tokens "
+                          f"{self.max_new_tokens} exceed the window of {self.lm!r}, {window}", self.label,
+                          f"set budget to at most {max(1, window - around - self.max_new_tokens)}")
+
+    def open(self) -> None:
+        super().open()
+        self._lm = LanguageModel.acquire(self.lm, device=self.device)
+
+    def close(self) -> None:
+        super().close()
+        if self._lm is not None:
+            self._lm.release()
+            self._lm = None
+
+    def run(self, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Answer]:
+        """Raises ``BudgetError`` for a question that leaves no room for a passage, ``StageError`` when the stage is not open."""
+        if self._lm is None:
+            raise self._not_open()
+        return Batch(
+            self._read(self._lm, position, query, ranking)
+            for position, (query, ranking) in enumerate(zip(queries, rankings, strict=True))
+        )
+
+    def _read(self, lm: LanguageModel, position: int, query: Query, ranking: Ranking) -> Answer:
+        size = _size(lm)
+        prompt = self._prompt(query, ranking, self._room(lm, query, size), size)
+        return self._nothing_found(position) if prompt is None else self._generate(lm, position, prompt)
+
+    def _room(self, lm: LanguageModel, query: Query, size: Size) -> int:
+        """The budget, or what the question leaves of the window."""
+        frame = lm.frame(self.system)
+        fixed = len(frame.prefix) + len(frame.suffix) + size(self.instruction) + size(query.text)
+        room = lm.window - fixed - self.max_new_tokens
+        if room < 1:
+            raise BudgetError(f"the question needs {size(query.text)} tokens and leaves no room for a passage in the window of "
+                              f"{lm.window}", where=f"query {query.id!r}", hint="shorten the question, or lower max_new_tokens")
+        return min(self.budget, room)
+
+    def _generate(self, lm: LanguageModel, position: int, prompt: Prompt) -> Answer:
+        frame = lm.frame(self.system)
+        pieces = [lm.tokens(piece) for piece in prompt.pieces]
+        ids = [*frame.prefix, *chain.from_iterable(pieces), *frame.suffix]
+        text = self._text(lm, ids, position)
+        usage = Usage(len(ids), len(lm.tokens(text)))
+        record(tokens_in=usage.prompt_tokens, tokens_out=usage.completion_tokens)
+        return self._answer(prompt, text, usage, sizes=[len(piece) for piece in pieces], before=len(frame.prefix))
+
+    def _text(self, lm: LanguageModel, ids: list[int], position: int) -> str:
+        guard = RepeatGuard(lambda piece: emit(Token(self.label, position, piece)))
+        try:
+            generation = lm.generate(ids, max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p,
+                                     seed=self.seed, on_text=guard)
+        except Looping:
+            return guard.text
+        return guard.finish(cut=generation.finish == "length")
+
+
+def _size(lm: LanguageModel) -> Size:
+    return lambda text: len(lm.tokens(text))

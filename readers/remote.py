@@ -1,0 +1,150 @@
+"""The reader for a remote language model, on any server that speaks OpenAI's chat protocol."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ..rag import models
+from ..rag.documents import Answer, Batch, Query, Ranking, Usage
+from ..rag.errors import ConfigError, RegardError
+from ..rag.stage import Problem
+from ..rag.trace import Token, emit, record
+from .base import INSTRUCTION, SYSTEM, BaseReader, Count, Share
+from .chat import OPENAI, ChatClient, Completion, checked_url
+from .citations import MIN_SUPPORT
+from .packing import Size
+from .prompt import Order, Prompt
+
+CHARACTERS_A_TOKEN = 4
+
+
+class RemoteReader(BaseReader):
+    """Answers each query from the passages of its ranking, with ``model`` on the server at ``base_url``, and cites them.
+
+    ``base_url`` None is ``$OPENAI_BASE_URL``, else OpenAI's. The key is in the environment variable ``api_key_env`` names, and
+    nowhere else; without one, requests carry none. ``budget`` counts tokens with ``tokenizer`` (a folder or a Hugging Face id),
+    or as a quarter of the characters without one, and so do the spans of the answer's context (from the system message's first
+    token, chat template not counted). ``concurrency`` requests are under way at a time; each waits up to ``timeout`` seconds for
+    the next piece of the answer, and is tried again up to ``retries`` times. ``parameters`` go into the request as they are, over
+    those that the settings make (``{"max_tokens": None, "max_completion_tokens": 500}`` replaces one by another). Packing, order,
+    citations and what happens to an empty ranking are as in ``Reader``.
+    """
+
+    def __init__(
+        self, model: str, base_url: str | None = None, api_key_env: str = "OPENAI_API_KEY", budget: Count = 4096,
+        max_new_tokens: Count = 512, order: Order = "best-last", temperature: Annotated[float, Field(ge=0)] = 0.0,
+        top_p: Annotated[float, Field(gt=0, le=1)] = 1.0, seed: int = 0, system: str | None = SYSTEM,
+        instruction: str = INSTRUCTION, tokenizer: str | None = None, timeout: Annotated[float, Field(gt=0)] = 60.0,
+        retries: Annotated[int, Field(ge=0)] = 4, concurrency: Count = 4, embedder: str = "minilm",
+        min_support: Share = MIN_SUPPORT, parameters: dict[str, Any] | None = None,
+    ) -> None:
+        self._set(budget=budget, order=order, system=system, instruction=instruction, embedder=embedder, min_support=min_support)
+        if base_url is not None:
+            checked_url(base_url)
+        self.model = model
+        self.base_url = base_url
+        self.api_key_env = api_key_env
+        self.max_new_tokens = max_new_tokens
+        self.temperature = temperature
+        self.top_p = top_p
+        self.seed = seed
+        self.tokenizer = tokenizer
+        self.timeout = timeout
+        self.retries = retries
+        self.concurrency = concurrency
+        self.parameters = parameters
+        self._client: ChatClient | None = None
+        self._size: Size = _estimate
+
+    @property
+    def deterministic(self) -> bool:
+        """A server promises nothing, not even with a seed."""
+        return False
+
+    def check(self) -> Iterator[Problem]:
+        """The address can be used, OpenAI's has its key, and packages and files are there."""
+        import os
+
+        yield from super().check()
+        if find_spec("httpx") is None:
+            yield Problem("httpx is not installed", self.label, "pip install httpx")
+            return
+        try:
+            address = checked_url(self.base_url)
+            if self.tokenizer is not None:
+                models.resolve(self.tokenizer)
+        except RegardError as error:
+            yield Problem(error.what, self.label, error.hint or "")
+            return
+        if address == OPENAI and not os.environ.get(self.api_key_env):
+            yield Problem(f"the environment variable {self.api_key_env} is not set", self.label,
+                          "put the key there, or name a server that needs none in base_url")
+
+    def open(self) -> None:
+        super().open()
+        self._client = ChatClient(self.base_url, self.api_key_env, timeout=self.timeout, retries=self.retries)
+        self._size = _tokenizer(self.tokenizer) if self.tokenizer else _estimate
+
+    def close(self) -> None:
+        super().close()
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def run(self, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Answer]:
+        """Raises ``RemoteError`` when the server refuses, fails or does not answer, ``StageError`` when the stage is not open."""
+        if self._client is None:
+            raise self._not_open()
+        prompts = [self._prompt(q, r, self.budget, self._size) for q, r in zip(queries, rankings, strict=True)]
+        completions = self._complete_all(self._client, prompts)
+        return Batch(
+            self._nothing_found(i) if prompt is None else self._finish(prompt, completions[i]) for i, prompt in enumerate(prompts)
+        )
+
+    def _complete_all(self, client: ChatClient, prompts: list[Prompt | None]) -> dict[int, Completion]:
+        """Position to completion; requests that have not begun when one fails are not made."""
+        pool = ThreadPoolExecutor(self.concurrency, "remote-reader")
+        try:
+            futures = {  # each in a copy of this context, so that its tokens reach whoever listens to the run
+                i: pool.submit(contextvars.copy_context().run, self._complete, client, i, prompt)
+                for i, prompt in enumerate(prompts) if prompt is not None
+            }
+            return {i: future.result() for i, future in futures.items()}
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _complete(self, client: ChatClient, position: int, prompt: Prompt) -> Completion:
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        messages.append({"role": "user", "content": prompt.text})
+        parameters = {"model": self.model, "max_tokens": self.max_new_tokens, "temperature": self.temperature, "top_p": self.top_p,
+                      "seed": self.seed, **(self.parameters or {})}
+        return client.complete(messages, parameters, lambda text: emit(Token(self.label, position, text)))
+
+    def _finish(self, prompt: Prompt, completion: Completion) -> Answer:
+        before = self._size(self.system or "")
+        sizes = [self._size(piece) for piece in prompt.pieces]
+        usage = completion.usage or Usage(before + sum(sizes), self._size(completion.text))
+        record(tokens_in=usage.prompt_tokens, tokens_out=usage.completion_tokens)
+        return self._answer(prompt, completion.text, usage, sizes=sizes, before=before)
+
+
+def _estimate(text: str) -> int:
+    """A quarter of the characters, rounded up: about right for English."""
+    return -(-len(text) // CHARACTERS_A_TOKEN)
+
+
+def _tokenizer(name: str) -> Size:
+    files = models.resolve(name)
+    if files.kind == "gguf":
+        raise ConfigError(f"{name!r} is a GGUF file, which has no tokenizer that can be read alone", where="tokenizer",
+                          hint="name a folder with tokenizer.json, or a Hugging Face id")
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(files.path)
+    return lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

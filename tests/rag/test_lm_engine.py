@@ -1,0 +1,252 @@
+"""The engine: attention mass against transformers' own attention matrices, generation, windows, sharing, loading."""
+
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from regard.rag import models
+from regard.rag.errors import BudgetError, ConfigError, ModelNotFound, UnsupportedModel
+from regard.rag.lm import LanguageModel, describe, engine, gguf
+from regard.rag.models import resolve
+
+WINDOW = 256
+SHAPE = {"vocab_size": 49152, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": WINDOW, "initializer_range": 0.5,
+         "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+CONTEXT = list(range(1000, 1120))
+SUFFIXES = [[7, 2000, 2001, 2002, 9], [7, 3000, 9]]
+
+
+def saved(folder: Path, config) -> str:
+    """A random model of ``config`` on disk, with SmolLM2's tokenizer."""
+    transformers.set_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    for file in gguf.converted(resolve("smollm2")).iterdir():
+        if "token" in file.name or "template" in file.name:
+            shutil.copy(file, folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module", params=["Llama", "Qwen3", "Mistral"])
+def tiny(request, tmp_path_factory):
+    """Random models of several families: with and without QK norm, every one with grouped-query attention."""
+    settings = SHAPE | ({"sliding_window": None} if request.param == "Mistral" else {})
+    name = saved(tmp_path_factory.mktemp(request.param), getattr(transformers, f"{request.param}Config")(**settings))
+    lm = LanguageModel.acquire(name, device="cpu")
+    yield lm
+    lm.release()
+
+
+@pytest.fixture(scope="module")
+def lm():
+    lm = LanguageModel.acquire("smollm2", device="cpu")
+    yield lm
+    lm.release()
+
+
+def matrices(lm: LanguageModel, ids: list[int]) -> torch.Tensor:
+    """float64 [layers, heads, rows, keys] from transformers' eager attention, one causal pass over ``ids``."""
+    eager = transformers.AutoModelForCausalLM.from_pretrained(
+        lm.info.name if Path(lm.info.name).exists() else gguf.converted(resolve(lm.info.name)),
+        attn_implementation="eager", dtype=torch.float32)
+    with torch.inference_mode():
+        return torch.cat(eager(torch.tensor([ids]), output_attentions=True).attentions).double()
+
+
+def wanted_mass(lm, context, suffixes, heads, weights, query_rows) -> torch.Tensor:
+    total = torch.zeros(len(context), dtype=torch.float64)
+    for suffix, weight, (start, stop) in zip(suffixes, weights, query_rows, strict=True):
+        rows = matrices(lm, [*context, *suffix])[:, :, len(context):, :len(context)][:, :, start:stop].mean(dim=2)
+        total += weight * sum(rows[layer, head] for layer, head in heads)
+    return total
+
+
+@pytest.mark.parametrize("case", ["all heads", "some heads", "calibrated", "some rows"])
+def test_mass_is_that_of_the_eager_attention_matrices(tiny, case):
+    every = [(layer, head) for layer in range(4) for head in range(4)]
+    heads = [(2, 3), (0, 1), (2, 0)] if case == "some heads" else None
+    weights = [1.0, -1.0] if case == "calibrated" else None
+    rows = [(1, 3), (2, 3)] if case == "some rows" else None
+    got = tiny.attention_mass(CONTEXT, SUFFIXES, heads=heads, weights=weights, query_rows=rows)
+    wanted = wanted_mass(tiny, CONTEXT, SUFFIXES, heads or every, weights or [1, 1], rows or [(0, 5), (0, 3)])
+    assert got.dtype == np.float32
+    assert np.isfinite(got).all()
+    assert np.linalg.norm(got - wanted.numpy()) < 1e-5 * np.linalg.norm(wanted.numpy())
+
+
+def test_mass_of_smollm2_on_a_short_prompt(lm):
+    context = lm.tokens("Here are some paragraphs:\n[1] A flea can live up to a year.\n[2] Cats sleep all day.\n")
+    suffix = lm.tokens("Query: how long is the life cycle of a flea")
+    every = [(layer, head) for layer in range(lm.info.layers) for head in range(lm.info.heads)]
+    wanted = wanted_mass(lm, context, [suffix], every, [1], [(0, len(suffix))])
+    np.testing.assert_allclose(lm.attention_mass(context, [suffix]), wanted, atol=2e-4)  # of 270 heads; single values reach 200
+
+
+def test_a_row_does_not_see_its_future(tiny):
+    """The trap of an attention function without a registered mask: what follows a row changes its attention."""
+    longer = [SUFFIXES[0], [*SUFFIXES[1], 4000, 4001]]
+    first = tiny.attention_mass(CONTEXT, longer, query_rows=[(0, 5), (0, 3)])
+    np.testing.assert_allclose(first, tiny.attention_mass(CONTEXT, SUFFIXES), atol=1e-5)
+
+
+def test_suffixes_do_not_see_each_other(tiny):
+    together = tiny.attention_mass(CONTEXT, SUFFIXES, weights=[1, -1])
+    apart = tiny.attention_mass(CONTEXT, SUFFIXES[:1]) - tiny.attention_mass(CONTEXT, SUFFIXES[1:])
+    np.testing.assert_allclose(together, apart, atol=1e-5)
+
+
+def test_prefill_in_chunks_changes_nothing(tiny, monkeypatch):
+    whole = tiny.attention_mass(CONTEXT, SUFFIXES)
+    text = tiny.generate(CONTEXT, max_new_tokens=8).ids
+    monkeypatch.setattr(engine, "PREFILL_CHUNK", 17)
+    np.testing.assert_allclose(tiny.attention_mass(CONTEXT, SUFFIXES), whole, atol=1e-5)
+    assert tiny.generate(CONTEXT, max_new_tokens=8).ids == text
+
+
+def test_mass_repeats_bit_for_bit_in_any_thread(tiny):
+    first = tiny.attention_mass(CONTEXT, SUFFIXES)
+    text = tiny.generate(CONTEXT[:20], max_new_tokens=12)
+    found: list[object] = []
+    work = [lambda: tiny.attention_mass(CONTEXT, SUFFIXES), lambda: tiny.generate(CONTEXT[:20], max_new_tokens=12)] * 3
+    threads = [threading.Thread(target=lambda task=task: found.append(task())) for task in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    masses = [m for m in found if isinstance(m, np.ndarray)]
+    assert len(masses) == 3
+    assert all(np.array_equal(m, first) for m in masses)
+    assert [g for g in found if not isinstance(g, np.ndarray)] == [text] * 3
+
+
+def test_nothing_above_the_deepest_head_runs(tiny):
+    ran: set[int] = set()
+    hooks = [layer.register_forward_pre_hook(lambda *_, i=i: ran.add(i)) for i, layer in enumerate(tiny._model.model.layers)]
+    tiny.attention_mass(CONTEXT, SUFFIXES, heads=[(1, 0), (0, 3)])
+    for hook in hooks:
+        hook.remove()
+    assert ran == {0, 1}
+
+
+def test_the_head_runs_on_one_position_only(tiny):
+    rows: list[int] = []
+    hook = tiny._model.lm_head.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[1]))
+    tiny.attention_mass(CONTEXT, SUFFIXES)
+    assert rows == []
+    tiny.generate(CONTEXT, max_new_tokens=3)
+    hook.remove()
+    assert set(rows) == {1}
+
+
+def test_an_empty_context_has_no_mass(tiny):
+    assert tiny.attention_mass([], SUFFIXES).shape == (0,)
+
+
+@pytest.mark.parametrize("arguments", [
+    {"suffixes": []}, {"suffixes": [[]]}, {"weights": [1.0]}, {"query_rows": [(0, 1)]}, {"query_rows": [(0, 6), (0, 1)]},
+    {"query_rows": [(2, 2), (0, 1)]}, {"heads": []}, {"heads": [(4, 0)]}, {"heads": [(0, -1)]},
+])
+def test_impossible_arguments_of_attention_mass(tiny, arguments):
+    with pytest.raises(ConfigError):
+        tiny.attention_mass(CONTEXT, **({"suffixes": SUFFIXES} | arguments))
+
+
+def test_what_does_not_fit_the_window(tiny):
+    fits = [5] * (WINDOW - 5)
+    assert tiny.attention_mass(fits, SUFFIXES).shape == (WINDOW - 5,)
+    with pytest.raises(BudgetError, match="do not fit the window of 256"):
+        tiny.attention_mass([*fits, 5], SUFFIXES)
+    assert tiny.generate(fits, max_new_tokens=5).prompt_tokens == WINDOW - 5
+    with pytest.raises(BudgetError, match="do not fit the window of 256"):
+        tiny.generate(fits, max_new_tokens=6)
+
+
+def test_generation_is_that_of_transformers(tiny):
+    prompt = torch.tensor([CONTEXT[:30]])
+    reference = transformers.AutoModelForCausalLM.from_pretrained(tiny.info.name, dtype=torch.float32)
+    wanted = reference.generate(prompt, max_new_tokens=20, do_sample=False, attention_mask=torch.ones_like(prompt))[0, 30:].tolist()
+    assert list(tiny.generate(CONTEXT[:30], max_new_tokens=20).ids) == [token for token in wanted if token != 2]
+
+
+def test_smollm2_answers_repeats_itself_and_stops(lm):
+    frame = lm.frame("Answer with one short sentence.")
+    prompt = [*frame.prefix, *lm.tokens("What is the capital of France?"), *frame.suffix]
+    pieces: list[str] = []
+    first = lm.generate(prompt, max_new_tokens=40, on_text=pieces.append)
+    assert "Paris" in first.text
+    assert "".join(pieces) == first.text
+    assert first.finish == "stop"
+    assert first.tokens == len(first.ids) < 40
+    assert lm.generate(prompt, max_new_tokens=40) == first
+    sampled = [lm.generate(prompt, max_new_tokens=6, temperature=1.0, seed=seed).ids for seed in (3, 3, 4)]
+    assert sampled[0] == sampled[1] != sampled[2]
+
+
+@pytest.mark.parametrize("arguments", [{"prompt": []}, {"prompt": [5], "max_new_tokens": 0}, {"prompt": [5], "temperature": -1.0}])
+def test_impossible_arguments_of_generate(lm, arguments):
+    with pytest.raises(ConfigError):
+        lm.generate(**arguments)
+
+
+def test_description_and_sharing(lm):
+    info = describe("smollm2")
+    assert (info.window, info.layers, info.heads, info.kv_heads, info.head_dim) == (8192, 30, 9, 3, 64)
+    assert lm.info == info
+    again = LanguageModel.acquire("smollm2", device="cpu")
+    assert again is lm
+    again.release()
+    assert ("language-model", resolve("smollm2").path, "cpu") in models._pool
+
+
+def test_a_sliding_window_shorter_than_the_prompt_is_refused(tmp_path):
+    name = saved(tmp_path, transformers.MistralConfig(**SHAPE, sliding_window=100))
+    lm = LanguageModel.acquire(name, device="cpu")
+    assert lm.attention_mass(CONTEXT[:80], SUFFIXES).shape == (80,)
+    with pytest.raises(UnsupportedModel, match="sliding window of 100"):
+        lm.attention_mass(CONTEXT, SUFFIXES)
+    assert lm.generate(CONTEXT, max_new_tokens=2).tokens <= 2
+    lm.release()
+
+
+def test_capped_scores_are_refused(tmp_path):
+    lm = LanguageModel.acquire(saved(tmp_path, transformers.Gemma2Config(**SHAPE, query_pre_attn_scalar=16)), device="cpu")
+    with pytest.raises(UnsupportedModel, match="attention"):
+        lm.attention_mass(CONTEXT, SUFFIXES)
+    assert lm.generate(CONTEXT, max_new_tokens=2).tokens <= 2
+    lm.release()
+
+
+def test_a_folder_without_a_model(tmp_path):
+    with pytest.raises(ModelNotFound, match=r"no config\.json") as caught:
+        describe(str(tmp_path))
+    assert "smollm2" in caught.value.hint
+    with pytest.raises(ModelNotFound):
+        LanguageModel.acquire(str(tmp_path))
+
+
+def test_an_encoder_is_no_language_model(tmp_path):
+    with pytest.raises(UnsupportedModel, match="sentence-transformers"):
+        describe("minilm")
+    transformers.BertModel(transformers.BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+                                                   vocab_size=50)).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModel, match="lacks weights"):
+        LanguageModel.acquire(str(tmp_path))
+
+
+def test_a_model_that_brings_its_own_code_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}')
+    (tmp_path / "mine.py").write_text("raise SystemExit('this code was run')")
+    with pytest.raises(UnsupportedModel, match="cannot be used"):
+        describe(str(tmp_path))
+
+
+def test_pickled_weights_are_not_loaded(tmp_path):
+    name = saved(tmp_path, transformers.LlamaConfig(**SHAPE))
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelNotFound, match="safetensors"):
+        LanguageModel.acquire(name)

@@ -1,0 +1,148 @@
+"""Citations: spans that are exact, support that separates, and the bookkeeping, with the real encoder."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from regard.rag.documents import Passage
+from regard.rag.encoding import encoder
+from regard.readers.citations import MIN_SUPPORT, cite, content_words
+
+DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "xquad-en"
+
+DOCUMENT = (
+    "Gustave Eiffel's company designed and built the tower. It was completed on 31 March 1889.\n\n"
+    "The tower is 330 metres tall. It is repainted every seven years. Visitors can take the stairs to the second floor."
+)
+
+
+def _passages(cut: int = 55) -> list[Passage]:
+    return [
+        Passage("p0", "eiffel", DOCUMENT[:cut], 0, cut, "Eiffel Tower"),
+        Passage("p1", "eiffel", DOCUMENT[cut:], cut, len(DOCUMENT), "Eiffel Tower"),
+        Passage("p2", "banana", "Bananas are rich in potassium. They grow in the tropics.", 100, 156),
+    ]
+
+
+@pytest.fixture(scope="module")
+def embed():
+    minilm = encoder("minilm")
+    minilm.open()
+    yield minilm.encode_passages
+    minilm.close()
+
+
+def test_each_sentence_cites_the_span_that_supports_it(embed):
+    answer = "The Eiffel Tower is 330 metres tall. Bananas contain a lot of potassium. My cat likes to sleep on the sofa."
+    cited = cite(answer, _passages(), embed)
+    sources = {"eiffel": DOCUMENT, "banana": " " * 100 + "Bananas are rich in potassium. They grow in the tropics."}
+    for citation in cited.citations:
+        assert sources[citation.document_id][citation.start:citation.end] == citation.quote
+        assert MIN_SUPPORT <= citation.support <= 1
+    tall, banana, cat = cited.sentences
+    assert cited.citations[tall.citations[0]].quote == "The tower is 330 metres tall."
+    assert cited.citations[tall.citations[0]].passage_id == "p1"
+    assert cited.citations[banana.citations[0]].quote == "Bananas are rich in potassium."
+    assert cat.citations == ()
+    assert answer[cat.start:cat.end] == "My cat likes to sleep on the sofa."
+    assert 0 < cited.confidence < 2 / 3 + 0.01
+
+
+def test_another_number_is_not_supported(embed):
+    right, wrong = cite("The tower is 330 metres tall. The tower is 350 metres tall.", _passages(), embed).sentences
+    assert right.citations
+    assert not wrong.citations
+
+
+def test_a_span_is_cited_once_with_its_highest_support(embed):
+    twice = cite("The tower is 330 metres tall. The tower, you know, is some 330 metres tall.", _passages(), embed)
+    first, second = twice.sentences
+    assert first.citations[0] == second.citations[0]
+    keys = [(c.document_id, c.start, c.end) for c in twice.citations]
+    assert len(keys) == len(set(keys))
+    assert twice.citations[first.citations[0]].support > 0.9
+
+
+def test_overlapping_passages_give_one_citation_for_one_span(embed):
+    overlapping = [*_passages(), Passage("p3", "eiffel", DOCUMENT[55:120], 55, 120, "Eiffel Tower")]
+    cited = cite("The tower is 330 metres tall.", overlapping, embed)
+    assert sum(c.quote == "The tower is 330 metres tall." for c in cited.citations) == 1
+
+
+def test_a_title_supports_what_its_sentences_are_about(embed):
+    passages = [Passage("rmtree", "shutil.rmtree", "Recursively delete a directory tree.", 0, 36, "shutil.rmtree"),
+                Passage("rmdir", "os.rmdir", "Remove a directory.", 0, 19, "os.rmdir")]
+    cited = cite("You can delete a directory tree with `shutil.rmtree()`.", passages, embed)
+    assert cited.citations[cited.sentences[0].citations[0]].document_id == "shutil.rmtree"
+
+
+def test_list_numbers_are_no_sentences_of_their_own(embed):
+    answer = "1. The tower is 330 metres tall.\n2. Bananas are rich in potassium."
+    cited = cite(answer, _passages(), embed)
+    assert [answer[s.start:s.end] for s in cited.sentences] == answer.split("\n")
+
+
+def test_nothing_to_cite_with(embed):
+    assert cite("", _passages(), embed) == cite("  ", _passages(), embed)
+    assert cite("", _passages(), embed).confidence is None
+    without = cite("Something is claimed.", [], embed)
+    assert without.citations == ()
+    assert without.confidence == 0.0
+    assert len(without.sentences) == 1
+
+
+def test_every_distinct_text_is_embedded_once():
+    seen: list[str] = []
+
+    def embed(texts):
+        seen.extend(texts)
+        return np.ones((len(texts), 4), dtype=np.float32)
+
+    same = [Passage(f"p{i}", f"d{i}", "The same sentence here. Another one.", 0, 36) for i in range(3)]
+    cite("The same sentence here. Another one.", same, embed)
+    assert sorted(seen) == ["Another one.", "The same sentence here."]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text(max_size=60), max_size=4), st.text(max_size=80))
+def test_quotes_are_exact_for_any_text(texts, answer):
+    rng = np.random.default_rng(0)
+    passages = [Passage(f"p{i}", f"d{i}", text, 10, 10 + len(text)) for i, text in enumerate(texts)]
+    cited = cite(answer, passages, lambda t: rng.normal(size=(len(t), 3)).astype(np.float32), min_support=0.0)
+    for c in cited.citations:
+        assert c.quote == texts[int(c.document_id[1:])][c.start - 10:c.end - 10]
+    assert all(i < len(cited.citations) for s in cited.sentences for i in s.citations)
+
+
+def test_content_words_are_stems_of_what_matters():
+    assert content_words("How do I delete a directory tree?") == content_words("deleting directories, trees")
+    assert content_words("os.path.rm_tree()") == {"os", "path", "rm", "tree"}
+    assert content_words("It is what it is, isn't it?") == frozenset()
+
+
+@pytest.mark.data
+def test_gold_statements_are_told_from_other_paragraphs(embed):
+    """The measurement behind the default threshold, on 60 "who" questions of XQuAD made statements with their gold answers."""
+    if not DATA.exists():
+        pytest.skip(f"no {DATA}")
+    with gzip.open(DATA / "corpus.jsonl.gz", "rt", encoding="utf-8") as file:
+        paragraphs = {p["_id"]: Passage(p["_id"], p["_id"], p["text"], 0, len(p["text"]), p["title"]) for p in map(json.loads, file)}
+    own = dict(line.split("\t")[:2] for line in (DATA / "qrels" / "test.tsv").read_text(encoding="utf-8").splitlines()[1:])
+    questions = [json.loads(line) for line in (DATA / "queries.jsonl").read_text(encoding="utf-8").splitlines()]
+    who = [q for q in questions if q["text"].startswith("Who ")][:60]
+    ids = list(paragraphs)
+    supported = mistaken = 0
+    for question in who:
+        statement = question["metadata"]["answers"][0] + question["text"][3:].rstrip("?") + "."
+        home = ids.index(own[question["_id"]])
+        others = [paragraphs[ids[(home + step) % len(ids)]] for step in (80, 120, 160)]
+        supported += bool(cite(statement, [paragraphs[ids[home]]], embed).citations)
+        mistaken += bool(cite(statement, others, embed).citations)
+    assert supported >= 0.85 * len(who)
+    assert mistaken <= 0.1 * len(who)

@@ -1,0 +1,94 @@
+"""The house rules that a machine can check: packages, import arrows, import time."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MAY_IMPORT = {
+    "kernels": set(), "rag": {"kernels"}, "indexers": {"rag", "kernels"}, "retrievers": {"indexers", "rag", "kernels"},
+    "rerankers": {"rag", "kernels"}, "readers": {"rag", "kernels"},
+}
+KERNEL_LIBRARIES = {"torch", "triton"}
+
+
+def _packages_on_disk() -> set[str]:
+    found = {folder for name in MAY_IMPORT for folder in [ROOT / name, *(ROOT / name).rglob("*/")]}
+    return {"regard." + ".".join(f.relative_to(ROOT).parts) for f in found if list(f.glob("*.py"))}
+
+
+def test_pyproject_lists_every_package() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert set(config["packages"]) == _packages_on_disk()
+    assert {name: folder.replace("/", ".") for name, folder in config["package-dir"].items()} == {
+        name: name.removeprefix("regard.") for name in config["packages"]}
+
+
+def test_every_top_package_is_typed_and_says_what_it_is() -> None:
+    for name in MAY_IMPORT:
+        assert (ROOT / name / "py.typed").exists()
+        text = ast.get_docstring(ast.parse((ROOT / name / "__init__.py").read_text())) or ""
+        assert "May import" in text, f"{name}/__init__.py must say what lives there and what it may import"
+
+
+def _imported_folders(path: Path) -> set[str]:
+    """Top-level folders of Regard that a module imports, absolutely or relatively."""
+    parts = ["regard", *path.relative_to(ROOT).with_suffix("").parts]
+    package = parts[:-1]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            base = package[:len(package) - node.level + 1] if node.level else []
+            names = [*base, *(node.module or "").split(".")]
+            full = [[n for n in names if n] + [alias.name] for alias in node.names]
+        elif isinstance(node, ast.Import):
+            full = [alias.name.split(".") for alias in node.names]
+        else:
+            continue
+        found |= {f[1] for f in full if len(f) > 1 and f[0] == "regard"} | {f"bare {f[0]}" for f in full if f[0] in MAY_IMPORT}
+    return found
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_imports_point_down_only(folder: str) -> None:
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        wrong = _imported_folders(path) - MAY_IMPORT[folder] - {folder}
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_kernels_import_torch_and_triton_only() -> None:
+    for path in (ROOT / "kernels").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            tops = {n.split(".")[0] for n in names}
+            assert tops <= KERNEL_LIBRARIES | sys.stdlib_module_names, f"{path.name} imports {tops}"
+
+
+def test_importing_the_core_loads_nothing_heavy() -> None:
+    code = ("import sys; import regard.rag, regard.retrievers, regard.rerankers, regard.readers, regard.rag.cli; "
+            "print([m for m in ('torch', 'transformers', 'faiss', 'lance', 'onnxruntime', 'sentence_transformers') if m in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_files_never_load_code() -> None:
+    """No pickle, no remote code, no unsafe YAML anywhere in the product."""
+    for folder in MAY_IMPORT:
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    names = [a.name for a in node.names] + [getattr(node, "module", None) or ""]
+                    assert not {"pickle", "dill", "marshal", "shelve"} & set(names), path
+                if isinstance(node, ast.keyword) and node.arg in ("trust_remote_code", "allow_pickle"):
+                    assert isinstance(node.value, ast.Constant), path
+                    assert node.value.value is False, path
+                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "yaml":
+                    assert node.attr in ("safe_load", "safe_dump", "YAMLError"), path
