@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..rag.encoding import Encoder, Vectors, encoder as make_encoder
-from ..rag.errors import FingerprintMismatch, StageError
+from ..rag.errors import ConfigError, FingerprintMismatch, StageError
 from ..rag.progress import progress_bar
 from .store import LanceStore, full_texts
 from .writer import StoreWriter, storage_errors
@@ -40,7 +40,11 @@ def require_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any],
 def stored_encoder(fingerprint: Mapping[str, Any], device: str | None = None) -> Encoder:
     """The encoder that an index names, made with the settings it was made with."""
     settings = {key: value for key, value in fingerprint.items() if key not in ("kind", "model", "weights", "dtype")}
-    return make_encoder(fingerprint["model"], device=device, **settings)
+    try:
+        return make_encoder(fingerprint["model"], device=device, **settings)
+    except TypeError:
+        raise ConfigError(f"the index's encoder {fingerprint['model']!r} is none that can be made by name", where=f"fingerprint {dict(fingerprint)}",
+                          hint="pass the Encoder object that the index was made with") from None
 
 
 def index_encoders(wanted: str | Encoder | None, existing: LanceStore | None, default: str) -> dict[str, Encoder]:

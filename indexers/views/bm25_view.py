@@ -61,7 +61,8 @@ class BM25View:
                              hint="index again with text")
         index = _new(spec)
         ids, vocabulary = _token_ids(store)
-        index.index((ids, vocabulary), show_progress=False)
+        with np.errstate(invalid="ignore"):  # passages without a single word have the mean length 0
+            index.index((ids, vocabulary), show_progress=False)
         return cls(index, spec, store.rows)
 
     def extended(self, store: LanceStore, spec: ViewSpec) -> Self | None:

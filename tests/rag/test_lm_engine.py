@@ -223,7 +223,7 @@ def test_capped_scores_are_refused(tmp_path):
 def test_a_folder_without_a_model(tmp_path):
     with pytest.raises(ModelNotFound, match=r"no config\.json") as caught:
         describe(str(tmp_path))
-    assert "smollm2" in caught.value.hint
+    assert "embedded model" in caught.value.hint
     with pytest.raises(ModelNotFound):
         LanguageModel.acquire(str(tmp_path))
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from regard.rag.documents import Batch, Passage, PassageList, Query, Ranking
 from regard.rag.errors import BudgetError, ConfigError, StageError
+from regard.rag.lm import LanguageModel
 from regard.rag.trace import StageTrace, tracing
 from regard.rerankers.attention import AttentionReranker, _longest_that_fits
 
@@ -19,6 +20,14 @@ QUERY = Query("how long does a flea live")
 def first_stage(texts: list[str], titles: list[str] | None = None) -> Ranking:
     store = PassageList([Passage(f"p{i}", f"d{i}", t, 0, len(t), title=titles[i] if titles else "") for i, t in enumerate(texts)])
     return Ranking.ranked(np.arange(len(texts)), -np.arange(len(texts), dtype=np.float32), "bm25", store, stage="first")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded():
+    """Holds the model, so that it is loaded once for all tests."""
+    model = LanguageModel.acquire("smollm2", device="cpu")
+    yield
+    model.release()
 
 
 @pytest.fixture
@@ -198,7 +207,7 @@ def test_check_and_settings():
     with pytest.raises(ConfigError):
         AttentionReranker(order="shuffled")
     stage = AttentionReranker(turn=AUTHORS_TURN)
-    assert AttentionReranker(**stage.settings()).fingerprint == stage.fingerprint != AttentionReranker().fingerprint
+    assert AttentionReranker(**stage.settings()).fingerprint() == stage.fingerprint() != AttentionReranker().fingerprint()
 
 
 def test_a_stage_that_is_not_open():
