@@ -18,7 +18,7 @@ import numpy as np
 
 from ..rag.documents import Document, Passage
 from ..rag.encoding import Encoder, Vectors
-from ..rag.errors import DimensionMismatch, EmptyCorpusError, StageError
+from ..rag.errors import DimensionMismatch, EmptyCorpusError, IndexNotFound, StageError
 from ..rag.progress import Advance, progress_bar
 from .chunkers import Chunker, chunker as make_chunker
 from .columns import encode_existing, index_encoders
@@ -68,13 +68,14 @@ class IndexReport:
 
 
 def build_index(
-    sources: Sources, index: str | Path, *, format: str = "auto", encoder: str | Encoder | None = "auto", chunker: str = "auto",
+    sources: Sources | None, index: str | Path, *, format: str = "auto", encoder: str | Encoder | None = "auto", chunker: str = "auto",
     views: Sequence[str] | None = None, text: bool = True, shard_passages: int = 2048, progress: bool | None = None,
     on_skip: Callable[[Skip], None] | None = None,
 ) -> IndexReport:
     """Index documents into the folder ``index``; run it again to add, to update, or to finish a job that was killed.
 
-    ``sources`` are files, folders or ``python:`` (see ``corpus``), or documents. ``encoder`` is a model name, an ``Encoder``,
+    ``sources`` are files, folders or ``python:`` (see ``corpus``), or documents; None only adds encoders and views to an index
+    that is there. ``encoder`` is a model name, an ``Encoder``,
     None for none, or ``"auto"``: the index's own, ``minilm`` for a new index. ``chunker`` likewise (``"auto"``: sentences packed
     to 200 tokens). ``views`` default to ``faiss:flat`` and ``bm25`` (only what the index can hold). A bad document is a counted
     skip; nothing committed is ever lost. Raises ``EmptyCorpusError``, ``FingerprintMismatch``, ``StorageError``,
@@ -93,8 +94,11 @@ def build_index(
     specs = _views(views, existing, path, list(encoders))
     if any(spec.dense for spec in specs):
         import_faiss()  # a missing package is reported before the work, not after it
-    documents, total = _documents(sources, format, skip)
-    documents = _not_empty(documents, report)
+    if sources is None:
+        documents, total = _nothing_new(existing, path), 0
+    else:
+        stream, total = _documents(sources, format, skip)
+        documents = _not_empty(stream, report)
     with locked(path):
         writer = StoreWriter(path, chunker={"spec": splitter.spec, "fingerprint": splitter.fingerprint()}, text=text)
         for one in encoders.values():
@@ -247,6 +251,14 @@ def _documents(sources: Sources, format: str, skip: Callable[[Skip], None]) -> t
         stream = chain.from_iterable(read_corpus(s, format=format, on_skip=skip) for s in names)
         return stream, sum(known) if len(known) == len(sizes) else None
     return (d for d in sources if isinstance(d, Document)), len(sources) if isinstance(sources, Sequence) else None
+
+
+def _nothing_new(existing: LanceStore | None, path: Path) -> Iterator[Document]:
+    """No documents, for an index that is there."""
+    if existing is None:
+        raise IndexNotFound(f"there is no index at {path} to add to, and no source to make one from", where=str(path),
+                            hint=f"name what to index: regard index SOURCE --index {path}")
+    return iter(())
 
 
 def _not_empty(documents: Iterator[Document], report: IndexReport) -> Iterator[Document]:

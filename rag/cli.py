@@ -28,8 +28,9 @@ Filters = Annotated[list[str] | None, typer.Option("--filter", metavar="FIELD=VA
 @app.command(epilog="Examples: regard index docs/ --index my-index · regard index python: --index std --view bm25 --encoder none · "
                     "regard index scifact/ --index sf --format beir --chunker whole --view faiss:hnsw,m=48 --view bm25")
 def index(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Files, folders, or python: (its docstrings).", show_default=False)],
     index: Annotated[Path, typer.Option("--index", metavar="DIR", help="The index folder to make or to bring up to date.")],
+    sources: Annotated[list[str] | None, typer.Argument(metavar="SOURCE...", show_default=False,
+                                                        help="Files, folders, or python: (its docstrings). None: only add encoders and views.")] = None,
     format: Annotated[str, typer.Option(help="auto, folder, jsonl, beir, trec, parquet or python.")] = "auto",
     encoder: Annotated[str, typer.Option(help="Dense encoder: minilm, bge-small, a folder, a Hugging Face id, or none. "
                                               "auto: the index's own, minilm for a new index.")] = "auto",
@@ -45,7 +46,7 @@ def index(
 
     views = view or (["faiss:flat"] if no_text else None)
     report = load("regard.jobs", "index")(
-        sources, index, format=format, encoder=None if encoder == "none" else encoder, chunker=chunker, views=views, text=not no_text)
+        sources or None, index, format=format, encoder=None if encoder == "none" else encoder, chunker=chunker, views=views, text=not no_text)
     if as_json:
         _print_json(report.to_dict())
     else:

@@ -112,7 +112,7 @@ def _support(sentences: Sequence[str], evidence: Sequence[_Evidence], embed: Emb
     """float64 [sentences, evidence], each in [0, 1]."""
     said = [content_words(s) for s in sentences]
     known = [content_words(f"{e.passage.title} {e.text}") for e in evidence]
-    overlap = np.array([[_overlap(s, k) for k in known] for s in said])
+    overlap = np.array([[_overlap(s, k) for k in known] for s in said], dtype=np.float64)
     return (_cosine(sentences, [e.text for e in evidence], embed) + overlap) / 2
 
 
@@ -121,8 +121,7 @@ def _cosine(left: Sequence[str], right: Sequence[str], embed: Embed) -> NDArray[
     row = {text: i for i, text in enumerate(dict.fromkeys([*left, *right]))}
     vectors = np.asarray(embed(list(row)), dtype=np.float64)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    cosine: NDArray[np.float64] = np.clip(vectors[[row[t] for t in left]] @ vectors[[row[t] for t in right]].T, 0.0, 1.0)
-    return cosine
+    return np.asarray(np.clip(vectors[[row[t] for t in left]] @ vectors[[row[t] for t in right]].T, 0.0, 1.0), dtype=np.float64)
 
 
 def _overlap(said: frozenset[str], known: frozenset[str]) -> float:

@@ -31,6 +31,7 @@ class RepeatGuard:
         *complete, (start, end) = sentence_spans(self._written) or [(0, 0)]
         for a, b in complete:
             if _is_repeat(self._written[a:b], earlier):
+                self._pass_on(a)
                 raise Looping
             earlier.append(self._written[a:b])
         current = self._written[start:end]

@@ -55,7 +55,7 @@ def register() -> None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 
     AttentionInterface.register(ATTENTION, forward)
-    pass
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 def _expect_plain_softmax(module: Any, keys: int, kwargs: Mapping[str, Any]) -> None:

@@ -393,3 +393,12 @@ def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path: Path, hash
     tmp_path.chmod(0o500)
     with pytest.raises(StorageError):
         _build(_documents(3), tmp_path / "i", hash_encoder(4))
+
+
+def test_without_a_source_only_views_are_added(tmp_path: Path, hash_encoder: Any) -> None:
+    with pytest.raises(IndexNotFound, match="no source"):
+        build_index(None, tmp_path / "i", encoder=None, progress=False)
+    _build(_documents(5), tmp_path / "i", None, views=[])
+    report = build_index(None, tmp_path / "i", views=["bm25"], progress=False)
+    assert (report.documents, report.total_passages, report.views) == (0, 5, ["bm25"])
+    assert open_view(LanceStore(tmp_path / "i"), parse_view("bm25")).rows.tolist() == [0, 1, 2, 3, 4]

@@ -90,11 +90,15 @@ def _said(text: str, *, cut: bool = False, step: int = 3) -> str:
 @pytest.mark.parametrize("step", [1, 3, 1000])
 def test_an_answer_ends_where_it_begins_to_repeat_itself(step):
     assert _said("Use the rmtree function. " * 9, step=step).strip() == "Use the rmtree function."
-    assert _said("It is the first. It is the second one. It is the first. It is", step=step).split() == "It is the first. It is the second one.".split()[:4] + "It is the second one.".split() or step
+    cycle = "Here is number one. There is another. "
+    assert _said(cycle + "Here is number one. Wh", step=step) == cycle
     assert _said("Use the rmtree function. Use the rmt", cut=True, step=step).strip() == "Use the rmtree function."
 
 
-@pytest.mark.parametrize("text", ["", "One.", "Yes. Yes.", "Use the rmtree function. Use the rmdir function.", "It is so. It is so", "A\n\nB\n\nA"])
+@pytest.mark.parametrize(
+    "text", ["", "One.", "Yes. Yes.", "Use the rmtree function. Use the rmdir function.", "It is so. It is so", "A\n\nB\n\nA",
+             "It is one. It is two. It is one. It"],
+)
 def test_other_answers_are_untouched(text):
     assert _said(text, step=1) == text
     assert _said(text, step=7) == text

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from regard.indexers import LanceStore, build_index
+from regard.indexers.filters import compile_filters
+from regard.indexers.views import build_view, open_view, parse_view, view_specs
+from regard.rag import Document
+from regard.rag.errors import ConfigError, DimensionMismatch, IndexFormatError, IndexNotFound, QueryError, StageError
+
+
+@pytest.fixture
+def built(tmp_path: Path, hash_encoder: Any) -> tuple[Path, Any]:
+    """300 passages with random unit vectors of 32 components, every kind of view."""
+    encoder = hash_encoder(32)
+    documents = [Document(f"d{i}", f"common word{i % 50} unique{i}", metadata={"i": i}) for i in range(300)]
+    build_index(documents, tmp_path, encoder=encoder, chunker="whole", progress=False,
+                views=["faiss:flat", "faiss:hnsw,m=16", "faiss:ivf,lists=7,probes=7", "bm25"])
+    return tmp_path, encoder
+
+
+def test_names_of_views_round_trip_and_wrong_ones_are_refused() -> None:
+    for name in ("bm25", "bm25,k1=1.2", "faiss:hnsw,m=48@minilm", "faiss:ivf,lists=64,probes=4@x"):
+        assert str(parse_view(name)) == name
+    for name in ("hnsw", "faiss:flat,m=3", "faiss:hnsw,m=many"):
+        with pytest.raises(ConfigError, match=r"views: bm25"):
+            parse_view(name, "minilm")
+
+
+def test_flat_search_is_exact(built: tuple[Path, Any]) -> None:
+    path, encoder = built
+    store = LanceStore(path)
+    vectors = np.concatenate([*store.vectors("hash_encoder")])
+    queries = encoder.encode_queries([f"query {i}" for i in range(20)])
+    rows, scores = open_view(store, parse_view("faiss:flat@hash_encoder")).search(queries, 10)
+    exact = queries @ vectors.T
+    assert np.array_equal(rows, np.argsort(-exact, axis=1, kind="stable")[:, :10])
+    assert np.allclose(scores, -np.sort(-exact, axis=1)[:, :10], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["faiss:hnsw", "faiss:ivf"])
+def test_approximate_views_find_nearly_what_flat_finds(built: tuple[Path, Any], kind: str) -> None:
+    path, encoder = built
+    store = LanceStore(path)
+    queries = encoder.encode_queries([f"query {i}" for i in range(20)])
+    exact, _ = open_view(store, parse_view("faiss:flat@hash_encoder")).search(queries, 10)
+    found, _ = open_view(store, parse_view(f"{kind}@hash_encoder")).search(queries, 10)
+    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, found, strict=True)])
+    assert recall >= 0.95
+
+
+@pytest.mark.parametrize("kind", ["faiss:flat", "faiss:hnsw", "faiss:ivf"])
+def test_allowed_rows_bound_a_dense_search(built: tuple[Path, Any], kind: str) -> None:
+    path, encoder = built
+    store = LanceStore(path)
+    allowed = np.array([7, 9, 211], dtype=np.int64)
+    rows, scores = open_view(store, parse_view(f"{kind}@hash_encoder")).search(encoder.encode_queries(["q"]), 10, allowed)
+    assert sorted(rows[0][rows[0] >= 0]) == [7, 9, 211]
+    assert (np.diff(scores[0]) <= 0).all()
+    assert open_view(store, parse_view(f"{kind}@hash_encoder")).search(encoder.encode_queries(["q"]), 10, allowed[:0])[0].shape == (1, 0)
+
+
+def test_bm25_gives_only_passages_that_share_a_word_and_breaks_ties_by_row(built: tuple[Path, Any]) -> None:
+    store = LanceStore(built[0])
+    view = open_view(store, parse_view("bm25"))
+    rows, scores = view.search(["word7 the", "absent", "COMMON"], 10)
+    assert rows[0].tolist() == [7, 57, 107, 157, 207, 257, -1, -1, -1, -1]
+    assert rows[1].tolist() == [-1] * 10
+    assert rows[2].tolist() == sorted(rows[2].tolist())
+    assert np.isneginf(scores[1]).all()
+    rows, _ = view.search(["common"], 3, np.array([200, 5], dtype=np.int64))
+    assert rows[0].tolist() == [5, 200, -1]
+
+
+def test_a_batch_gives_what_single_searches_give(built: tuple[Path, Any]) -> None:
+    view = open_view(LanceStore(built[0]), parse_view("bm25"))
+    queries = [f"common word{i} unique{3 * i}" for i in range(40)]
+    together = view.search(queries, 20)
+    alone = [view.search([q], 20) for q in queries]
+    assert np.array_equal(together[0], np.concatenate([rows for rows, _ in alone]))
+    assert np.array_equal(together[1], np.concatenate([scores for _, scores in alone]))
+
+
+def test_query_vectors_of_another_dimension_are_refused(built: tuple[Path, Any]) -> None:
+    view = open_view(LanceStore(built[0]), parse_view("faiss:flat@hash_encoder"))
+    with pytest.raises(DimensionMismatch, match=r"\(1, 31\).* 32 components"):
+        view.search(np.zeros((1, 31), np.float32), 3)
+
+
+def test_a_stale_view_is_extended_before_it_is_used(built: tuple[Path, Any]) -> None:
+    path, encoder = built
+    before = set((path / "views").rglob("view.json"))
+    from regard.indexers.writer import Shard, StoreWriter, document_hash, locked
+
+    store = LanceStore(path)
+    document = Document("late", "latecomer arrives")
+    from regard.indexers.chunkers import chunker
+
+    passages = chunker("whole").chunk(document)
+    with locked(path):  # what a job does that is killed before its views are built
+        writer = StoreWriter(path, chunker=store.manifest["chunker"])
+        writer.commit(Shard(passages, [document_hash(document)], {"hash_encoder": encoder.encode_passages(["latecomer arrives"])}, []), 300)
+    fresh = LanceStore(path)
+    rows, _ = open_view(fresh, parse_view("faiss:flat@hash_encoder")).search(encoder.encode_queries(["latecomer arrives"]), 1)
+    assert rows.tolist() == [[300]]
+    rows, _ = open_view(fresh, parse_view("bm25")).search(["latecomer"], 1)
+    assert rows.tolist() == [[300]]
+    assert set((path / "views").rglob("view.json")) != before
+
+
+def test_a_missing_view_names_what_is_there_and_a_damaged_one_is_named(built: tuple[Path, Any], hash_encoder: Any, tmp_path: Path) -> None:
+    path, _ = built
+    shutil.rmtree(path / "views" / "bm25")
+    store = LanceStore(path)
+    with pytest.raises(IndexNotFound, match=r"(?s)no view bm25.*faiss:flat@hash_encoder"):
+        open_view(store, parse_view("bm25"))
+    (file,) = (path / "views" / "faiss-flat-hash_encoder").rglob("index.faiss")
+    file.write_bytes(b"garbage")
+    with pytest.raises(IndexFormatError, match="cannot be read"):
+        open_view(store, parse_view("faiss:flat@hash_encoder"))
+    shutil.rmtree(file.parent)
+    build_view(store, parse_view("faiss:flat@hash_encoder"))
+    assert open_view(store, parse_view("faiss:flat@hash_encoder")).index.ntotal == 300
+
+
+def test_settings_of_a_view_are_kept_and_changed_ones_rebuild_it(built: tuple[Path, Any]) -> None:
+    path, _ = built
+    assert {str(s) for s in view_specs(path)} == {
+        "bm25", "faiss:flat@hash_encoder", "faiss:hnsw,m=16@hash_encoder", "faiss:ivf,lists=7,probes=7@hash_encoder"}
+    store = LanceStore(path)
+    first = open_view(store, parse_view("bm25")).search(["common unique3"], 1)[1]
+    build_view(store, parse_view("bm25,k1=2,b=0.9"))
+    second = open_view(store, parse_view("bm25")).search(["common unique3"], 1)[1]
+    assert first[0, 0] != second[0, 0]
+
+
+def test_bm25_of_an_index_without_text_is_refused(tmp_path: Path, hash_encoder: Any) -> None:
+    build_index([Document("a", "text")], tmp_path, encoder=hash_encoder(4), chunker="whole", text=False, views=["faiss:flat"], progress=False)
+    with pytest.raises(StageError, match="stores none"):
+        build_view(LanceStore(tmp_path), parse_view("bm25"))
+
+
+@pytest.mark.parametrize(("filters", "accepted"), [
+    ({"year": 2020}, True), ({"year": 2021}, False), ({"year": [2019, 2020]}, True), ({"year": {"gte": 2020, "lt": 2021}}, True),
+    ({"year": {"gt": 2020}}, False), ({"tags": {"contains": "b"}}, True), ({"missing": 1}, False), ({"year": {"lt": "x"}}, False),
+    ({"year": {"ne": 3}, "lang": "en"}, True), ({"year": {"in": [1, 2]}}, False), ({}, True),
+])
+def test_filters(filters: dict[str, Any], accepted: bool) -> None:
+    assert compile_filters(filters)({"year": 2020, "tags": ["a", "b"], "lang": "en"}) is accepted
+
+
+@pytest.mark.parametrize("condition", [{"around": 3}, {}])
+def test_a_filter_that_means_nothing_is_refused(condition: dict[str, Any]) -> None:
+    with pytest.raises(QueryError, match="operators: eq"):
+        compile_filters({"year": condition})

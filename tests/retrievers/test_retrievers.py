@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from regard.indexers import build_index
+from regard.rag import Batch, Document, Passage, PassageList, Pipeline, Query, Ranking, Stage
+from regard.rag.errors import ConfigError, FingerprintMismatch, PipelineError, StageError
+from regard.rag.presets import default_pipeline
+from regard.retrievers import BM25, Dense, Fuse, Parents
+
+STORE = PassageList([Passage(f"p{i}", f"d{i // 3}", f"t{i}", 0, 2) for i in range(12)])
+
+
+def _search(stage: Stage) -> Pipeline:
+    p = Pipeline()
+    return p.output(hits=p.add(stage, p.input(Query)))
+
+
+def _ids(ranking: Ranking) -> list[str]:
+    return [p.document_id for p in ranking.passages()]
+
+
+def test_dense_finds_meaning_and_bm25_words(facts_index: Path) -> None:
+    dense, lexical = _search(Dense(facts_index, k=3)), _search(BM25(facts_index, k=3))
+    assert _ids(dense.run("remove a folder and everything in it").hits)[0] == "python"
+    assert dense.run("how long do insects on my dog live").hits.space == "cosine"
+    assert _ids(lexical.run("yeast").hits) == ["bread"]
+    assert len(lexical.run("xylophone").hits) == 0
+
+
+@pytest.mark.parametrize("make", [BM25, Dense])
+def test_filters_of_stage_and_query_both_hold(facts_index: Path, make: Callable[..., Stage]) -> None:
+    p = _search(make(facts_index, k=50, filters={"kind": "nature"}))
+    queries = [Query("the blood cables surface tree", "a"), Query("the blood cables surface tree", "b", filters={"year": {"gte": 2005}})]
+    free, bound = p.run(queries).hits
+    assert {h.passage.metadata["kind"] for h in [*free, *bound]} == {"nature"}
+    assert {h.passage.metadata["year"] for h in free} - {h.passage.metadata["year"] for h in bound}
+    assert all(h.passage.metadata["year"] >= 2005 for h in bound)
+
+
+def test_a_batch_gives_the_rankings_of_single_queries(facts_index: Path, facts: list[Document]) -> None:
+    p = Pipeline()
+    query = p.input(Query)
+    p.output(hits=p.add(Fuse(), p.add(BM25(facts_index), query), p.add(Dense(facts_index), query)))
+    queries = [f"what about {d.title}: {d.text[:25]}" for d in facts]
+    batch = p.run(queries).hits
+    for one, together in zip(queries, batch, strict=True):
+        alone = p.run(one).hits
+        assert np.array_equal(alone.rows, together.rows)
+        assert np.allclose(alone.scores, together.scores, atol=1e-6)
+
+
+def test_a_query_longer_than_the_window_is_cut_and_counted(facts_index: Path) -> None:
+    result = _search(Dense(facts_index, k=2)).run("flea " * 2000)
+    assert result.trace["dense"].notes == {"truncated": 1}
+    assert _ids(result.hits)[0] == "flea"
+    assert len(_search(BM25(facts_index)).run("flea " * 20_000).hits) > 0
+
+
+# -- check ------------------------------------------------------------------------------
+
+
+def _problems(p: Pipeline) -> str:
+    return "\n".join(str(problem) for problem in p.check())
+
+
+def test_check_names_a_missing_index_view_and_encoder(tmp_path: Path, facts: list[Document], facts_index: Path) -> None:
+    assert "there is no index at" in _problems(_search(BM25(tmp_path / "none")))
+    assert "no index is named" in _problems(_search(BM25()))
+    build_index(facts, tmp_path / "lexical", encoder=None, chunker="whole", progress=False)
+    assert "has no dense vectors" in _problems(_search(Dense(tmp_path / "lexical")))
+    assert "no view faiss:hnsw@minilm" in _problems(_search(Dense(facts_index, view="faiss:hnsw")))
+    assert "no vectors of 'bge-small'; it has minilm" in _problems(_search(Dense(facts_index, encoder="bge-small")))
+    with pytest.raises(PipelineError, match="no vectors of 'bge-small'"):
+        _search(Dense(facts_index, encoder="bge-small")).run("x")
+
+
+def test_check_shows_both_fingerprints_of_another_encoder(tmp_path: Path, facts: list[Document], monkeypatch: pytest.MonkeyPatch) -> None:
+    build_index(facts, tmp_path, encoder="minilm", chunker="whole", progress=False)
+    from regard.rag import models
+
+    monkeypatch.setattr(models, "weights_hash", lambda files: "retrained")
+    with pytest.raises(FingerprintMismatch) as caught:
+        Dense(tmp_path).open()
+    assert "'weights': 'retrained'" in str(caught.value)
+    assert str(caught.value).count("'weights'") == 2
+    assert "made by another encoder" in _problems(_search(Dense(tmp_path)))
+
+
+def test_check_without_faiss_names_both_extras(facts_index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert "regard[gpu]" in _problems(_search(Dense(facts_index)))
+
+
+def test_check_refuses_a_text_reranker_over_a_store_without_text(tmp_path: Path, facts: list[Document]) -> None:
+    build_index(facts, tmp_path, encoder="minilm", chunker="whole", text=False, progress=False, views=["faiss:flat"])
+
+    class NeedsText(Stage):
+        needs_text = True
+
+        def run(self, rankings: Batch[Ranking]) -> Batch[Ranking]:
+            return rankings
+
+    p = Pipeline()
+    p.output(hits=p.add(NeedsText(), p.add(Dense(tmp_path), p.input(Query))))
+    assert "stores none" in _problems(p)
+    assert len(_search(Dense(tmp_path, k=3)).run("flea").hits) == 3
+
+
+def test_check_refuses_rankings_of_two_indexes(tmp_path: Path, facts: list[Document], facts_index: Path) -> None:
+    build_index(facts, tmp_path, encoder=None, chunker="whole", progress=False)
+    p = Pipeline()
+    query = p.input(Query)
+    p.output(hits=p.add(Fuse(), p.add(BM25(facts_index), query), p.add(BM25(tmp_path), query)))
+    assert "different indexes" in _problems(p)
+
+
+def test_an_index_without_vectors_gets_a_lexical_default_pipeline(tmp_path: Path, facts: list[Document]) -> None:
+    build_index(facts, tmp_path, encoder=None, chunker="whole", progress=False)
+    assert [n.kind for n in default_pipeline(tmp_path, answer=False).graph().nodes] == ["input", "BM25", "CrossEncoder", "output"]
+
+
+# -- fusion and parents -----------------------------------------------------------------
+
+
+def _ranking(rows: list[int], scores: list[float], stage: str) -> Ranking:
+    return Ranking.ranked(rows, scores, "bm25", STORE, stage=stage)
+
+
+def _fuse(fuse: Fuse, *rankings: Ranking) -> Ranking:
+    return fuse.run(*(Batch((r,)) for r in rankings))[0]
+
+
+def test_reciprocal_rank_fusion_by_hand() -> None:
+    fused = _fuse(Fuse(), _ranking([1, 2, 3], [9, 8, 7], "a"), _ranking([3, 4], [0.5, 0.1], "b"))
+    assert dict(zip(fused.rows.tolist(), fused.scores.tolist(), strict=True)) == pytest.approx(
+        {3: 1 / 63 + 1 / 61, 1: 1 / 61, 2: 1 / 62, 4: 1 / 62})
+    assert fused.rows.tolist() == [3, 1, 2, 4]
+    assert [[t.stage for t in h.history] for h in fused] == [["a", "b", "Fuse"], ["a", "Fuse"], ["a", "Fuse"], ["b", "Fuse"]]
+
+
+def test_weighted_sums_by_hand() -> None:
+    a, b = _ranking([1, 2, 3], [10, 5, 0], "a"), _ranking([3, 4], [4, 2], "b")
+    assert _fuse(Fuse("minmax", [1, 2]), a, b).scores.tolist() == pytest.approx([2, 1, 0.5, 0])
+    assert _fuse(Fuse("minmax", [1, 2]), a, b).rows.tolist() == [3, 1, 2, 4]
+    z = 5 / np.std([10, 5, 0])
+    fused = _fuse(Fuse("zscore"), a, b)
+    assert dict(zip(fused.rows.tolist(), fused.scores.tolist(), strict=True)) == pytest.approx({1: z - 1, 2: -1.0, 3: 1 - z, 4: -z - 1}, abs=1e-6)
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 11), st.floats(-50, 50, width=32)), unique_by=lambda p: p[0], max_size=12), min_size=1, max_size=4),
+       st.sampled_from(["rrf", "minmax", "zscore"]))
+def test_fusion_keeps_every_passage_once_with_its_history(lists: list[list[tuple[int, float]]], method: Any) -> None:
+    rankings = [_ranking([r for r, _ in hits], [s for _, s in hits], f"s{i}") for i, hits in enumerate(lists)]
+    fused = _fuse(Fuse(method), *rankings)
+    assert sorted(fused.rows.tolist()) == sorted({r for hits in lists for r, _ in hits})
+    for hit, row in zip(fused, fused.rows, strict=True):
+        for touch in hit.history[:-1]:
+            assert rankings[int(touch.stage[1:])].rows[touch.rank - 1] == row
+
+
+def test_fusion_of_the_same_stage_twice_keeps_one_step() -> None:
+    first = _ranking([1, 2, 3], [3, 2, 1], "bm25")
+    fused = _fuse(Fuse(), first.rescore([1, 2, 3], "logit", stage="a"), first.top(2))
+    assert [s.stage for s in fused.steps] == ["bm25", "a", "Fuse"]
+    assert all(h.history[0].stage == "bm25" for h in fused)
+
+
+def test_wrong_weights_and_mixed_stores_are_refused() -> None:
+    a = _ranking([1], [1], "a")
+    with pytest.raises(ConfigError, match="2 weights for 1 rankings"):
+        _fuse(Fuse(weights=[1, 2]), a)
+    other = Ranking.ranked([0], [1], "bm25", PassageList([Passage("x", "x", "x", 0, 1)]), stage="b")
+    with pytest.raises(StageError, match="different indexes"):
+        _fuse(Fuse(), a, other)
+
+
+def test_parents_keeps_each_documents_best_passage() -> None:
+    (ranking,) = Parents().run(Batch((_ranking([0, 4, 1, 5, 9], [5, 4, 3, 2, 1], "a"),)))
+    assert [(h.passage.id, h.rank, h.score) for h in ranking] == [("p0", 1, 5.0), ("p4", 2, 4.0), ("p9", 3, 1.0)]
+    (two,) = Parents(k=2).run(Batch((ranking,)))
+    assert len(two) == 2
+    with pytest.raises(ConfigError):
+        Parents(k=0)
+
+
+def test_cached_rankings_are_found_again_and_a_changed_index_is_not(tmp_path: Path, facts: list[Document]) -> None:
+    def run() -> Any:
+        p = Pipeline(cache=tmp_path / "cache")
+        query = p.input(Query)
+        p.output(hits=p.add(Parents(), p.add(Fuse(), p.add(BM25(tmp_path / "i"), query), p.add(Dense(tmp_path / "i"), query))))
+        with_models = p.run(Query("flea moon"))
+        p.close()
+        return with_models
+
+    build_index(facts, tmp_path / "i", encoder="minilm", chunker="whole", progress=False)
+    first, second = run(), run()
+    assert [s.cache_hits for s in second.trace.stages] == [1, 1, 1, 1]
+    assert second.hits == first.hits
+    assert list(second.hits) == list(first.hits)
+    build_index([*facts, Document("new", "flea flea moon moon")], tmp_path / "i", progress=False)
+    third = run()
+    assert [s.cache_hits for s in third.trace.stages] == [0, 0, 0, 0]
+    assert "new" in _ids(third.hits)
