@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..rag.encoding import Encoder, Vectors, encoder as make_encoder
+from ..rag.encoding import Encoder, Vectors
+from ..rag.encoding import encoder as make_encoder
 from ..rag.errors import ConfigError, FingerprintMismatch, StageError
 from ..rag.progress import progress_bar
 from .store import LanceStore, full_texts
@@ -43,8 +44,8 @@ def stored_encoder(fingerprint: Mapping[str, Any], device: str | None = None) ->
     try:
         return make_encoder(fingerprint["model"], device=device, **settings)
     except TypeError:
-        raise ConfigError(f"the index's encoder {fingerprint['model']!r} is none that can be made by name", where=f"fingerprint {dict(fingerprint)}",
-                          hint="pass the Encoder object that the index was made with") from None
+        raise ConfigError(f"the index's encoder {fingerprint['model']!r} is none that can be made by name",
+                          where=f"fingerprint {dict(fingerprint)}", hint="pass the Encoder object that the index was made with") from None
 
 
 def index_encoders(wanted: str | Encoder | None, existing: LanceStore | None, default: str) -> dict[str, Encoder]:
@@ -73,7 +74,8 @@ def encode_existing(writer: StoreWriter, name: str, one: Encoder, *, progress: b
         writer.add_encoder(name, fingerprint)
         return
     if not writer.manifest["text"]:
-        raise StageError("an encoder cannot be added: the index stores no text", where=str(writer.path), hint="index again into a new folder")
+        raise StageError("an encoder cannot be added: the index stores no text", where=str(writer.path),
+                         hint="index again into a new folder")
     home = writer.path / "pending" / f"{name}.lance"
     with storage_errors(writer.path, "the disk refused the new encoder's vectors; what is encoded is kept"):
         pending = _Pending(home, {"fingerprint": fingerprint, "version": int(writer.dataset.version)}, one.dimension)
@@ -87,7 +89,8 @@ def encode_existing(writer: StoreWriter, name: str, one: Encoder, *, progress: b
 
 
 def _blocks(writer: StoreWriter, start: int) -> Iterator[list[str]]:
-    for batch in writer.dataset.scanner(columns=["title", "text"], batch_size=_BLOCK, offset=start or None, scan_in_order=True).to_batches():
+    scanner = writer.dataset.scanner(columns=["title", "text"], batch_size=_BLOCK, offset=start or None, scan_in_order=True)
+    for batch in scanner.to_batches():
         yield full_texts(batch)
 
 

@@ -34,8 +34,8 @@ def _condition(field: str, condition: Any) -> tuple[list[str], list[Any]]:
     if isinstance(condition, Mapping):
         unknown = [name for name in condition if name not in _OPERATORS]
         if unknown or not condition:
-            raise QueryError(f"the filter on {field!r} has no operator {', '.join(map(repr, unknown)) or 'at all'}", where=f"filter {field!r}",
-                             hint=f"operators: {', '.join(_OPERATORS)}")
+            raise QueryError(f"the filter on {field!r} has no operator {', '.join(map(repr, unknown)) or 'at all'}",
+                             where=f"filter {field!r}", hint=f"operators: {', '.join(_OPERATORS)}")
         return list(condition), list(condition.values())
     if isinstance(condition, list | tuple | set | frozenset):
         return ["in"], [list(condition)]

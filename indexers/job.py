@@ -20,7 +20,8 @@ from ..rag.documents import Document, Passage
 from ..rag.encoding import Encoder, Vectors
 from ..rag.errors import DimensionMismatch, EmptyCorpusError, IndexNotFound, StageError
 from ..rag.progress import Advance, progress_bar
-from .chunkers import Chunker, chunker as make_chunker
+from .chunkers import Chunker
+from .chunkers import chunker as make_chunker
 from .columns import encode_existing, index_encoders
 from .corpus import Skip, estimate_size, read_corpus
 from .seen import SeenDocuments
@@ -94,11 +95,9 @@ def build_index(
     specs = _views(views, existing, path, list(encoders))
     if any(spec.dense for spec in specs):
         import_faiss()  # a missing package is reported before the work, not after it
-    if sources is None:
-        documents, total = _nothing_new(existing, path), 0
-    else:
-        stream, total = _documents(sources, format, skip)
-        documents = _not_empty(stream, report)
+    documents, total = (_nothing_new(existing, path), None) if sources is None else _documents(sources, format, skip)
+    if sources is not None:
+        documents = _not_empty(documents, report)
     with locked(path):
         writer = StoreWriter(path, chunker={"spec": splitter.spec, "fingerprint": splitter.fingerprint()}, text=text)
         for one in encoders.values():

@@ -61,7 +61,6 @@ class StoreWriter:
 
     def _create(self) -> Any:
         import lance
-        import pyarrow as pa
 
         with storage_errors(self.path, "the index cannot be created"):
             schema = _schema(self.manifest)
@@ -88,7 +87,8 @@ class StoreWriter:
         with storage_errors(self.path, f"the vectors of {name!r} cannot be added"):
             if len(self) == 0:
                 self.dataset.add_columns(schema.field(0))
-                self.dataset.update_field_metadata({f"vector_{name}": {k.decode(): v.decode() for k, v in schema.field(0).metadata.items()}})
+                metadata = {key.decode(): value.decode() for key, value in schema.field(0).metadata.items()}
+                self.dataset.update_field_metadata({f"vector_{name}": metadata})
             else:
                 self.dataset.add_columns(pa.RecordBatchReader.from_batches(schema, batches()))
 

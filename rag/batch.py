@@ -49,8 +49,10 @@ def _output(pipeline: Pipeline, kind: type, what: str) -> str:
     for name, node in pipeline.outputs.items():
         if ports(type(pipeline.nodes[node].stage)).output.type is kind:
             return name
-    raise ConfigError(f"the pipeline gives no {what}", where=pipeline.name, hint=f"name one under outputs; it gives {', '.join(pipeline.outputs)}")
+    raise ConfigError(f"the pipeline gives no {what}", where=pipeline.name,
+                      hint=f"name one under outputs; it gives {', '.join(pipeline.outputs)}")
 
 
 def _answers(queries: list[Query], answers: Batch[Answer]) -> list[str]:
-    return [json.dumps({"_id": q.id, "query": q.text, **a.to_dict()}, ensure_ascii=False) + "\n" for q, a in zip(queries, answers, strict=True)]
+    rows = ({"_id": query.id, "query": query.text, **answer.to_dict()} for query, answer in zip(queries, answers, strict=True))
+    return [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]

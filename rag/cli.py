@@ -29,8 +29,8 @@ Filters = Annotated[list[str] | None, typer.Option("--filter", metavar="FIELD=VA
                     "regard index scifact/ --index sf --format beir --chunker whole --view faiss:hnsw,m=48 --view bm25")
 def index(
     index: Annotated[Path, typer.Option("--index", metavar="DIR", help="The index folder to make or to bring up to date.")],
-    sources: Annotated[list[str] | None, typer.Argument(metavar="SOURCE...", show_default=False,
-                                                        help="Files, folders, or python: (its docstrings). None: only add encoders and views.")] = None,
+    sources: Annotated[list[str] | None, typer.Argument(metavar="SOURCE...", show_default=False, help="Files, folders, or python: (its docstrings). "
+                                                        "None: only add encoders and views.")] = None,
     format: Annotated[str, typer.Option(help="auto, folder, jsonl, beir, trec, parquet or python.")] = "auto",
     encoder: Annotated[str, typer.Option(help="Dense encoder: minilm, bge-small, a folder, a Hugging Face id, or none. "
                                               "auto: the index's own, minilm for a new index.")] = "auto",
@@ -46,7 +46,8 @@ def index(
 
     views = view or (["faiss:flat"] if no_text else None)
     report = load("regard.jobs", "index")(
-        sources or None, index, format=format, encoder=None if encoder == "none" else encoder, chunker=chunker, views=views, text=not no_text)
+        sources or None, index, format=format, encoder=None if encoder == "none" else encoder, chunker=chunker, views=views,
+        text=not no_text)
     if as_json:
         _print_json(report.to_dict())
     else:
@@ -132,7 +133,8 @@ def run(
 
 @app.command("eval", epilog="Example: regard eval bm25.trec fused.trec --qrels qrels/test.tsv -m nDCG@10 -m R@100")
 def evaluate(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="TREC runs; the others are compared with the first.", show_default=False)],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", show_default=False,
+                                                help="TREC runs; the others are compared with the first.")],
     qrels: Annotated[Path, typer.Option(help="Relevance judgments: TREC's four columns or BEIR's three.")],
     metric: Annotated[list[str] | None, typer.Option("-m", "--metric", help="nDCG@10, AP, RR@10, R@100, P@10, ...")] = None,
     as_json: Json = False,
@@ -175,7 +177,8 @@ def check(
 @app.command(epilog="Example: regard graph pipeline.yaml -o pipeline.svg")
 def graph(
     file: PipelineFile,
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE.svg", help="SVG or .mmd (Mermaid); without it Mermaid is printed.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE.svg",
+                                                  help="SVG or .mmd (Mermaid); without it Mermaid is printed.")] = None,
 ) -> None:
     """Draw a pipeline, with no network and no browser."""
     pipeline = _load(file, None)
@@ -205,7 +208,7 @@ def doctor(as_json: Json = False) -> None:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where the index and the report go.")] = Path("regard-demo"),
-    question: Annotated[list[str] | None, typer.Option("--ask", help="Ask this instead of the demo's questions; give it again for more.")] = None,
+    question: Annotated[list[str] | None, typer.Option("--ask", help="Ask this instead of the demo's own; again for more.")] = None,
 ) -> None:
     """Index the standard library's docstrings, ask questions, show cited answers, and write an HTML report."""
     from .demo import run_demo

@@ -159,7 +159,8 @@ class Pipeline:
         missing = [p for p in plain[len(wires):] if not p.optional]
         if missing or (variadic and len(wires) <= len(plain)):
             absent = ", ".join(repr(p.name) for p in missing or wanted[-1:])
-            raise PipelineError(f"port {absent} of stage {name!r} ({kind}) is not connected", where=self.name, hint=f"connect ({signature})")
+            raise PipelineError(f"port {absent} of stage {name!r} ({kind}) is not connected", where=self.name,
+                                hint=f"connect ({signature})")
         pairs = list(zip(wires, [*plain, *repeat(variadic, len(wires))] if variadic else plain, strict=False))
         for wire, port in pairs:
             self._own(wire, f"port {port.name!r} of stage {name!r}")
@@ -376,7 +377,9 @@ def _type_error(p: Pipeline, wire: Wire, name: str, kind: str, port: Port, wante
     giver = f"stage {wire.node!r} ({type(source.stage).__name__})" if source else f"input {wire.node!r}"
     output = ports(type(source.stage)).output.name if source else wire.node
     fits = [q.name for q in wanted if issubclass(wire.type, q.type)]
-    hint = f"it would fit port {fits[0]!r}: check the order of the inputs" if fits else f"connect something that gives Batch[{port.type.__name__}]"
+    hint = f"connect something that gives Batch[{port.type.__name__}]"
+    if fits:
+        hint = f"it would fit port {fits[0]!r}: check the order of the inputs"
     return PortTypeError(
         f"output {output!r} of {giver} is Batch[{wire.type.__name__}], port {port.name!r} of stage {name!r} ({kind}) "
         f"takes Batch[{port.type.__name__}]", where=p.name, hint=hint)

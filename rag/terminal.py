@@ -88,8 +88,8 @@ def show_report(report: Any) -> None:
 
 
 def show_comparison(rows: Sequence[Comparison]) -> None:
-    table = Table("run", "metric", "mean", "difference", "p", "wins/ties/losses", title="p: paired randomisation test against the first run",
-                  title_style="dim", title_justify="left")
+    table = Table("run", "metric", "mean", "difference", "p", "wins/ties/losses", title_style="dim", title_justify="left",
+                  title="p: paired randomisation test against the first run")
     for row in rows:
         test = row.test
         difference = "" if test is None else "identical" if test.identical else f"{test.difference:+.4f}"

@@ -11,7 +11,8 @@ from ..indexers.store import LanceStore
 from ..indexers.views import ViewSpec, parse_view
 from ..indexers.views.faiss_view import import_faiss
 from ..rag.documents import Batch, Query, Ranking
-from ..rag.encoding import Encoder, encoder as make_encoder
+from ..rag.encoding import Encoder
+from ..rag.encoding import encoder as make_encoder
 from ..rag.errors import IndexNotFound
 from ..rag.stage import Problem
 from ..rag.trace import record

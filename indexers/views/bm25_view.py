@@ -19,9 +19,10 @@ from .spec import ViewSpec
 
 _TOKEN = re.compile(r"(?u)\b\w\w+\b")
 # Lucene's EnglishAnalyzer; the field's BM25 baselines are made with it
-_STOP_WORDS = frozenset(
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this to was will with".split()
-)
+_STOP_WORDS = frozenset((
+    "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not", "of", "on", "or", "such",
+    "that", "the", "their", "then", "there", "these", "they", "this", "to", "was", "will", "with",
+))
 
 
 class Analyzer:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -133,7 +132,7 @@ def _write(view: FaissView | BM25View, folder: Path, store: LanceStore, spec: Vi
         (temporary / "view.json").write_text(json.dumps(meta))
         if folder.exists():
             shutil.rmtree(folder)
-        os.rename(temporary, folder)
+        temporary.rename(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

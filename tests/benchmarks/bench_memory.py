@@ -30,7 +30,7 @@ GROWS_NO_FURTHER = 1.1
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--passages", type=int, default=200_000, help="in the smaller job; the larger has twice (default: %(default)s)")
+    parser.add_argument("--passages", type=int, default=200_000, help="in the smaller job (default: %(default)s)")
     parser.add_argument("--measure", nargs=2, metavar=("KIND", "N"),
                         help="one measurement in this process: streaming or views, and the number of passages")
     options = parser.parse_args()

@@ -231,7 +231,7 @@ def test_killed_at_ten_random_moments_a_rerun_ends_as_if_undisturbed(tmp_path: P
     assert partial > 0, "no kill fell into the middle of the job: the test has shown nothing"
     for spec in ("bm25", "faiss:flat@hash_encoder"):
         assert open_view(LanceStore(killed), parse_view(spec)).rows.tolist() == LanceStore(undisturbed).rows.tolist()
-    assert not [f for f in (killed / "views").rglob("new-*")]
+    assert not list((killed / "views").rglob("new-*"))
 
 
 # -- bad input --------------------------------------------------------------------------
@@ -248,7 +248,8 @@ def test_an_empty_corpus_is_an_error_and_makes_no_index(tmp_path: Path, hash_enc
 
 
 def test_duplicate_ids_are_counted_skips_and_the_first_wins(tmp_path: Path, hash_encoder: Any) -> None:
-    report = _build([Document("a", "first"), Document("b", "other"), Document("a", "second"), Document("b", "other")], tmp_path, hash_encoder(4))
+    documents = [Document("a", "first"), Document("b", "other"), Document("a", "second"), Document("b", "other")]
+    report = _build(documents, tmp_path, hash_encoder(4))
     assert report.skipped == 2
     assert [s.reason for s in report.skips] == ["duplicate document id with another text; the first one is kept",
                                                 "duplicate document id with the same text"]
@@ -284,7 +285,8 @@ def test_a_document_longer_than_any_window_is_chunked_whole(tmp_path: Path, hash
 
 
 def test_a_passage_longer_than_the_encoders_window_is_counted(tmp_path: Path) -> None:
-    report = build_index([Document("a", "word " * 400), Document("b", "short")], tmp_path, encoder="minilm", chunker="whole", progress=False)
+    documents = [Document("a", "word " * 400), Document("b", "short")]
+    report = build_index(documents, tmp_path, encoder="minilm", chunker="whole", progress=False)
     assert report.truncated == 1
 
 
@@ -365,8 +367,8 @@ def test_a_full_disk_loses_nothing_and_a_rerun_completes(tmp_path: Path, hash_en
     documents = _documents(60)
     noise = random.Random(1).randbytes(300_000).hex()  # Lance compresses text that repeats
     documents[40] = Document("d40", noise)  # its commit is the first that does not fit
+    limited_files(200_000)
     with pytest.raises(StorageError, match="everything committed before is safe") as caught:
-        limited_files(200_000)
         _build(documents, tmp_path / "i", hash_encoder(8), shard_passages=10)
     limited_files(resource.RLIM_INFINITY)
     assert "run the same command again" in (caught.value.hint or "")
@@ -378,8 +380,8 @@ def test_a_full_disk_loses_nothing_and_a_rerun_completes(tmp_path: Path, hash_en
 
 def test_a_disk_that_is_full_for_a_view_leaves_the_passages(tmp_path: Path, hash_encoder: Any, limited_files: Any) -> None:
     documents = _documents(200, words=5)
+    limited_files(60_000)
     with pytest.raises(StorageError, match="view"):
-        limited_files(60_000)
         _build(documents, tmp_path, hash_encoder(384), shard_passages=20, views=["faiss:flat"])
     limited_files(resource.RLIM_INFINITY)
     assert len(LanceStore(tmp_path)) == 200

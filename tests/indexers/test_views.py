@@ -139,7 +139,8 @@ def test_settings_of_a_view_are_kept_and_changed_ones_rebuild_it(built: tuple[Pa
 
 
 def test_bm25_of_an_index_without_text_is_refused(tmp_path: Path, hash_encoder: Any) -> None:
-    build_index([Document("a", "text")], tmp_path, encoder=hash_encoder(4), chunker="whole", text=False, views=["faiss:flat"], progress=False)
+    build_index([Document("a", "text")], tmp_path, encoder=hash_encoder(4), chunker="whole", text=False, views=["faiss:flat"],
+                progress=False)
     with pytest.raises(StageError, match="stores none"):
         build_view(LanceStore(tmp_path), parse_view("bm25"))
 

@@ -62,7 +62,7 @@ def test_a_wrong_file_says_what_and_where(change: tuple[str, str], message: str)
 
 def test_a_cycle_is_named() -> None:
     text = GOOD.replace("inputs: [query], settings: {index: my-index, k: 20}", "inputs: [fused]")
-    with pytest.raises(PipelineError, match="cycle: .*fused.*bm25"):
+    with pytest.raises(PipelineError, match=r"cycle: .*fused.*bm25"):
         parse(text, {}, "x.yaml")
 
 

@@ -167,7 +167,8 @@ def test_types_that_do_not_meet_name_stages_ports_and_types() -> None:
     with pytest.raises(PortTypeError) as caught:
         p.add(Reverse(), hits, query)
     text = str(caught.value)
-    for part in ("'first' (Retrieve)", "'reverse' (Reverse)", "'ranking'", "'queries'", "Batch[Ranking]", "Batch[Query]", "port 'rankings'"):
+    parts = ("'first' (Retrieve)", "'reverse' (Reverse)", "'ranking'", "'queries'", "Batch[Ranking]", "Batch[Query]", "port 'rankings'")
+    for part in parts:
         assert part in text
 
 

@@ -152,11 +152,14 @@ def test_weighted_sums_by_hand() -> None:
     assert _fuse(Fuse("minmax", [1, 2]), a, b).rows.tolist() == [3, 1, 2, 4]
     z = 5 / np.std([10, 5, 0])
     fused = _fuse(Fuse("zscore"), a, b)
-    assert dict(zip(fused.rows.tolist(), fused.scores.tolist(), strict=True)) == pytest.approx({1: z - 1, 2: -1.0, 3: 1 - z, 4: -z - 1}, abs=1e-6)
+    expected = {1: z - 1, 2: -1.0, 3: 1 - z, 4: -z - 1}
+    assert dict(zip(fused.rows.tolist(), fused.scores.tolist(), strict=True)) == pytest.approx(expected, abs=1e-6)
 
 
-@given(st.lists(st.lists(st.tuples(st.integers(0, 11), st.floats(-50, 50, width=32)), unique_by=lambda p: p[0], max_size=12), min_size=1, max_size=4),
-       st.sampled_from(["rrf", "minmax", "zscore"]))
+HITS = st.lists(st.tuples(st.integers(0, 11), st.floats(-50, 50, width=32)), unique_by=lambda hit: hit[0], max_size=12)
+
+
+@given(st.lists(HITS, min_size=1, max_size=4), st.sampled_from(["rrf", "minmax", "zscore"]))
 def test_fusion_keeps_every_passage_once_with_its_history(lists: list[list[tuple[int, float]]], method: Any) -> None:
     rankings = [_ranking([r for r, _ in hits], [s for _, s in hits], f"s{i}") for i, hits in enumerate(lists)]
     fused = _fuse(Fuse(method), *rankings)

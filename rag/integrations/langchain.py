@@ -1,0 +1,58 @@
+"""LangChain: a pipeline as a retriever, LangChain's documents as a corpus."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
+from langchain_core.documents import Document as LangChainDocument
+from langchain_core.retrievers import BaseRetriever
+from pydantic import InstanceOf
+
+from ..documents import Document, Ranking
+from ..errors import ConfigError
+from ..pipeline import Pipeline, Result
+
+
+class RegardRetriever(BaseRetriever):
+    """A Regard pipeline wherever LangChain takes a retriever.
+
+    ``output`` names the pipeline's ranking output; ``k`` limits the documents. A document's metadata has the passage's own, and
+    ``passage_id``, ``document_id``, ``title``, ``start``, ``end`` and ``score``.
+    """
+
+    pipeline: InstanceOf[Pipeline]
+    output: str = "passages"
+    k: int = 10
+
+    def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[LangChainDocument]:
+        return self._documents(self.pipeline.run(query))
+
+    async def _aget_relevant_documents(self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun) -> list[LangChainDocument]:
+        return self._documents(await self.pipeline.arun(query))
+
+    def _documents(self, result: Result) -> list[LangChainDocument]:
+        ranking = result.get(self.output)
+        if not isinstance(ranking, Ranking):
+            raise ConfigError(f"the pipeline has no ranking output {self.output!r}", where=self.pipeline.name,
+                              hint=f"outputs: {', '.join(result)}")
+        return [LangChainDocument(hit.passage.text, id=hit.passage.id, metadata=_metadata(hit)) for hit in ranking.top(self.k)]
+
+
+def from_langchain(documents: Iterable[LangChainDocument]) -> Iterator[Document]:
+    """LangChain documents (what its loaders give) as a corpus for ``build_index``.
+
+    The id is the document's own, else its ``source`` metadata, else a hash of its text; ``title`` is taken from the metadata.
+    """
+    for document in documents:
+        metadata: dict[str, Any] = dict(document.metadata)
+        identity = document.id or metadata.get("source") or hashlib.blake2b(document.page_content.encode(), digest_size=12).hexdigest()
+        yield Document(str(identity), document.page_content, str(metadata.pop("title", "")), metadata)
+
+
+def _metadata(hit: Any) -> dict[str, Any]:
+    passage = hit.passage
+    return {**passage.metadata, "passage_id": passage.id, "document_id": passage.document_id, "title": passage.title,
+            "start": passage.start, "end": passage.end, "score": hit.score}
