@@ -29,8 +29,9 @@ Filters = Annotated[list[str] | None, typer.Option("--filter", metavar="FIELD=VA
                     "regard index scifact/ --index sf --format beir --chunker whole --view faiss:hnsw,m=48 --view bm25")
 def index(
     index: Annotated[Path, typer.Option("--index", metavar="DIR", help="The index folder to make or to bring up to date.")],
-    sources: Annotated[list[str] | None, typer.Argument(metavar="SOURCE...", show_default=False, help="Files, folders, or python: (its docstrings). "
-                                                        "None: only add encoders and views.")] = None,
+    sources: Annotated[list[str] | None, typer.Argument(
+        metavar="SOURCE...", show_default=False, help="Files, folders, or python: (its docstrings). None: only add encoders and views.",
+    )] = None,
     format: Annotated[str, typer.Option(help="auto, folder, jsonl, beir, trec, parquet or python.")] = "auto",
     encoder: Annotated[str, typer.Option(help="Dense encoder: minilm, bge-small, a folder, a Hugging Face id, or none. "
                                               "auto: the index's own, minilm for a new index.")] = "auto",

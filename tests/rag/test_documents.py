@@ -20,7 +20,8 @@ def test_flat_nouns_round_trip_through_json() -> None:
 
 def test_answer_round_trips_with_its_context_and_sentences() -> None:
     context = Context((STORE.passages([1])[0],), ((5, 9),), 30, 2)
-    answer = Answer("It does. Perhaps.", (Citation("p", "d", 0, 4, "text", 0.9),), context, 0.45, Usage(30, 5), (Sentence(0, 8, (0,)), Sentence(9, 17)))
+    citation = Citation("p", "d", 0, 4, "text", 0.9)
+    answer = Answer("It does. Perhaps.", (citation,), context, 0.45, Usage(30, 5), (Sentence(0, 8, (0,)), Sentence(9, 17)))
     assert Answer.from_dict(json.loads(json.dumps(answer.to_dict()))) == answer
     assert answer.unsupported == ("Perhaps.",)
 
