@@ -15,10 +15,11 @@ from ..rag.stage import Problem, Stage
 from ..rag.trace import Token, emit
 from .citations import cite
 from .packing import Size, pack
-from .prompt import QUESTION, Order, Prompt, build
+from .prompt import PASSAGES, QUESTION, Order, Prompt, build
 
-SYSTEM = "You are a helpful assistant. You answer the question using the given passages."
-INSTRUCTION = f"Question: {QUESTION}\nAnswer in one or two sentences, using the passages above."
+SYSTEM = "You are a helpful assistant."
+INSTRUCTION = f"Use these passages to answer my question.\n\n{PASSAGES}My question: {QUESTION} Answer in one or two sentences."
+"""Chosen by trying: under longer orders SmolLM2-135M repeats them, or the question, instead of answering."""
 NOTHING_FOUND = "No passage was found that answers this question."
 
 Count = Annotated[int, Field(ge=1)]
@@ -39,9 +40,10 @@ class BaseReader(Stage):
     _encoder: Encoder | None
 
     def _set(self, *, budget: int, order: Order, system: str | None, instruction: str, embedder: str, min_support: float) -> None:
-        if QUESTION not in instruction:
-            raise ConfigError(f"the instruction does not say where the question goes: {instruction!r}", where=type(self).__name__,
-                              hint=f"put {QUESTION} in it")
+        missing = [part for part in (PASSAGES, QUESTION) if instruction.count(part) != 1]
+        if missing:
+            raise ConfigError(f"the instruction has not one place for {' and '.join(missing)}: {instruction!r}",
+                              where=type(self).__name__, hint=f"write it like {INSTRUCTION!r}")
         self.budget = budget
         self.order = order
         self.system = system

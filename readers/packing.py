@@ -25,8 +25,8 @@ class Packed:
 
 
 def shown(passage: Passage) -> str:
-    """The passage as a reader sees it: its title, if any, on a line of its own."""
-    return f"{passage.title}\n{passage.text}" if passage.title else passage.text
+    """The passage as a reader sees it: its title, if any, as a heading."""
+    return f"## {passage.title}\n\n{passage.text}" if passage.title else passage.text
 
 
 def pack(passages: Sequence[Passage], budget: int, size: Size) -> Packed:

@@ -30,9 +30,9 @@ class Reader(BaseReader):
     The passages are packed whole into ``budget`` tokens, best first, until it is full, and stand in the prompt with the best one
     next to the question (``order="best-last"``) or at the beginning ("best-first"). The answer is at most ``max_new_tokens``
     long, greedy at ``temperature`` 0, else sampled with ``top_p`` and ``seed``; it ends where the model begins to repeat itself.
-    ``system`` None is the chat template's own; ``instruction`` follows the passages and holds ``{question}``. Citations are found
-    by comparing the answer with the passages (``readers.citations``), with the encoder ``embedder`` and the threshold
-    ``min_support``. An empty ranking gives an answer that says so, and the model is not asked.
+    ``system`` None is the chat template's own; ``instruction`` is the user's turn, with ``{passages}`` (each ends in a blank line)
+    and ``{question}`` in it. Citations are found by comparing the answer with the passages (``readers.citations``), with the
+    encoder ``embedder`` and the threshold ``min_support``. An empty ranking gives an answer that says so, and the model is not asked.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from typing import Any
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.retrievers import BaseRetriever
-from pydantic import InstanceOf
+from pydantic import SkipValidation
 
 from ..documents import Document, Ranking
 from ..errors import ConfigError
@@ -23,7 +23,7 @@ class RegardRetriever(BaseRetriever):
     ``passage_id``, ``document_id``, ``title``, ``start``, ``end`` and ``score``.
     """
 
-    pipeline: InstanceOf[Pipeline]
+    pipeline: SkipValidation[Pipeline]
     output: str = "passages"
     k: int = 10
 

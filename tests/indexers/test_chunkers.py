@@ -13,7 +13,6 @@ from regard.rag.documents import Document
 from regard.rag.errors import ConfigError, ModelNotFound, UnsupportedModel
 from regard.rag.text import sentence_spans, words
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 TEXT = "One two three. Four five six seven. Eight nine ten eleven twelve thirteen fourteen. Fifteen."
 
 pieces = st.sampled_from([
@@ -189,11 +188,9 @@ def test_a_tokenizer_that_is_not_to_be_had(tmp_path, monkeypatch):
 
 
 @pytest.mark.data
-def test_real_abstracts_are_chunked_within_budget():
-    if not DATA.exists():
-        pytest.skip(f"no shared data at {DATA}")
+def test_real_abstracts_are_chunked_within_budget(shared_data):
     cut = Sentences(100, 20)
-    for number, document in enumerate(read_corpus(DATA / "scifact", on_skip=print)):
+    for number, document in enumerate(read_corpus(shared_data / "scifact", on_skip=print)):
         passages = cut.chunk(document)
         assert passages[0].start == len(document.text) - len(document.text.lstrip())
         assert all(tokens(p.text) <= 100 for p in passages)

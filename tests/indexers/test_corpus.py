@@ -12,8 +12,6 @@ from regard.indexers.corpus import Skip, detect_format, estimate_size, read_corp
 from regard.indexers.corpus.decoding import BinaryData, decode, well_formed
 from regard.rag.errors import CorpusError
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-
 
 def read(source, format="auto"):
     skips: list[Skip] = []
@@ -292,10 +290,8 @@ def test_well_formed_text_can_be_encoded_and_good_text_is_left_alone(text):
 
 
 @pytest.mark.data
-def test_the_shared_collections(tmp_path):
-    if not DATA.exists():
-        pytest.skip(f"no shared data at {DATA}")
+def test_the_shared_collections(shared_data):
     for name, size in (("scifact", 5183), ("vaswani", 11429), ("msmarco-dl19", 4297), ("hotpotqa-100", 994), ("xquad-en", 240)):
-        documents, skips = read(DATA / name)
+        documents, skips = read(shared_data / name)
         assert (len(documents), skips) == (size, [])
-        assert estimate_size(DATA / name) == size
+        assert estimate_size(shared_data / name) == size

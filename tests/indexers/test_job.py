@@ -179,6 +179,7 @@ def test_adding_an_encoder_goes_on_where_it_was_killed(facts: list[Document], tm
     bge = encoder("bge-small")
     bge.open()
     expected = bge.encode_passages([p.full_text for p in store.passages(store.rows)])
+    bge.close()
     assert np.allclose(np.concatenate([*store.vectors("bge_small")]), expected, atol=1e-5)
     report = build_index([*facts, Document("new", "A new fact.")], tmp_path, progress=False)
     assert report.encoded == 2  # one passage, both encoders

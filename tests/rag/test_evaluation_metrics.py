@@ -1,6 +1,5 @@
 """Metrics, answer scores and the significance test, against known values and other implementations."""
 
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,15 +17,13 @@ from regard.rag.evaluation import (
     write_run,
 )
 
-DL19 = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "msmarco-dl19"
 QRELS = {"q1": {"a": 1, "b": 0, "c": 2}, "q2": {"a": 1}}
 
 
 @pytest.mark.data
-def test_bm25_on_dl19_has_its_known_ndcg():
-    if not DL19.exists():
-        pytest.skip(f"no shared data at {DL19}")
-    result = evaluate(read_run(DL19 / "bm25.run"), read_qrels(DL19 / "qrels" / "test.tsv"), ["nDCG@10"])["nDCG@10"]
+def test_bm25_on_dl19_has_its_known_ndcg(shared_data):
+    folder = shared_data / "msmarco-dl19"
+    result = evaluate(read_run(folder / "bm25.run"), read_qrels(folder / "qrels" / "test.tsv"), ["nDCG@10"])["nDCG@10"]
     assert result.mean == pytest.approx(0.5058, abs=5e-5)
     assert len(result.per_query) == 43
 

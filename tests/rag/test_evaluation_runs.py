@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from regard.rag.errors import EmptyQueryError, EvaluationError, QueryError, Stor
 from regard.rag.evaluation import read_beir, read_qrels, read_queries, read_run, run_from_rankings, write_qrels, write_run
 from regard.rag.evaluation.runs import untied
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 ids = st.text(st.characters(codec="utf-8", exclude_characters="\t\r\n\ufeff"), min_size=1, max_size=8)
 scores = st.floats(-1e30, 1e30, allow_nan=False) | st.sampled_from([0.0, -0.0, 1.0, 1.0 + 1e-12])
 runs = st.dictionaries(ids, st.dictionaries(ids, scores, min_size=1, max_size=6), min_size=1, max_size=4)
@@ -158,11 +156,9 @@ def test_a_beir_folder_without_its_parts(tmp_path):
 
 
 @pytest.mark.data
-def test_the_shared_collections_read():
-    if not DATA.exists():
-        pytest.skip(f"no shared data at {DATA}")
+def test_the_shared_collections_read(shared_data):
     for name, judged in (("scifact", 300), ("vaswani", 93), ("msmarco-dl19", 43), ("hotpotqa-100", 100), ("xquad-en", 1190)):
-        folder = read_beir(DATA / name)
+        folder = read_beir(shared_data / name)
         assert len(folder.queries) == len(folder.qrels) == judged
         assert folder.corpus.name == "corpus.jsonl.gz"
-    assert read_beir(DATA / "xquad-en").queries[0].metadata["answers"] == ["308"]
+    assert read_beir(shared_data / "xquad-en").queries[0].metadata["answers"] == ["308"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,6 @@ from regard.rag.documents import Passage
 from regard.rag.encoding import encoder
 from regard.rag.text import sentence_spans
 from regard.readers.citations import MIN_SUPPORT, cite, content_words
-
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "xquad-en"
 
 DOCUMENT = (
     "Gustave Eiffel's company designed and built the tower. It was completed on 31 March 1889.\n\n"
@@ -57,6 +54,14 @@ def test_each_sentence_cites_the_span_that_supports_it(embed):
 
 def test_another_number_is_not_supported(embed):
     right, wrong = cite("The tower is 330 metres tall. The tower is 350 metres tall.", _passages(), embed).sentences
+    assert right.citations
+    assert not wrong.citations
+
+
+def test_another_function_is_not_supported(embed):
+    passages = [Passage("p", "d", "Recursively delete a directory tree.", 0, 36, "shutil.rmtree")]
+    right, wrong = cite("Use `shutil.rmtree` to delete a directory tree. Use `os.rmdir` to delete a directory tree.", passages,
+                        embed).sentences
     assert right.citations
     assert not wrong.citations
 
@@ -128,15 +133,14 @@ def test_content_words_are_stems_of_what_matters():
 
 
 @pytest.mark.data
-def test_gold_statements_are_told_from_other_paragraphs(embed):
+def test_gold_statements_are_told_from_other_paragraphs(embed, shared_data):
     """The measurement behind the default threshold, on 40 "who" questions of XQuAD made statements with their gold answers."""
-    if not DATA.exists():
-        pytest.skip(f"no {DATA}")
-    with gzip.open(DATA / "corpus.jsonl.gz", "rt", encoding="utf-8") as file:
+    folder = shared_data / "xquad-en"
+    with gzip.open(folder / "corpus.jsonl.gz", "rt", encoding="utf-8") as file:
         lines = [json.loads(line) for line in file]
     paragraphs = {p["_id"]: Passage(p["_id"], p["_id"], p["text"], 0, len(p["text"]), p["title"]) for p in lines}
-    own = dict(line.split("\t")[:2] for line in (DATA / "qrels" / "test.tsv").read_text(encoding="utf-8").splitlines()[1:])
-    questions = [json.loads(line) for line in (DATA / "queries.jsonl").read_text(encoding="utf-8").splitlines()]
+    own = dict(line.split("\t")[:2] for line in (folder / "qrels" / "test.tsv").read_text(encoding="utf-8").splitlines()[1:])
+    questions = [json.loads(line) for line in (folder / "queries.jsonl").read_text(encoding="utf-8").splitlines()]
     who = [q for q in questions if q["text"].startswith("Who ")][:40]
     homes = [paragraphs[own[q["_id"]]] for q in who]
     said = [q["metadata"]["answers"][0] + q["text"][3:].rstrip(" ?") + "." for q in who]

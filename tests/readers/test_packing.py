@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from regard.rag.documents import Passage
-from regard.readers.packing import pack, shown
+from regard.readers.packing import BETWEEN, pack, shown
 from regard.readers.prompt import build
 from regard.readers.repeats import Looping, RepeatGuard
 
@@ -42,7 +42,7 @@ def test_a_passage_longer_than_the_budget_is_cut_at_a_sentence():
 
 
 def test_a_sentence_longer_than_the_budget_is_cut_at_a_word():
-    (cut,) = pack([_passage("a", "word " * 100, "T")], 20, _size).passages
+    (cut,) = pack([_passage("a", "word " * 100, "T")], 22, _size).passages
     assert cut.text == "word word word"
     nothing = pack([_passage("a", "x" * 100)], 20, _size)
     assert nothing.passages == ()
@@ -53,7 +53,7 @@ def test_a_sentence_longer_than_the_budget_is_cut_at_a_word():
 def test_the_budget_holds_for_any_text(texts, budget):
     passages = [_passage(str(i), t, "title" * (i % 2)) for i, t in enumerate(texts)]
     packed = pack(passages, budget, _size)
-    assert sum(len(shown(p)) + 2 for p in packed.passages) <= budget
+    assert sum(len(shown(p)) + len(BETWEEN) for p in packed.passages) <= budget
     assert len(packed.passages) + packed.dropped == len(passages)
     for p in packed.passages:
         assert texts[int(p.id)].startswith(p.text)
@@ -63,11 +63,12 @@ def test_the_budget_holds_for_any_text(texts, budget):
 @pytest.mark.parametrize(("order", "expected"), [("best-last", ["b", "a"]), ("best-first", ["a", "b"])])
 def test_the_prompt_knows_where_its_passages_are(order, expected):
     packed = pack([_passage("a", "alpha", "A"), _passage("b", "beta")], 100, _size)
-    prompt = build("who {is} it?", packed, order, "Q: {question}!")
+    prompt = build("who {is} it?", packed, order, "Read: {passages}Q: {question}!")
     context = prompt.context([len(p) for p in prompt.pieces], before=7, prompt_tokens=99)
     assert [p.id for p in context.passages] == expected
     whole = "x" * 7 + prompt.text
     assert [whole[a:b] for a, b in context.spans] == [shown(p) for p in context.passages]
+    assert prompt.text.startswith("Read: ")
     assert prompt.text.endswith("Q: who {is} it?!")
     assert context.prompt_tokens == 99
 

@@ -82,6 +82,7 @@ def test_what_does_not_fit_the_budget_is_dropped_and_counted():
     stage.open()
     (answer,) = stage.run(Batch([DELETE]), Batch([_ranking("shutil.rmtree", "json.loads", "os.listdir")]))
     stage.close()
+    assert answer.usage.completion_tokens <= 1
     assert answer.context.passages[0].id == "shutil.rmtree"
     assert answer.context.dropped == 3 - len(answer.context.passages) > 0
     assert sum(end - start for start, end in answer.context.spans) <= 45

@@ -1,7 +1,6 @@
 """AttentionReranker: the published code's scores, the prompt, its limits, and repeatability."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from regard.rag.lm import LanguageModel
 from regard.rag.trace import StageTrace, tracing
 from regard.rerankers.attention import AttentionReranker, _longest_that_fits
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 AUTHORS_TURN = ("<|im_start|>user ", "<|im_end|>\n<|im_start|>assistant")
 TEXTS = ["Bread is baked in an oven.", "A flea lives for about a hundred days.", "The Eiffel Tower is in Paris.", "Fleas lay eggs."]
 QUERY = Query("how long does a flea live")
@@ -55,10 +53,8 @@ def one(stage: AttentionReranker, ranking: Ranking, query: Query = QUERY) -> Ran
 
 
 @pytest.fixture(scope="module")
-def reference():
-    path = DATA / "icr-reference.json"
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
+def reference(shared_data):
+    path = shared_data / "icr-reference.json"
     (case,) = json.loads(path.read_text())["cases"]
     return case
 
