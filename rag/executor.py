@@ -50,7 +50,7 @@ class Executor:
             return time.perf_counter() - start
 
     def close(self) -> None:
-        for name in self._open:
+        for name in self.order:  # all of them: one that only gave its fingerprint may hold its index
             self._nodes[name].stage.close()
         self._open.clear()
         if self._threads:

@@ -84,7 +84,7 @@ class Stage:
         """Load models and open files. Called once before the first ``run``."""
 
     def close(self) -> None:
-        """Release what ``open`` loaded."""
+        """Release what ``open`` (or ``state``) loaded; harmless when there is nothing."""
 
     def check(self) -> Iterator[Problem]:
         """Problems that can be seen before anything heavy is loaded."""

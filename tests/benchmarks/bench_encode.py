@@ -25,7 +25,7 @@ def main() -> None:
     options = parser.parse_args()
     from sentence_transformers import SentenceTransformer
 
-    documents = list(islice(read_corpus(collection("scifact"), format="beir"), options.passages))
+    documents = list(islice(read_corpus(collection("scifact"), format="beir", on_skip=print), options.passages))
     texts = [f"{d.title}\n{d.text}" if d.title else d.text for d in documents]  # what the job encodes under "whole"
     model = SentenceTransformer(resolve("minilm").path, device=device())
     held = encoder("minilm")

@@ -13,9 +13,11 @@ from regard.readers.packing import shown
 DOCUMENTS = {
     "shutil.rmtree": "Recursively delete a directory tree. If ignore_errors is set, errors are ignored.",
     "json.loads": "Deserialize ``s`` (a ``str`` containing a JSON document) to a Python object.",
+    "Eiffel Tower": "The Eiffel Tower is 330 metres tall. It was completed in 1889.",
     "os.listdir": "Return a list containing the names of the files in the directory.",
 }
 DELETE = Query("How do I delete a directory tree?", id="delete")
+TALL = Query("How tall is the Eiffel Tower?", id="tall")
 
 
 def _ranking(*names: str) -> Ranking:
@@ -34,15 +36,15 @@ def reader():
 def test_a_question_is_answered_from_the_passages_and_cited(reader):
     events, entry = [], trace.StageTrace("read", "Reader")
     with trace.tracing(entry), trace.listening(events.append):
-        (answer,) = reader.run(Batch([DELETE]), Batch([_ranking("shutil.rmtree", "os.listdir", "json.loads")]))
-    assert "rmtree" in answer.text
+        (answer,) = reader.run(Batch([TALL]), Batch([_ranking("Eiffel Tower", "os.listdir", "json.loads")]))
+    assert "330" in answer.text
     assert "".join(e.text for e in events).strip() == answer.text
     assert {(e.stage, e.query) for e in events} == {("Reader", 0)}
     assert answer.citations
     for c in answer.citations:
         assert DOCUMENTS[c.document_id][c.start:c.end] == c.quote
-    assert answer.citations[answer.sentences[0].citations[0]].document_id == "shutil.rmtree"
-    assert 0 < answer.confidence <= 1
+    assert answer.citations[answer.sentences[0].citations[0]].document_id == "Eiffel Tower"
+    assert 0.5 < answer.confidence <= 1
     assert answer.usage.prompt_tokens == entry.tokens_in
     assert 0 < answer.usage.completion_tokens == entry.tokens_out <= 32
     assert Answer.from_dict(answer.to_dict()) == answer
@@ -62,10 +64,9 @@ def test_the_context_says_where_each_passage_stood(reader):
 
 
 def test_answers_do_not_depend_on_the_batch(reader):
-    other = Query("How do I list the files in a directory?", id="list")
-    rankings = [_ranking("shutil.rmtree", "os.listdir"), _ranking("os.listdir", "json.loads")]
-    together = reader.run(Batch([DELETE, other]), Batch(rankings))
-    assert reader.run(Batch([other]), Batch(rankings[1:]))[0] == together[1]
+    rankings = [_ranking("shutil.rmtree", "os.listdir"), _ranking("Eiffel Tower", "json.loads")]
+    together = reader.run(Batch([DELETE, TALL]), Batch(rankings))
+    assert reader.run(Batch([TALL]), Batch(rankings[1:]))[0] == together[1]
     assert together[0].text != together[1].text
 
 
