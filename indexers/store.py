@@ -148,15 +148,15 @@ class LanceStore:
         return np.asarray(rows, dtype=np.int64)
 
 
-def open_dataset(path: Path, version: int | None = None) -> Any:
-    """The Lance dataset of the index at ``path``."""
+def open_dataset(path: Path, version: int | None = None, session: Any = None) -> Any:
+    """The Lance dataset of the index at ``path``; ``session`` holds its caches."""
     import lance
 
     folder = path / DATASET
     if "://" not in str(path) and not folder.exists():
         raise IndexNotFound(f"there is no index at {path}", where=str(folder), hint=f"make one: regard index SOURCE --index {path}")
     try:
-        return lance.dataset(str(folder), version=version)
+        return lance.dataset(str(folder), version=version, session=session)
     except (ValueError, OSError) as error:
         raise IndexFormatError(f"the passage store cannot be opened: {str(error).split(', /')[0]}", where=str(folder),
                                hint="the folder is damaged or was written by something else; index again into a new folder") from None

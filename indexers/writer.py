@@ -52,7 +52,7 @@ class StoreWriter:
         """
         self.path = path
         if (path / DATASET).exists():
-            self.dataset = open_dataset(path)
+            self.dataset = open_dataset(path, session=_without_cache())
             self.manifest = read_manifest(self.dataset, path)
             self._same_chunker(chunker)
         else:
@@ -64,7 +64,7 @@ class StoreWriter:
 
         with storage_errors(self.path, "the index cannot be created"):
             schema = _schema(self.manifest)
-            return lance.write_dataset(schema.empty_table(), str(self.path / DATASET), schema=schema)
+            return lance.write_dataset(schema.empty_table(), str(self.path / DATASET), schema=schema, session=_without_cache())
 
     def _same_chunker(self, chunker: Mapping[str, Any]) -> None:
         """Only what decides the passages counts, not how the user spelled it."""
@@ -174,6 +174,13 @@ def storage_errors(path: Path, what: str) -> Iterator[None]:
         reason = str(error).split(", /home/runner")[0][:300]
         raise StorageError(f"{what}: {reason}", where=str(path), hint="free some space or check the permissions, then run the same command "
                            "again: it goes on where it stopped") from error
+
+
+def _without_cache() -> Any:
+    """A writer reads no version twice; Lance would keep every one's manifest, which grows with the square of the commits."""
+    import lance
+
+    return lance.Session(metadata_cache_size_bytes=0)
 
 
 def _schema(manifest: Mapping[str, Any]) -> Any:

@@ -18,8 +18,9 @@ from .packing import Size, pack
 from .prompt import PASSAGES, QUESTION, Order, Prompt, build
 
 SYSTEM = "You are a helpful assistant."
-INSTRUCTION = f"Use these passages to answer my question.\n\n{PASSAGES}My question: {QUESTION} Answer in one or two sentences."
-"""Chosen by trying: under longer orders SmolLM2-135M repeats them, or the question, instead of answering."""
+INSTRUCTION = f"{PASSAGES}{QUESTION}"
+"""Chosen by trying: with the passages and the bare question SmolLM2-135M answers 10 of 11 test questions with what the passages say,
+with five more explicit instructions 5 to 8; it repeats the order, or the question, instead of answering."""
 NOTHING_FOUND = "No passage was found that answers this question."
 
 Count = Annotated[int, Field(ge=1)]
@@ -31,6 +32,7 @@ class BaseReader(Stage):
 
     needs_text = True
 
+    depth: int
     budget: int
     order: Order
     system: str | None
@@ -39,11 +41,14 @@ class BaseReader(Stage):
     min_support: float
     _encoder: Encoder | None
 
-    def _set(self, *, budget: int, order: Order, system: str | None, instruction: str, embedder: str, min_support: float) -> None:
+    def _set(
+        self, *, depth: int, budget: int, order: Order, system: str | None, instruction: str, embedder: str, min_support: float,
+    ) -> None:
         missing = [part for part in (PASSAGES, QUESTION) if instruction.count(part) != 1]
         if missing:
             raise ConfigError(f"the instruction has not one place for {' and '.join(missing)}: {instruction!r}",
                               where=type(self).__name__, hint=f"write it like {INSTRUCTION!r}")
+        self.depth = depth
         self.budget = budget
         self.order = order
         self.system = system
@@ -71,7 +76,7 @@ class BaseReader(Stage):
 
     def _prompt(self, query: Query, ranking: Ranking, budget: int, size: Size) -> Prompt | None:
         """The prompt for one query, or None when its ranking has no passage that could be shown."""
-        packed = pack(ranking.passages(), budget, size)
+        packed = pack(ranking.top(self.depth).passages(), budget, size)
         return build(query.text, packed, self.order, self.instruction) if packed.passages else None
 
     def _nothing_found(self, position: int) -> Answer:

@@ -16,9 +16,9 @@ from ..rag.stage import Problem
 from ..rag.trace import Token, emit, record
 from .base import INSTRUCTION, SYSTEM, BaseReader, Count, Share
 from .citations import MIN_SUPPORT
+from .ending import AnswerGuard, Ended
 from .packing import Size
 from .prompt import Order, Prompt
-from .repeats import Looping, RepeatGuard
 
 _QUESTION_TOKENS = 64
 """Room that ``check`` leaves for a question that it cannot know."""
@@ -27,26 +27,29 @@ _QUESTION_TOKENS = 64
 class Reader(BaseReader):
     """Answers each query from the passages of its ranking, with the language model ``lm``, and cites them.
 
-    The passages are packed whole into ``budget`` tokens, best first, until it is full, and stand in the prompt with the best one
-    next to the question (``order="best-last"``) or at the beginning ("best-first"). The answer is at most ``max_new_tokens``
-    long, greedy at ``temperature`` 0, else sampled with ``top_p`` and ``seed``; it ends where the model begins to repeat itself.
-    ``system`` None is the chat template's own; ``instruction`` is the user's turn, with ``{passages}`` (each ends in a blank line)
+    The first ``depth`` passages are packed whole into ``budget`` tokens, best first, until it is full, and stand in the prompt
+    with the best one next to the question (``order="best-last"``) or at the beginning ("best-first"). The answer is at most
+    ``max_new_tokens`` long, greedy at ``temperature`` 0, else sampled with ``top_p`` and ``seed``; it ends before the first
+    ``stop`` string (``["\\n\\n"]``: after one paragraph), and where the model begins to repeat itself. ``system`` None is the chat
+    template's own; ``instruction`` is the user's turn, with ``{passages}`` (each ends in a blank line)
     and ``{question}`` in it. Citations are found by comparing the answer with the passages (``readers.citations``), with the
     encoder ``embedder`` and the threshold ``min_support``. An empty ranking gives an answer that says so, and the model is not asked.
     """
 
     def __init__(
-        self, lm: str = "smollm2", budget: Count = 1024, max_new_tokens: Count = 128, order: Order = "best-last",
+        self, lm: str = "smollm2", depth: Count = 10, budget: Count = 1024, max_new_tokens: Count = 128, order: Order = "best-last",
         temperature: Annotated[float, Field(ge=0)] = 0.0, top_p: Annotated[float, Field(gt=0, le=1)] = 1.0, seed: int = 0,
         system: str | None = SYSTEM, instruction: str = INSTRUCTION, embedder: str = "minilm", min_support: Share = MIN_SUPPORT,
-        device: str | None = None,
+        stop: list[str] | None = None, device: str | None = None,
     ) -> None:
-        self._set(budget=budget, order=order, system=system, instruction=instruction, embedder=embedder, min_support=min_support)
+        self._set(depth=depth, budget=budget, order=order, system=system, instruction=instruction, embedder=embedder,
+                  min_support=min_support)
         self.lm = lm
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
         self.top_p = top_p
         self.seed = seed
+        self.stop = stop or []
         self.device = device
         self._lm: LanguageModel | None = None
 
@@ -118,11 +121,11 @@ class Reader(BaseReader):
         return self._answer(prompt, text, usage, sizes=[len(piece) for piece in pieces], before=len(frame.prefix))
 
     def _text(self, lm: LanguageModel, ids: list[int], position: int) -> str:
-        guard = RepeatGuard(lambda piece: emit(Token(self.label, position, piece)))
+        guard = AnswerGuard(lambda piece: emit(Token(self.label, position, piece)), self.stop)
         try:
             generation = lm.generate(ids, max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p,
                                      seed=self.seed, on_text=guard)
-        except Looping:
+        except Ended:
             return guard.text
         return guard.finish(cut=generation.finish == "length")
 

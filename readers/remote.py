@@ -37,14 +37,16 @@ class RemoteReader(BaseReader):
     """
 
     def __init__(
-        self, model: str, base_url: str | None = None, api_key_env: str = "OPENAI_API_KEY", budget: Count = 4096,
+        self, model: str, base_url: str | None = None, api_key_env: str = "OPENAI_API_KEY", depth: Count = 20,
+        budget: Count = 4096,
         max_new_tokens: Count = 512, order: Order = "best-last", temperature: Annotated[float, Field(ge=0)] = 0.0,
         top_p: Annotated[float, Field(gt=0, le=1)] = 1.0, seed: int = 0, system: str | None = SYSTEM,
         instruction: str = INSTRUCTION, tokenizer: str | None = None, timeout: Annotated[float, Field(gt=0)] = 60.0,
         retries: Annotated[int, Field(ge=0)] = 4, concurrency: Count = 4, embedder: str = "minilm",
         min_support: Share = MIN_SUPPORT, parameters: dict[str, Any] | None = None,
     ) -> None:
-        self._set(budget=budget, order=order, system=system, instruction=instruction, embedder=embedder, min_support=min_support)
+        self._set(depth=depth, budget=budget, order=order, system=system, instruction=instruction, embedder=embedder,
+                  min_support=min_support)
         if base_url is not None:
             checked_url(base_url)
         self.model = model

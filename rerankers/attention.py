@@ -173,7 +173,7 @@ def _scores(model: LanguageModel, prompt: Prompt) -> Scores:
 
 def _shown(passage: Passage, max_words: int) -> str:
     """Title and text, up to the end of word ``max_words``."""
-    text = f"{passage.title}\n{passage.text}" if passage.title else passage.text
+    text = passage.full_text
     last = next(islice(_WORD.finditer(text), max_words - 1, None), None)
     return text if last is None else text[:last.end()]
 

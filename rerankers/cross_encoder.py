@@ -15,13 +15,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ..rag import models
-from ..rag.documents import Batch, Passage, Query, Ranking
+from ..rag.documents import Batch, Query, Ranking
 from ..rag.errors import RegardError, StageError, UnsupportedModel
 from ..rag.onnx import OnnxModel, Tokens
+from ..rag.packing import pack
 from ..rag.stage import Problem, Stage
 from ..rag.trace import record
 
 Pair = tuple[str, str]
+_TOKENIZED_AT_ONCE = 1024
+"""Pairs: bounds the memory that the token ids of a large batch of queries take."""
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -29,8 +32,8 @@ class CrossEncoder(Stage):
     """Scores the first ``depth`` passages of each ranking and returns those, best first, in score space ``"logit"``.
 
     Hits beyond ``depth`` are dropped: their old scores live in another space, and a ranking has one. The score is the model's
-    raw logit, before any sigmoid, so it compares across queries of one model only. A titled passage is read as
-    ``"title text"``, as in BEIR. The pairs of all queries of the batch are sorted by length and packed together by token count.
+    raw logit, before any sigmoid, so it compares across queries of one model only. A passage is read with its title before it
+    (``Passage.full_text``). The pairs of all queries of the batch are sorted by length and packed together by token count.
 
     Settings: ``model`` is ``minilm-cross-encoder``, a folder (``model.onnx`` with ``tokenizer.json``, or a sentence-transformers
     cross-encoder) or a Hugging Face id; ``max_length`` in tokens cuts longer pairs, the longer side first (the trace's note
@@ -81,7 +84,7 @@ class CrossEncoder(Stage):
     def run(self, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Ranking]:
         """Raises ``StageError`` when the stage is not open or a score is not finite."""
         heads = [ranking.top(self.depth) for ranking in rankings]
-        pairs = [(query.text, _readable(p)) for query, head in zip(queries, heads, strict=True) for p in head.passages()]
+        pairs = [(query.text, p.full_text) for query, head in zip(queries, heads, strict=True) for p in head.passages()]
         scores = self._scores(pairs)
         parts = np.split(scores, np.cumsum([len(head) for head in heads], dtype=np.int64))[:-1]  # the rest after the last is empty
         return Batch(head.rescore(part, "logit", stage=self.label) for head, part in zip(heads, parts, strict=True))
@@ -91,31 +94,15 @@ class CrossEncoder(Stage):
         if self._scorer is None:
             raise StageError("the stage is not open", where=f"stage {self.label!r}", hint="call open() first, or run a pipeline")
         scores = np.zeros(len(pairs), dtype=np.float32)
-        if not pairs:
-            return scores
-        batch = self._scorer.tokenize(pairs)
-        for group in pack(batch.lengths, self.batch_tokens):
-            scores[group] = batch.score(group)
-        record(tokens_in=sum(batch.lengths), truncated=batch.truncated)
+        tokens, truncated = 0, 0
+        for start in range(0, len(pairs), _TOKENIZED_AT_ONCE):
+            batch = self._scorer.tokenize(pairs[start:start + _TOKENIZED_AT_ONCE])
+            for group in pack(batch.lengths, self.batch_tokens):
+                scores[start + np.array(group)] = batch.score(group)
+            tokens += sum(batch.lengths)
+            truncated += batch.truncated
+        record(tokens_in=tokens, truncated=truncated)
         return scores
-
-
-def pack(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Positions of ``lengths`` in groups of similar length whose padded size (longest times number) stays within ``batch_tokens``.
-
-    A single item longer than that is a group of its own. Groups go from short to long.
-    """
-    groups: list[list[int]] = []
-    for position in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if groups and lengths[position] * (len(groups[-1]) + 1) <= batch_tokens:
-            groups[-1].append(position)
-        else:
-            groups.append([position])
-    return groups
-
-
-def _readable(passage: Passage) -> str:
-    return f"{passage.title} {passage.text}".strip()
 
 
 class _Tokenized(Protocol):

@@ -18,12 +18,17 @@ _TRAINING_PER_LIST = 64  # FAISS warns below 39
 
 
 def import_faiss() -> Any:
-    """The module faiss, which two extras bring. Raises ``MissingDependency`` that names both."""
+    """The module faiss, which two extras bring. Raises ``MissingDependency`` that names both.
+
+    It is told to use matrix products for small batches too: by default 64 queries make 64 passes over the vectors (309 ms at
+    200,000 x 384; 51 ms so). One query takes as long either way.
+    """
     try:
         import faiss
     except ImportError:
         raise MissingDependency("FAISS is not installed", where="dense search",
                                 hint="pip install 'regard[cpu]' (faiss-cpu), or 'regard[gpu]' on Linux with CUDA (faiss-gpu)") from None
+    faiss.cvar.distance_compute_blas_threshold = 1
     return faiss
 
 

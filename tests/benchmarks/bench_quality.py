@@ -1,7 +1,7 @@
 """Ranking quality (nDCG@10) on real collections: SciFact and Vaswani in full, MS MARCO DL19's BM25 candidates reranked.
 
 One passage a document. Indexes are kept under --cache: the first run encodes SciFact (4 minutes on two idle
-cores) and reranks its 15,000 pairs (half an hour or more); a rerun does neither.
+cores) and reranks its 15,000 pairs (about 12 minutes of processor time); a rerun does neither.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from regard.rag.documents import Passage
+from regard.readers.ending import AnswerGuard, Ended
 from regard.readers.packing import BETWEEN, pack, shown
 from regard.readers.prompt import build
-from regard.readers.repeats import Looping, RepeatGuard
 
 
 def _size(text: str) -> int:
@@ -76,11 +76,11 @@ def test_the_prompt_knows_where_its_passages_are(order, expected):
 def _said(text: str, *, cut: bool = False, step: int = 3) -> str:
     """The guard's text for ``text`` in pieces of ``step`` characters; what it showed must be the same."""
     pieces: list[str] = []
-    guard = RepeatGuard(pieces.append)
+    guard = AnswerGuard(pieces.append)
     try:
         for i in range(0, len(text), step):
             guard(text[i:i + step])
-    except Looping:
+    except Ended:
         assert "".join(pieces) == guard.text
         return guard.text
     guard.finish(cut=cut)
@@ -103,3 +103,26 @@ def test_an_answer_ends_where_it_begins_to_repeat_itself(step):
 def test_other_answers_are_untouched(text):
     assert _said(text, step=1) == text
     assert _said(text, step=7) == text
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 5, 100])
+def test_an_answer_ends_before_a_stop_string_however_the_pieces_fall(cut: int) -> None:
+    text = "One `name`. Two.\n```python\ncode"
+    pieces: list[str] = []
+    guard = AnswerGuard(pieces.append, ["\n\n", "```"])
+
+    def write() -> None:
+        for start in range(0, len(text), cut):
+            guard(text[start:start + cut])
+
+    with pytest.raises(Ended):
+        write()
+    assert guard.text == "".join(pieces) == "One `name`. Two.\n"
+
+
+def test_what_only_began_like_a_stop_string_is_not_lost() -> None:
+    pieces: list[str] = []
+    guard = AnswerGuard(pieces.append, ["```"])
+    guard("a `b``")
+    assert pieces == ["a `b"]
+    assert guard.finish(cut=True) == "a `b``"

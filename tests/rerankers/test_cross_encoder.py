@@ -7,8 +7,9 @@ import pytest
 from regard.rag import models
 from regard.rag.documents import Batch, Passage, PassageList, Query, Ranking
 from regard.rag.errors import ConfigError, ModelNotFound, StageError, UnsupportedModel
+from regard.rag.packing import pack
 from regard.rag.trace import StageTrace, tracing
-from regard.rerankers.cross_encoder import CrossEncoder, pack
+from regard.rerankers.cross_encoder import CrossEncoder
 
 TEXTS = [
     "The Eiffel Tower is 330 metres tall.",

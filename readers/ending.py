@@ -1,8 +1,8 @@
-"""Small models fall into loops under greedy decoding: this ends an answer where it begins to repeat itself."""
+"""Where an answer ends before the model ends it: at a stop string, or where a small model begins to repeat itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..rag.text import sentence_spans
 
@@ -10,32 +10,42 @@ SHORTEST = 4
 """Words of a sentence whose second occurrence counts as a loop."""
 
 
-class Looping(Exception):  # not an error: it stops a generation from inside its on_text callback
-    """The answer has said a whole sentence for the second time."""
+class Ended(Exception):  # not an error: it stops a generation from inside its on_text callback
+    """The answer has reached a stop string, or has said a whole sentence for the second time."""
 
 
-class RepeatGuard:
-    """Takes pieces of text and passes them on, holding back a sentence for as long as it is word for word the beginning of an
-    earlier one; raises :class:`Looping` when that sentence is over. What was passed on is then the answer.
+class AnswerGuard:
+    """Takes pieces of text and passes them on, holding back what may be a stop string, and a sentence for as long as it is word
+    for word the beginning of an earlier one; raises :class:`Ended` when the answer is over. What was passed on is then the answer.
     """
 
-    def __init__(self, show: Callable[[str], None]) -> None:
+    def __init__(self, show: Callable[[str], None], stop: Sequence[str] = ()) -> None:
         self._show = show
+        self._stop = stop
         self._written = ""
         self.text = ""
         """What was passed on."""
 
     def __call__(self, piece: str) -> None:
         self._written += piece
+        found = [position for position in map(self._written.find, self._stop) if position >= 0]
+        if found:
+            self._pass_on(min(found))
+            raise Ended
         earlier: list[str] = []
         *complete, (start, end) = sentence_spans(self._written) or [(0, 0)]
         for a, b in complete:
             if _is_repeat(self._written[a:b], earlier):
                 self._pass_on(a)
-                raise Looping
+                raise Ended
             earlier.append(self._written[a:b])
         current = self._written[start:end]
-        self._pass_on(start if any(sentence.startswith(current) for sentence in earlier) else len(self._written))
+        repeats = any(sentence.startswith(current) for sentence in earlier)
+        self._pass_on(start if repeats else len(self._written) - self._begun())
+
+    def _begun(self) -> int:
+        """How many characters at the end of what is written begin a stop string."""
+        return max((n for stop in self._stop for n in range(1, len(stop)) if self._written.endswith(stop[:n])), default=0)
 
     def finish(self, *, cut: bool) -> str:
         """The whole answer. ``cut``: the generation ended for want of tokens, so a sentence that was held back is no sentence."""
