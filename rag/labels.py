@@ -6,7 +6,7 @@ from .graph import Edge, Graph, Node
 from .markup import amount, one_line, setting, shorten_middle
 from .trace import StageTrace
 
-_TELLING = ("model", "index", "k", "depth", "method", "encoder", "view", "budget", "max_tokens", "weights")
+_TELLING = ("model", "lm", "index", "k", "depth", "method", "encoder", "view", "budget", "max_new_tokens", "weights")
 
 
 def node_label(node: Node) -> str:
@@ -22,7 +22,7 @@ def edge_label(edge: Edge, graph: Graph) -> str:
 
 def main_settings(node: Node, limit: int = 3) -> list[str]:
     """The ``name=value`` of the settings that tell most about a stage."""
-    told = {name: value for name, value in node.settings.items() if value is not None and value != "" and value != []}
+    told = {name: value for name, value in node.settings.items() if value not in (None, "", [], {})}
     names = sorted(told, key=lambda name: _TELLING.index(name) if name in _TELLING else len(_TELLING))
     return [f"{one_line(name)}={shorten_middle(setting(told[name]), 24)}" for name in names[:limit]]
 

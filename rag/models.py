@@ -7,10 +7,13 @@ Stages that name the same model share one object: ``acquire`` loads it for the f
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib
 import importlib.util
 import os
 import threading
+import warnings
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,11 +152,20 @@ def acquire(key: Hashable, load: Callable[[], T]) -> T:
         lock = _loading.setdefault(key, threading.Lock())
     with lock:
         held = _pool.get(key)
+        _import_tqdm_quietly()
         value: T = held.value if held else load()
         with _pool_lock:
             held = _pool.setdefault(key, _Held(value, 0))
             held.users += 1
         return value
+
+
+@functools.cache
+def _import_tqdm_quietly() -> None:
+    """What loads models imports ``tqdm.auto``, which fills a notebook without ipywidgets with a warning about bars of its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("tqdm.auto")
 
 
 def release(key: Hashable) -> None:

@@ -17,21 +17,13 @@ def progress_bar(what: str, total: int | None, unit: str, *, enabled: bool | Non
     if not enabled:
         yield _silent
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from tqdm import tqdm  # the plain one: it needs no widgets in a notebook
 
-    columns = (
-        TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("[dim]{task.fields[note]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=total, rate="", note="")
+    with tqdm(total=total, desc=what, unit=f" {unit}", file=sys.stderr, dynamic_ncols=True) as bar:
 
         def advance(steps: int, note: str = "") -> None:
-            progress.advance(task, steps)
-            shown = progress.tasks[task]
-            rate = shown.completed / shown.elapsed if shown.elapsed else 0.0
-            progress.update(task, rate=f"{rate:,.1f} {unit}/s", note=note)
+            bar.set_postfix_str(note, refresh=False)
+            bar.update(steps)
 
         yield advance
 
