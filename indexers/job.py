@@ -34,6 +34,7 @@ DEFAULT_ENCODER = "minilm"
 DEFAULT_CHUNKER = "sentences:200,overlap=40"
 _SHARD_CHARACTERS = 16_000_000
 _SKIPS_KEPT = 100
+_ENCODED_AT_ONCE = 256  # passages between two steps of the progress bar
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 Sources = str | Path | Sequence[str | Path] | Iterable[Document]
@@ -153,14 +154,23 @@ class _Job:
     def _clear(self) -> None:
         self.shard = Shard([], [], {}, [])
         self.characters = 0
+        self.waiting = 0  # documents that were read and are not yet done
 
     def run(self, documents: Iterable[Document], advance: Advance) -> None:
+        """``advance`` is told of documents as they are done: at once when there is nothing to encode, else as encoding goes on."""
+        self.advance = advance
         for document in documents:
             self._take(_clean(document))
+            self.waiting += 1
             if len(self.shard.passages) >= self.shard_passages or self.characters >= _SHARD_CHARACTERS:
                 self._flush()
-            advance(1, f"{self.report.passages:,} passages, {self.report.skipped:,} skipped")
+            elif not self.shard.passages:
+                self._done(self.waiting)
         self._flush()
+
+    def _done(self, documents: int) -> None:
+        self.waiting -= documents
+        self.advance(documents, f"{self.report.encoded:,} passages encoded, {self.report.skipped:,} skipped")
 
     def _take(self, document: Document) -> None:
         """Chunk one document into the shard, unless it is stored as it is or came before."""
@@ -192,17 +202,22 @@ class _Job:
         shard = self.shard
         if shard.passages:
             start = time.perf_counter()
-            shard.vectors = {name: self._encode(name, one, shard) for name, one in self.encoders.items()}
+            each = self.waiting // max(1, len(self.encoders))
+            shard.vectors = {name: self._encode(name, one, shard, each) for name, one in self.encoders.items()}
             self.report.encode_seconds += time.perf_counter() - start
             self.writer.commit(shard, self.next_row)
             self.next_row += len(shard.passages)
             self.report.passages += len(shard.passages)
         elif shard.replaced:
             self.writer.delete(shard.replaced)
+        self._done(self.waiting)
         self._clear()
 
-    def _encode(self, name: str, one: Encoder, shard: Shard) -> Vectors:
-        """Vectors of the shard's passages; each distinct text is encoded once, and not at all where the store has its vector."""
+    def _encode(self, name: str, one: Encoder, shard: Shard, documents: int) -> Vectors:
+        """Vectors of the shard's passages; each distinct text is encoded once, and not at all where the store has its vector.
+
+        Encoding all of them counts as the work for ``documents`` documents.
+        """
         hashes = [content_hash(p) for p in shard.passages]
         known = self.writer.stored_vectors(shard.replaced, name) if shard.replaced else {}
         fresh: dict[bytes, Passage] = {}
@@ -210,10 +225,14 @@ class _Job:
             if digest not in known:
                 fresh.setdefault(digest, passage)
         texts = [p.full_text for p in fresh.values()]
-        self.report.encoded += len(texts)
         self.report.reused += len(hashes) - len(texts)
         self.report.truncated += one.truncated(texts)
-        encoded = checked_vectors(one, texts)
+        encoded = np.empty((len(texts), one.dimension), dtype=np.float32)
+        for start in range(0, len(texts), _ENCODED_AT_ONCE):
+            stop = min(start + _ENCODED_AT_ONCE, len(texts))
+            encoded[start:stop] = _checked_vectors(one, texts[start:stop])
+            self.report.encoded += stop - start
+            self._done(documents * stop // len(texts) - documents * start // len(texts))
         where = {digest: i for i, digest in enumerate(fresh)}
         vectors = np.empty((len(hashes), one.dimension), dtype=np.float32)
         for i, digest in enumerate(hashes):
@@ -221,9 +240,9 @@ class _Job:
         return vectors
 
 
-def checked_vectors(one: Encoder, texts: Sequence[str]) -> Vectors:
+def _checked_vectors(one: Encoder, texts: Sequence[str]) -> Vectors:
     """Encode, and refuse vectors of another shape or with NaN before they reach the store."""
-    vectors = one.encode_passages(texts) if texts else np.zeros((0, one.dimension), np.float32)
+    vectors = one.encode_passages(texts)
     if vectors.shape != (len(texts), one.dimension):
         raise DimensionMismatch(f"the encoder gave {vectors.shape} for {len(texts)} passages of {one.dimension} components",
                                 where=f"encoder {one.name!r}", hint="its dimension and its output must agree")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from types import ModuleType
@@ -76,8 +77,15 @@ def _members(module: ModuleType, name: str, met: dict[int, Any]) -> Iterator[tup
         yield f"{name}.{attribute}", name, kind, member
         if kind == "class":
             for own, value in sorted(vars(member).items()):
-                if not own.startswith("_") and (inspect.isroutine(value) or isinstance(value, (property, *_WRAPPED))):
+                documented = inspect.isroutine(value) or isinstance(value, (property, *_WRAPPED))
+                if not own.startswith("_") and documented and not _grafted(value):
                     yield f"{name}.{attribute}.{own}", name, "method", value
+
+
+def _grafted(value: Any) -> bool:
+    """Whether another distribution put this method on a class of the standard library (transformers does so to ``logging.Logger``)."""
+    home = getattr(value, "__module__", None)
+    return isinstance(home, str) and home.partition(".")[0] not in sys.stdlib_module_names
 
 
 def _public(module: ModuleType) -> list[str]:

@@ -64,7 +64,7 @@ def estimate_size(source: str | Path, format: str = "auto") -> int | None:
     64 MB of a file, and nothing of a pipe."""
     found = _checked(source, format)
     if found == "python":
-        return None
+        return sum(1 for _ in python_docs.read(str(source), lambda skip: None))
     path = jsonl.beir_corpus(Path(source)) if found == "beir" else Path(source)
     if not path.is_dir() and not path.is_file():
         return None

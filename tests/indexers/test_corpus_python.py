@@ -67,3 +67,14 @@ def test_two_processes_read_the_same():
         for seed in ("1", "2")
     }
     assert len(hashes) == 1
+
+
+def test_methods_that_others_graft_onto_a_class_are_no_documentation_of_python(monkeypatch):
+    import logging
+
+    def grafted(self):
+        """This was put here by quite another distribution."""
+
+    monkeypatch.setattr(logging.Logger, "grafted", grafted, raising=False)
+    assert grafted.__module__.partition(".")[0] not in sys.stdlib_module_names
+    assert not [d.id for d in read_corpus("python:logging", on_skip=print) if "grafted" in d.id]
