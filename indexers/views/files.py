@@ -6,10 +6,13 @@ kind can) or rebuilt before it is used; the folder of the old version goes only 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -45,14 +48,13 @@ class View(Protocol):
 
 def build_view(store: LanceStore, spec: ViewSpec) -> Path:
     """Bring the view up to the store's version; its folder. Does nothing when it is there already."""
-    home = store.path / "views" / spec.slug
-    folder = home / str(store.version)
-    current = _read_meta(folder, store)
-    if current is not None and current["spec"] == _spec_json(spec):
-        return folder
-    view = _extended(home, store, spec) or _kind(spec).build(store, spec)
-    with storage_errors(home, f"the view {spec} cannot be written"):
-        _write(view, folder, store, spec)
+    folder = store.path / "views" / spec.slug / str(store.version)
+    if not _is_current(folder, store, spec):
+        with _building(folder.parent):
+            if not _is_current(folder, store, spec):  # else another process built it while this one waited
+                view = _extended(folder.parent, store, spec) or _kind(spec).build(store, spec)
+                with storage_errors(folder.parent, f"the view {spec} cannot be written"):
+                    _write(view, folder, store, spec)
     return folder
 
 
@@ -71,13 +73,31 @@ def open_view(store: LanceStore, spec: ViewSpec) -> FaissView | BM25View:
 
 def view_specs(path: Path) -> list[ViewSpec]:
     """The views that were ever built for the index at ``path``."""
-    found = []
-    for home in sorted((path / "views").glob("*/")):
-        metas = [meta for folder in home.iterdir() if folder.name.isdigit() and (meta := _read_json(folder / "view.json"))]
-        if metas:
-            newest = max(metas, key=lambda meta: meta["version"])["spec"]
-            found.append(ViewSpec(newest["kind"], newest["encoder"], newest["parameters"]))
-    return found
+    # looked at twice: a builder may remove the old version between our listing it and our reading it
+    newest = [_newest(home) or _newest(home) for home in sorted((path / "views").glob("*/"))]
+    return [ViewSpec(spec["kind"], spec["encoder"], spec["parameters"]) for spec in newest if spec]
+
+
+def _newest(home: Path) -> dict[str, Any] | None:
+    """The settings of the newest version of a view."""
+    metas = [meta for folder in home.iterdir() if folder.name.isdigit() and (meta := _read_json(folder / "view.json"))]
+    return max(metas, key=lambda meta: meta["version"])["spec"] if metas else None
+
+
+@contextmanager
+def _building(home: Path) -> Iterator[None]:
+    """One builder of a view at a time; the others wait. The kernel drops the lock when a process dies."""
+    with storage_errors(home, "the folder of a view cannot be written"):
+        home.mkdir(parents=True, exist_ok=True)
+        file = (home / ".lock").open("w")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_current(folder: Path, store: LanceStore, spec: ViewSpec) -> bool:
+    meta = _read_meta(folder, store)
+    return meta is not None and meta["spec"] == _spec_json(spec)
 
 
 def _kind(spec: ViewSpec) -> type[FaissView] | type[BM25View]:
@@ -123,7 +143,6 @@ def _extended(home: Path, store: LanceStore, spec: ViewSpec) -> FaissView | BM25
 
 def _write(view: FaissView | BM25View, folder: Path, store: LanceStore, spec: ViewSpec) -> None:
     home = folder.parent
-    home.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix="new-", dir=home))
     try:
         view.save(temporary)
@@ -136,6 +155,6 @@ def _write(view: FaissView | BM25View, folder: Path, store: LanceStore, spec: Vi
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    for old in home.iterdir():  # also what a killed job left
-        if old != folder:
+    for old in home.iterdir():
+        if old.name.startswith("new-") or (old.name.isdigit() and int(old.name) < store.version):  # new-: a killed job left it
             shutil.rmtree(old, ignore_errors=True)

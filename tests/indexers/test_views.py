@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +160,16 @@ def test_filters(filters: dict[str, Any], accepted: bool) -> None:
 def test_a_filter_that_means_nothing_is_refused(condition: dict[str, Any]) -> None:
     with pytest.raises(QueryError, match="operators: eq"):
         compile_filters({"year": condition})
+
+
+def test_builders_of_one_view_wait_for_each_other(built: tuple[Path, Any]) -> None:
+    path, _ = built
+    (home,) = path.glob("views/bm25")
+    for folder in home.glob("*/"):
+        (folder / "view.json").write_text(json.dumps({**json.loads((folder / "view.json").read_text()), "version": 0}))
+        folder.rename(home / "0")  # a view of an older version, which everyone who opens it finds stale
+    (home / "new-left").mkdir()
+    with ThreadPoolExecutor(6) as pool:
+        views = list(pool.map(lambda _: open_view(LanceStore(path), parse_view("bm25")), range(6)))
+    assert {v.search(["unique7"], 1)[0].tolist()[0][0] for v in views} == {7}
+    assert [f.name for f in home.glob("*/")] == [str(LanceStore(path).version)]
