@@ -99,21 +99,21 @@ def build_index(
     documents, total = (_nothing_new(existing, path), None) if sources is None else _documents(sources, format, skip)
     if sources is not None:
         documents = _not_empty(documents, report)
-    with locked(path):
-        writer = StoreWriter(path, chunker={"spec": splitter.spec, "fingerprint": splitter.fingerprint()}, text=text)
+    try:
         for one in encoders.values():
-            one.open()
-        try:
+            one.open()  # before the index is made: a model that cannot be loaded leaves nothing behind
+        with locked(path):
+            writer = StoreWriter(path, chunker={"spec": splitter.spec, "fingerprint": splitter.fingerprint()}, text=text)
             for name, one in encoders.items():
                 encode_existing(writer, name, one, progress=progress)
             with progress_bar("indexing", total, "documents", enabled=progress) as advance:
                 _Job(writer, splitter, encoders, report, skip, shard_passages).run(documents, advance)
-        finally:
-            for one in encoders.values():
-                one.close()
-        store = LanceStore(path)
-        for spec in specs:
-            build_view(store, spec)
+            store = LanceStore(path)
+            for spec in specs:
+                build_view(store, spec)
+    finally:
+        for one in encoders.values():
+            one.close()
     report.total_passages = len(store)
     report.views = [str(spec) for spec in specs]
     report.seconds = time.perf_counter() - start

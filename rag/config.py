@@ -135,9 +135,9 @@ def _ordered(config: _PipelineConfig, where: str) -> list[str]:
 
 
 def _make(name: str, config: _StageConfig, override: Mapping[str, Any], where: str) -> Stage:
-    kind = stage_class(config.stage)
-    accepted = kind.setting_names()
     try:
+        kind = stage_class(config.stage)
+        accepted = kind.setting_names()
         return kind(**{**config.settings, **{key: value for key, value in override.items() if key in accepted}})
     except RegardError as error:
         error.add_note(f"in {where}, stages.{name}")

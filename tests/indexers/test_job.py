@@ -28,6 +28,7 @@ from regard.rag.errors import (
     IndexFormatError,
     IndexNotFound,
     MissingDependency,
+    ModelNotFound,
     StageError,
     StorageError,
 )
@@ -409,3 +410,9 @@ def test_without_a_source_only_views_are_added(tmp_path: Path, hash_encoder: Any
     report = build_index(None, tmp_path / "i", views=["bm25"], progress=False)
     assert (report.documents, report.total_passages, report.views) == (0, 5, ["bm25"])
     assert open_view(LanceStore(tmp_path / "i"), parse_view("bm25")).rows.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_an_encoder_that_cannot_be_loaded_leaves_no_index(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="no/such-model"):
+        build_index(_documents(3), tmp_path / "i", encoder="no/such-model", chunker="whole", progress=False)
+    assert not (tmp_path / "i").exists()
