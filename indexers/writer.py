@@ -152,14 +152,17 @@ class StoreWriter:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the index's writer lock; the kernel drops it when the process dies. Raises ``StorageError`` when another job holds it."""
-    with storage_errors(path, "the index folder cannot be made"):
+def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock of the folder ``path`` (an index, or one of its views); the kernel drops it when the process dies.
+
+    Raises ``StorageError`` when another process holds it, unless it is to ``wait``.
+    """
+    with storage_errors(path, "the folder cannot be made"):
         path.mkdir(parents=True, exist_ok=True)
         file = (path / ".lock").open("w")
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StorageError("another job is writing to this index", where=str(path), hint="wait for it, or stop it") from None
         yield

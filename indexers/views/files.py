@@ -6,13 +6,10 @@ kind can) or rebuilt before it is used; the folder of the old version goes only 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -21,7 +18,7 @@ import numpy as np
 from ...rag.documents import Rows
 from ...rag.errors import IndexFormatError, IndexNotFound
 from ..store import LanceStore
-from ..writer import storage_errors
+from ..writer import locked, storage_errors
 from .bm25_view import BM25View
 from .faiss_view import FaissView
 from .spec import ViewSpec
@@ -50,7 +47,7 @@ def build_view(store: LanceStore, spec: ViewSpec) -> Path:
     """Bring the view up to the store's version; its folder. Does nothing when it is there already."""
     folder = store.path / "views" / spec.slug / str(store.version)
     if not _is_current(folder, store, spec):
-        with _building(folder.parent):
+        with locked(folder.parent, wait=True):
             if not _is_current(folder, store, spec):  # else another process built it while this one waited
                 view = _extended(folder.parent, store, spec) or _kind(spec).build(store, spec)
                 with storage_errors(folder.parent, f"the view {spec} cannot be written"):
@@ -82,17 +79,6 @@ def _newest(home: Path) -> dict[str, Any] | None:
     """The settings of the newest version of a view."""
     metas = [meta for folder in home.iterdir() if folder.name.isdigit() and (meta := _read_json(folder / "view.json"))]
     return max(metas, key=lambda meta: meta["version"])["spec"] if metas else None
-
-
-@contextmanager
-def _building(home: Path) -> Iterator[None]:
-    """One builder of a view at a time; the others wait. The kernel drops the lock when a process dies."""
-    with storage_errors(home, "the folder of a view cannot be written"):
-        home.mkdir(parents=True, exist_ok=True)
-        file = (home / ".lock").open("w")
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _is_current(folder: Path, store: LanceStore, spec: ViewSpec) -> bool:
