@@ -10,10 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from regard.indexers import build_index
 from regard.rag import Document
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network
+
+settings.register_profile("regard", deadline=None)  # a busy machine is no failure
+settings.load_profile("regard")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
