@@ -51,7 +51,7 @@ def stored_encoder(fingerprint: Mapping[str, Any], device: str | None = None) ->
 def index_encoders(wanted: str | Encoder | None, existing: LanceStore | None, default: str) -> dict[str, Encoder]:
     """The encoders that a job must run, by column name: all that the index holds, and the one that is asked for."""
     stored = existing.encoders if existing else {}
-    chosen = (None if stored else default) if wanted == "auto" else wanted
+    chosen = (None if existing else default) if wanted == "auto" else wanted
     asked = make_encoder(chosen) if isinstance(chosen, str) else chosen
     encoders = {name: stored_encoder(f) for name, f in stored.items() if asked is None or name != column_name(asked.name)}
     if asked is not None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..rag.documents import Document, Passage
 from ..rag.encoding import Encoder, Vectors
-from ..rag.errors import DimensionMismatch, EmptyCorpusError, IndexNotFound, StageError
+from ..rag.errors import ConfigError, DimensionMismatch, EmptyCorpusError, IndexNotFound, StageError
 from ..rag.progress import Advance, progress_bar
 from .chunkers import Chunker
 from .chunkers import chunker as make_chunker
@@ -26,7 +26,7 @@ from .columns import encode_existing, index_encoders
 from .corpus import Skip, estimate_size, read_corpus
 from .seen import SeenDocuments
 from .store import DATASET, LanceStore
-from .views import build_view, parse_view, view_specs
+from .views import ViewSpec, build_view, parse_view, view_specs
 from .views.faiss_view import import_faiss
 from .writer import Shard, StoreWriter, content_hash, document_hash, locked
 
@@ -77,11 +77,10 @@ def build_index(
     """Index documents into the folder ``index``; run it again to add, to update, or to finish a job that was killed.
 
     ``sources`` are files, folders or ``python:`` (see ``corpus``), or documents; None only adds encoders and views to an index
-    that is there. ``encoder`` is a model name, an ``Encoder``,
-    None for none, or ``"auto"``: the index's own, ``minilm`` for a new index. ``chunker`` likewise (``"auto"``: sentences packed
-    to 200 tokens). ``views`` default to ``faiss:flat`` and ``bm25`` (only what the index can hold). A bad document is a counted
-    skip; nothing committed is ever lost. Raises ``EmptyCorpusError``, ``FingerprintMismatch``, ``StorageError``,
-    ``MissingDependency``.
+    that is there. ``encoder`` is a model name, an ``Encoder``, None for no further one, or ``"auto"``: the index's own, ``minilm`` for a
+    new index. ``chunker`` likewise (``"auto"``: sentences packed to 200 tokens). ``views`` default to ``faiss:flat`` and ``bm25``, as
+    far as the index can hold them; ``text`` False stores no text, and so has no BM25. A bad document is a counted skip; nothing
+    committed is ever lost. Raises ``EmptyCorpusError``, ``FingerprintMismatch``, ``StorageError``, ``MissingDependency``.
     """
     path, report, start = Path(index), IndexReport(str(index)), time.perf_counter()
 
@@ -93,7 +92,7 @@ def build_index(
     existing = LanceStore(path) if (path / DATASET).exists() else None
     splitter = make_chunker(_chunker_spec(chunker, existing))
     encoders = index_encoders(encoder, existing, DEFAULT_ENCODER)
-    specs = _views(views, existing, path, list(encoders))
+    specs = _views(views, existing, path, list(encoders), existing.has_text if existing else text)
     if any(spec.dense for spec in specs):
         import_faiss()  # a missing package is reported before the work, not after it
     documents, total = (_nothing_new(existing, path), None) if sources is None else _documents(sources, format, skip)
@@ -103,7 +102,8 @@ def build_index(
         for one in encoders.values():
             one.open()  # before the index is made: a model that cannot be loaded leaves nothing behind
         with locked(path):
-            writer = StoreWriter(path, chunker={"spec": splitter.spec, "fingerprint": splitter.fingerprint()}, text=text)
+            writer = StoreWriter(path, chunker={"spec": splitter.spec, "fingerprint": splitter.fingerprint()}, text=text,
+                                 encoders={name: one.fingerprint() for name, one in encoders.items()})
             for name, one in encoders.items():
                 encode_existing(writer, name, one, progress=progress)
             with progress_bar("indexing", total, "documents", enabled=progress) as advance:
@@ -303,10 +303,13 @@ def _chunker_spec(chunker: str, existing: LanceStore | None) -> str:
     return str(existing.manifest["chunker"]["spec"]) if existing else DEFAULT_CHUNKER
 
 
-def _views(views: Sequence[str] | None, existing: LanceStore | None, path: Path, encoders: list[str]) -> list[Any]:
+def _views(views: Sequence[str] | None, existing: LanceStore | None, path: Path, encoders: list[str], text: bool) -> list[ViewSpec]:
     """The views to build: those asked for, and those that the index has already."""
     default_encoder = encoders[-1] if encoders else ""
-    wanted = views if views is not None else (["faiss:flat"] if encoders else []) + ["bm25"]
+    wanted = views if views is not None else (["faiss:flat"] if encoders else []) + (["bm25"] if text else [])
     specs = {spec.slug: spec for spec in (view_specs(path) if existing else [])}
     specs |= {spec.slug: spec for spec in (parse_view(view, default_encoder) for view in wanted)}
+    if not text and any(not spec.dense for spec in specs.values()):
+        raise ConfigError("BM25 needs the passages' text, and this index stores none", where=str(path),
+                          hint="leave bm25 out, or store the text")
     return list(specs.values())

@@ -45,9 +45,12 @@ class Shard:
 class StoreWriter:
     """The only writer of an index. Make it inside :func:`locked`."""
 
-    def __init__(self, path: Path, *, chunker: Mapping[str, Any], text: bool = True) -> None:
-        """Open the index at ``path`` or create it; ``chunker`` is ``{"spec": ..., "fingerprint": {...}}``.
+    def __init__(
+        self, path: Path, *, chunker: Mapping[str, Any], text: bool = True, encoders: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Open the index at ``path``, or create it with the columns of ``encoders`` (fingerprints by name).
 
+        ``chunker`` is ``{"spec": ..., "fingerprint": {...}}``; ``text`` and ``encoders`` are for a new index only.
         Raises ``FingerprintMismatch`` when the index was made with another chunker.
         """
         self.path = path
@@ -57,13 +60,13 @@ class StoreWriter:
             self._same_chunker(chunker)
         else:
             self.manifest = {"format": FORMAT, "id": uuid.uuid4().hex, "chunker": dict(chunker), "text": text}
-            self.dataset = self._create()
+            self.dataset = self._create(encoders or {})
 
-    def _create(self) -> Any:
+    def _create(self, encoders: Mapping[str, Mapping[str, Any]]) -> Any:
         import lance
 
         with storage_errors(self.path, "the index cannot be created"):
-            schema = _schema(self.manifest)
+            schema = _schema(self.manifest, encoders)
             return lance.write_dataset(schema.empty_table(), str(self.path / DATASET), schema=schema, session=_without_cache())
 
     def _same_chunker(self, chunker: Mapping[str, Any]) -> None:
@@ -186,13 +189,13 @@ def _without_cache() -> Any:
     return lance.Session(metadata_cache_size_bytes=0)
 
 
-def _schema(manifest: Mapping[str, Any]) -> Any:
+def _schema(manifest: Mapping[str, Any], encoders: Mapping[str, Mapping[str, Any]]) -> Any:
     import pyarrow as pa
 
     return pa.schema([
         ("row", pa.int64()), ("id", pa.string()), ("document_id", pa.string()), ("text", pa.string()), ("start", pa.int64()),
         ("end", pa.int64()), ("title", pa.string()), ("metadata", pa.string()), ("content_hash", pa.binary(16)),
-        ("document_hash", pa.binary(16)),
+        ("document_hash", pa.binary(16)), *(_vector_field(name, fingerprint) for name, fingerprint in encoders.items()),
     ], metadata={KEY: json.dumps(manifest)})
 
 

@@ -45,9 +45,8 @@ def index(
     """Index documents; run it again to add, to update, or to finish a job that was killed."""
     from .registry import load
 
-    views = view or (["faiss:flat"] if no_text else None)
     report = load("regard.jobs", "index")(
-        sources or None, index, format=format, encoder=None if encoder == "none" else encoder, chunker=chunker, views=views,
+        sources or None, index, format=format, encoder=None if encoder == "none" else encoder, chunker=chunker, views=view,
         text=not no_text)
     if as_json:
         _print_json(report.to_dict())
@@ -192,7 +191,7 @@ def graph(
     typer.echo(f"wrote {out}")
 
 
-@app.command()
+@app.command(epilog="Example: regard doctor --json")
 def doctor(as_json: Json = False) -> None:
     """What is installed, which device each stage would use, which embedded models are here, and what to install."""
     from .doctor import examine
@@ -206,7 +205,7 @@ def doctor(as_json: Json = False) -> None:
         show_doctor(findings)
 
 
-@app.command()
+@app.command(epilog="Examples: regard demo · regard demo --out /tmp/demo --ask 'How do I copy a file?'")
 def demo(
     out: Annotated[Path, typer.Option(help="Where the index and the report go.")] = Path("regard-demo"),
     question: Annotated[list[str] | None, typer.Option("--ask", help="Ask this instead of the demo's own; again for more.")] = None,

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import resource
 import signal
@@ -396,11 +395,30 @@ def test_a_disk_that_is_full_for_a_view_leaves_the_passages(tmp_path: Path, hash
     assert open_view(LanceStore(tmp_path), parse_view("faiss:flat@hash_encoder")).index.ntotal == 200
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path: Path, hash_encoder: Any) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(StorageError):
-        _build(_documents(3), tmp_path / "i", hash_encoder(4))
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path, hash_encoder: Any) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(StorageError, match="cannot be made"):
+        _build(_documents(3), tmp_path / "file" / "i", hash_encoder(4))
+
+
+def test_a_lexical_index_stays_lexical(tmp_path: Path) -> None:
+    _build(_documents(3), tmp_path, None)
+    report = build_index(_documents(4), tmp_path, progress=False)
+    assert (report.added, report.encoded, report.views) == (1, 0, ["bm25"])
+    assert not LanceStore(tmp_path).encoders
+
+
+def test_an_index_has_its_encoder_from_its_first_version_on(tmp_path: Path, hash_encoder: Any) -> None:
+    _build(_documents(3), tmp_path, hash_encoder(8))
+    assert LanceStore(tmp_path, version=1).encoders.keys() == {"hash_encoder"}  # a kill right after it was made loses nothing
+
+
+def test_bm25_without_text_is_refused_before_the_work(tmp_path: Path, hash_encoder: Any) -> None:
+    encoder = hash_encoder(8)
+    with pytest.raises(ConfigError, match="stores none"):
+        _build(_documents(3), tmp_path / "i", encoder, text=False, views=["bm25"])
+    assert (encoder.encoded, (tmp_path / "i").exists()) == (0, False)
+    assert _build(_documents(3), tmp_path / "i", encoder, text=False).views == ["faiss:flat@hash_encoder"]
 
 
 def test_without_a_source_only_views_are_added(tmp_path: Path, hash_encoder: Any) -> None:
