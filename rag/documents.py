@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import EmptyQueryError, StageError
+
+if TYPE_CHECKING:
+    from .display import AttentionView
+    from .lm.reading import Reading
 
 T = TypeVar("T", covariant=True)
 
@@ -179,6 +183,8 @@ class Ranking:
     space: ScoreSpace
     store: PassageStore
     steps: tuple[Step, ...] = ()
+    reading: Reading | None = None
+    """What a language model read to rank these, when one did and the ranking did not come from a file or a cache."""
 
     @classmethod
     def ranked(
@@ -199,7 +205,20 @@ class Ranking:
 
     def rescore(self, scores: Sequence[float] | Scores, space: ScoreSpace, *, stage: str) -> Ranking:
         """A reranker's result: new scores, aligned with this ranking's hits; equal scores keep the present order."""
-        return Ranking.ranked(self.rows, scores, space, self.store, stage=stage, history=self.steps)
+        return replace(Ranking.ranked(self.rows, scores, space, self.store, stage=stage, history=self.steps), reading=self.reading)
+
+    def read(self, reading: Reading) -> Ranking:
+        """This ranking with what was read to make it."""
+        return replace(self, reading=reading)
+
+    def show_attention(self) -> AttentionView:
+        """The passages with the tokens highlighted that carried their scores: a view for notebooks, with ``save(path)`` for a web page.
+
+        Raises ``StageError`` when no attention reranker made this ranking, or it came from a file or a cache.
+        """
+        from .display import attention_view
+
+        return attention_view(self)
 
     def keep(self, order: Sequence[int], *, stage: str) -> Ranking:
         """The hits at positions ``order`` with the scores they have, and ``stage`` in their history."""

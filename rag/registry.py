@@ -1,6 +1,7 @@
 """Names to things, through entry points, so that ``rag`` never imports the folders above it.
 
-Groups: ``regard.stages`` (name -> stage class), ``regard.stores`` (scheme -> opener of a passage store).
+Groups: ``regard.stages`` (name -> stage class), ``regard.stores`` (scheme -> opener of a passage store), ``regard.encoders``,
+``regard.jobs`` (what the command line runs), ``regard.prefills`` (openers of stored keys and values).
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 import functools
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .documents import PassageStore
 from .errors import ConfigError
 from .stage import Stage
+
+if TYPE_CHECKING:
+    from .lm.passages import Format, StoredPrefills
 
 
 @functools.cache
@@ -44,3 +48,9 @@ def open_store(uri: str) -> PassageStore:
     """Open the passage store at ``uri`` (``lance:/path/to/index``)."""
     store: PassageStore = load("regard.stores", uri.partition(":")[0])(uri.partition(":")[2])
     return store
+
+
+def open_prefills(index: str, lm: str, form: Format, last: int) -> StoredPrefills:
+    """The keys and values of the passages of ``index`` by model ``lm`` up to layer ``last``, for prompts of ``form``."""
+    stored: StoredPrefills = load("regard.prefills", "attention")(index, lm, form, last)
+    return stored

@@ -188,4 +188,6 @@ def _plain(value: Any) -> Any:
         return [_plain(v) for v in value]
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
+    if hasattr(value, "model_dump"):  # a group of settings that is a pydantic model
+        return value.model_dump(mode="json")
     return value

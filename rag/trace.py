@@ -82,12 +82,15 @@ _sink: ContextVar[Callable[[Event], None] | None] = ContextVar("regard_event_sin
 
 
 def record(*, tokens_in: int = 0, tokens_out: int = 0, **notes: Any) -> None:
-    """Add to the running stage's trace: token counts, and anything else as notes."""
+    """Add to the running stage's trace: token counts, and anything else as notes; notes that are whole numbers add up."""
     entry = _entry.get()
-    if entry is not None:
-        entry.tokens_in += tokens_in
-        entry.tokens_out += tokens_out
-        entry.notes.update(notes)
+    if entry is None:
+        return
+    entry.tokens_in += tokens_in
+    entry.tokens_out += tokens_out
+    for name, note in notes.items():
+        counted = isinstance(note, int) and not isinstance(note, bool)
+        entry.notes[name] = entry.notes.get(name, 0) + note if counted else note
 
 
 def emit(event: Event) -> None:

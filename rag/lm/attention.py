@@ -1,13 +1,14 @@
 """Look into a transformers model's attention while it runs, without ever asking it for its attention matrices.
 
-``ATTENTION`` is the name of an attention function that is torch's scaled dot product attention, and besides shows each layer's
-queries and keys to the *probe* that rides along as a keyword argument of the model's forward pass.
+A model loaded for it (:func:`let_in`) runs on an attention function of ours. While it generates, that is torch's scaled dot product
+attention. A forward pass with ``looking=...`` hands each layer's queries, keys and values to that :class:`Pass` instead, which
+says what the attention's output is: it can keep keys and values, hide tokens from each other, add up attention, and end the
+pass early by :class:`LastLayer`.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,95 +17,85 @@ from ..errors import UnsupportedModel
 if TYPE_CHECKING:
     import torch
 
-ATTENTION = "regard"
+PLAIN = "regard"
+SOFTCAPPED = "regard_softcapped"
+"""Names of attention functions: for generation, torch's fast attention has no soft cap (Gemma 2)."""
 
-_CHANGES_THE_SOFTMAX = ("softcap", "s_aux", "position_bias")
-"""Keyword arguments with which a model's attention is no plain softmax of scaled products."""
+_CHANGES_THE_SOFTMAX = ("s_aux", "position_bias", "cu_seq_lens_q")
+"""Keyword arguments with which a model's attention is not the softmax of (soft-capped) scaled products."""
 
 
-class Probe(Protocol):
-    @property
-    def last_layer(self) -> int:
-        """The forward pass ends at this layer, with :class:`LastLayer`."""
+class Pass(Protocol):
+    """What a forward pass does in place of attention."""
 
-    def see(self, layer: int, query: torch.Tensor, key: torch.Tensor, scale: float) -> None:
-        """``query`` [heads, rows, d] and ``key`` [KV heads, keys, d] of ``layer``, rotated to their positions."""
+    def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, how: How) -> torch.Tensor:
+        """``query`` [heads, rows, d], ``key`` and ``value`` [KV heads, rows, d], rotated to their positions: [heads, rows, d]."""
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """A layer's own: the ``scale`` of its products, its soft cap and its sliding window in tokens, None where it has none."""
+
+    scale: float
+    softcap: float | None
+    window: int | None
 
 
 class LastLayer(Exception):
-    """Not an error: the probe has seen all that it needs, and the layers above need not run."""
+    """Not an error: the pass has seen all that it needs, and the layers above need not run."""
+
+
+def let_in(model: Any) -> bool:
+    """Put ``model`` on our attention function; False when it has a reason to compute its attention otherwise."""
+    softcapped = getattr(model.config, "attn_logit_softcapping", None) is not None and model._supports_attention_backend
+    if not softcapped and model.config._attn_implementation != "sdpa":
+        return False
+    register()
+    model.set_attn_implementation(SOFTCAPPED if softcapped else PLAIN)
+    return True
 
 
 @functools.cache
 def register() -> None:
-    """Make ``ATTENTION`` known to transformers.
+    """Make our attention functions known to transformers.
 
-    The mask is registered under the same name: without that a function gets no causal mask, and rows attend to their future.
+    Their masks are registered under the same names: without that a function gets no causal mask, and rows attend to their future.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    from transformers.masking_utils import sdpa_mask
+    from transformers.masking_utils import eager_mask, sdpa_mask
 
-    def forward(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None,
-                *, probe: Probe | None = None, scaling: float | None = None, **kwargs: Any) -> Any:
-        if probe is not None:
-            _expect_plain_softmax(module, key.shape[2], kwargs)
-            probe.see(module.layer_idx, query[0], key[0], query.shape[-1] ** -0.5 if scaling is None else scaling)
-            if module.layer_idx == probe.last_layer:
-                raise LastLayer
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-
-    AttentionInterface.register(ATTENTION, forward)
-    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    AttentionInterface.register(PLAIN, functools.partial(_forward, sdpa_attention_forward))
+    AttentionMaskInterface.register(PLAIN, sdpa_mask)
+    AttentionInterface.register(SOFTCAPPED, functools.partial(_forward, _softcapped))
+    AttentionMaskInterface.register(SOFTCAPPED, eager_mask)
 
 
-def _expect_plain_softmax(module: Any, keys: int, kwargs: Mapping[str, Any]) -> None:
+def _forward(
+    otherwise: Any, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None,
+    *, looking: Pass | None = None, scaling: float | None = None, **kwargs: Any,
+) -> Any:
+    if looking is None:
+        return otherwise(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    _expect_softmax(module, kwargs)
+    how = How(query.shape[-1] ** -0.5 if scaling is None else scaling, kwargs.get("softcap"), kwargs.get("sliding_window"))
+    output = looking.attend(module.layer_idx, query[0], key[0], value[0], how)
+    return output.transpose(0, 1)[None], None
+
+
+def _softcapped(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, *, scaling: float, softcap: float,
+    **kwargs: Any,
+) -> Any:
+    """Generation's attention with a soft cap, as transformers' eager one computes it; ``mask`` is added to the scores."""
+    group = query.shape[1] // key.shape[1]
+    scores = scaling * query @ key.repeat_interleave(group, dim=1).mT
+    scores = (softcap * (scores / softcap).tanh() + mask[..., :key.shape[2]]).float().softmax(dim=-1)
+    return (scores.to(value.dtype) @ value.repeat_interleave(group, dim=1)).transpose(1, 2), None
+
+
+def _expect_softmax(module: Any, kwargs: dict[str, Any]) -> None:
     found = [name for name in _CHANGES_THE_SOFTMAX if kwargs.get(name) is not None]
     if found:
         raise UnsupportedModel(f"attention mass is not computed for attention with {', '.join(found)}", where=type(module).__name__,
-                               hint="use a model with plain softmax attention: Llama, Qwen, Mistral, ...")
-    window = kwargs.get("sliding_window")
-    if window and keys > window:
-        raise UnsupportedModel(f"a layer's sliding window of {window} tokens is shorter than the prompt of {keys}",
-                               where=type(module).__name__, hint="use a model without a sliding window, or a shorter prompt")
-
-
-@dataclass(slots=True)
-class StopAt:
-    """Sees nothing; ends the forward pass once ``last_layer``'s keys are in the cache."""
-
-    last_layer: int
-
-    def see(self, layer: int, query: torch.Tensor, key: torch.Tensor, scale: float) -> None:
-        """Nothing to see."""
-
-
-@dataclass(slots=True)
-class MassProbe:
-    """Adds up the attention mass of the suffixes' rows on the ``columns`` tokens of the context.
-
-    ``row_weights`` float32 [rows], signed; ``visible`` bool [rows, rows], which suffix token sees which; ``heads`` the chosen
-    heads of each layer. The sum is in ``mass``, float32 [columns].
-    """
-
-    columns: int
-    row_weights: torch.Tensor
-    visible: torch.Tensor
-    heads: Mapping[int, Sequence[int]]
-    mass: torch.Tensor
-    layers_seen: int = 0
-
-    @property
-    def last_layer(self) -> int:
-        return max(self.heads)
-
-    def see(self, layer: int, query: torch.Tensor, key: torch.Tensor, scale: float) -> None:
-        chosen = self.heads.get(layer)
-        if not chosen:
-            return
-        from ...kernels.attention_mass import attention_mass
-
-        weights = self.row_weights.new_zeros(query.shape[0], len(self.row_weights))
-        weights[list(chosen)] = self.row_weights
-        self.mass += attention_mass(query, key, weights, columns=self.columns, visible=self.visible, scale=scale)
-        self.layers_seen += 1
+                               hint="use a model with plain softmax attention: Llama, Qwen, Mistral, Gemma, ...")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from .. import models
 from ..errors import BudgetError, ConfigError, UnsupportedModel
 from ..models import ModelFiles
-from .attention import ATTENTION, LastLayer, MassProbe, Probe, StopAt, register
+from ..trace import record
+from .attention import LastLayer, Pass, let_in
 from .generation import Generation, Sampler, TextStream, decode
 from .info import LanguageModelInfo, describe
 from .loading import model_and_tokenizer
+from .prefill import Mask, Positions, Prefill, PrefillPass, Span, plan
+from .suffixes import HeadScoresPass, MassPass, Rows, heads_by_layer, rows
 from .vocabulary import Frame, Vocabulary
 
 if TYPE_CHECKING:
@@ -25,16 +28,22 @@ if TYPE_CHECKING:
 PREFILL_CHUNK = 1024
 """Tokens of a prompt that go through the model at once; bounds the activations' memory."""
 
+LEAST_CHUNK = 32
+"""A chunk is not split further, where memory is short."""
+
 
 class LanguageModel:
     """A loaded model. Get it with :meth:`acquire`, give it back with :meth:`release`; safe to use from several threads."""
 
-    def __init__(self, info: LanguageModelInfo, model: Any, vocabulary: Vocabulary, device: str, key: Hashable) -> None:
+    def __init__(
+        self, info: LanguageModelInfo, model: Any, vocabulary: Vocabulary, device: str, key: Hashable, *, open_to_looks: bool,
+    ) -> None:
         self.info = info
         self.device = device
         self._model = model
-        self._vocabulary = vocabulary
+        self.vocabulary = vocabulary
         self._key = key
+        self._open_to_looks = open_to_looks
         self._lock = threading.Lock()  # one forward pass at a time: they share the cores, or the device's memory
 
     @classmethod
@@ -52,10 +61,8 @@ class LanguageModel:
     @classmethod
     def _load(cls, files: ModelFiles, device: str, key: Hashable) -> Self:
         model, tokenizer = model_and_tokenizer(files, device)
-        if model.config._attn_implementation == "sdpa":  # else the model has a reason to compute its attention otherwise
-            register()
-            model.set_attn_implementation(ATTENTION)
-        return cls(describe(files.name), model, Vocabulary(tokenizer, _stop_tokens(model, tokenizer)), device, key)
+        return cls(describe(files.name), model, Vocabulary(tokenizer, _stop_tokens(model, tokenizer)), device, key,
+                   open_to_looks=let_in(model))
 
     def release(self) -> None:
         """Give the model back; the last user frees it."""
@@ -70,131 +77,219 @@ class LanguageModel:
 
     def tokens(self, text: str) -> list[int]:
         """Token ids of untrusted text: nothing is added, and text that spells a special token stays plain text."""
-        return self._vocabulary.tokens(text)
+        return self.vocabulary.tokens(text)
+
+    def tokens_of(self, texts: Sequence[str]) -> list[list[int]]:
+        """:meth:`tokens` of each of ``texts``, faster than one by one."""
+        return self.vocabulary.tokens_of(texts)
 
     def template_tokens(self, text: str) -> list[int]:
         """Token ids of trusted text, in which special tokens are recognised."""
-        return self._vocabulary.template_tokens(text)
+        return self.vocabulary.template_tokens(text)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of ``ids``, without special tokens."""
-        return self._vocabulary.text(ids)
+        return self.vocabulary.text(ids)
 
     def turn(self, system: str | None = None) -> tuple[str, str]:
         """The chat template's text before and after the content of one user turn, up to where the answer begins."""
-        return self._vocabulary.turn(system)
+        return self.vocabulary.turn(system)
 
     def frame(self, system: str | None = None) -> Frame:
         """The chat template's token ids around the content of one user turn; the suffix ends where the answer begins."""
-        return self._vocabulary.frame(system)
+        return self.vocabulary.frame(system)
 
     # -- generation ----------------------------------------------------------------
 
     def generate(
-        self, prompt: Sequence[int], *, max_new_tokens: int = 256, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0,
-        on_text: Callable[[str], None] | None = None,
+        self, prompt: Sequence[int], *, context: Prefill | None = None, max_new_tokens: int = 256, temperature: float = 0.0,
+        top_p: float = 1.0, seed: int = 0, on_text: Callable[[str], None] | None = None,
     ) -> Generation:
         """Continue ``prompt``: greedily at ``temperature`` 0 (the same prompt gives the same text), else sampled with ``seed``.
 
-        ``on_text`` gets the text as it is written, in pieces of whole characters that together are the result's text.
-        Raises ``BudgetError`` when prompt and answer cannot fit the window, ``ConfigError`` for a setting out of range.
+        With ``context`` (complete, all layers) the prompt follows what is prefilled there, which is not run again. ``on_text`` gets
+        the text as it is written, in pieces of whole characters that together are the result's text. Raises ``BudgetError`` when
+        prompt and answer cannot fit the window, ``ConfigError`` for a setting out of range.
         """
         from transformers import DynamicCache
 
         if not prompt or max_new_tokens < 1:
             raise ConfigError(f"a prompt of {len(prompt)} tokens and an answer of {max_new_tokens} cannot be generated from",
                               where=f"model {self.info.name!r}", hint="both need at least one token")
-        self._expect_to_fit(len(prompt), max_new_tokens, "new tokens")
+        before = context.plan.after if context else 0
+        self._expect_to_fit(before + len(prompt), max_new_tokens, "new tokens")
         sampler = Sampler(temperature, top_p, seed)
         cache = DynamicCache(config=self._model.config)
+        if context is not None:
+            self._expect_to_continue(context, len(prompt) + max_new_tokens)
+            for layer, (key, value) in enumerate(zip(context.keys, context.values, strict=True)):
+                cache.update(key[None], value[None], layer)
+        at = before
 
         def step(ids: Sequence[int]) -> torch.Tensor:
+            nonlocal at
             for chunk in _chunks(ids, PREFILL_CHUNK):
-                logits = self._forward(self._model, chunk, cache, logits_to_keep=1).logits
+                logits = self._next(chunk, at, cache)
+                at += len(chunk)
             last: torch.Tensor = logits[0, -1].float().cpu()
             return last
 
-        return decode(step, prompt, TextStream(self._vocabulary, on_text), sampler=sampler, max_new_tokens=max_new_tokens,
-                      stop=self._vocabulary.stop)
+        return decode(step, prompt, TextStream(self.vocabulary, on_text), sampler=sampler, max_new_tokens=max_new_tokens,
+                      stop=self.vocabulary.stop)
+
+    def _next(self, ids: Sequence[int], position: int, cache: Any) -> torch.Tensor:
+        import torch
+
+        positions = torch.arange(position, position + len(ids), device=self.device)[None]
+        with self._lock, torch.inference_mode():
+            logits: torch.Tensor = self._model(input_ids=torch.tensor([ids], device=self.device), position_ids=positions,
+                                               past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        return logits
+
+    def _expect_to_continue(self, context: Prefill, more: int) -> None:
+        if not context.complete or context.layers != self.info.layers:
+            raise ConfigError(f"a context of {context.layers} of {self.info.layers} layers cannot be continued from",
+                              where=f"model {self.info.name!r}", hint="prefill it with last=None")
+        if self.sliding_window is not None and len(context.plan.ids) + more > self.sliding_window:
+            raise UnsupportedModel(
+                f"{len(context.plan.ids)} prefilled tokens and {more} more exceed the sliding window of {self.sliding_window}",
+                where=f"model {self.info.name!r}", hint="keep fewer passages, or use a model without a sliding window")
+
+    @property
+    def sliding_window(self) -> int | None:
+        """How far the model's layers of shortest sight see, in tokens; None where all see everything."""
+        config = self._model.config.get_text_config(decoder=True)
+        types = getattr(config, "layer_types", None)
+        window: int | None = getattr(config, "sliding_window", None)
+        return window if types is None or "sliding_attention" in types else None
 
     # -- attention -----------------------------------------------------------------
 
+    def prefill(
+        self, context: Sequence[int], *, blocks: Sequence[Span] = (), mask: Mask = "causal", positions: Positions = "distinct",
+        last: int | None = None,
+    ) -> Prefill:
+        """The keys and values of ``context``, to look at with :meth:`attention_mass` or to continue with :meth:`generate`.
+
+        Under the causal mask every token sees all before it. Under the block mask the tokens before the first of ``blocks``
+        (half-open spans that tile the rest of the context) are a causal prefix, and a block sees the prefix and itself; at shared
+        positions every block begins where the prefix ends. Runs up to layer ``last``, of which only keys are kept; None: all layers.
+
+        No matrix of attention is held. A batch of tokens that the device has no memory for is split, and the trace notes how often
+        (``splits``). Raises ``BudgetError`` for a context that does not fit the window, ``UnsupportedModel``, ``ConfigError``.
+        """
+        self._expect_to_look()
+        prefill = Prefill(plan(context, blocks, mask, positions), complete=last is None)
+        self._expect_to_fit(prefill.plan.after, 0, "more")
+        self._prefill(prefill, PREFILL_CHUNK, last)
+        return prefill
+
+    def _prefill(self, prefill: Prefill, size: int, last: int | None) -> None:
+        import torch
+
+        try:
+            for span, parts, seen in prefill.plan.chunks(size):
+                self._look(prefill.plan.ids[slice(*span)], prefill.plan.positions[slice(*span)],
+                           PrefillPass(prefill, span, parts, seen, last))
+        except torch.OutOfMemoryError as error:
+            if size < 2 * LEAST_CHUNK:
+                raise BudgetError(f"{self.device} has no memory for {size} tokens at once", where=f"model {self.info.name!r}",
+                                  hint="rerank fewer or shorter passages at a time, choose lower heads, or free the device") from error
+            record(splits=1)
+            torch.cuda.empty_cache()
+            self._prefill(prefill, size // 2, last)  # from the start: the same tokens into the same places
+
     def attention_mass(
-        self, context: Sequence[int], suffixes: Sequence[Sequence[int]], *, heads: Sequence[tuple[int, int]] | None = None,
-        weights: Sequence[float] | None = None, query_rows: Sequence[tuple[int, int]] | None = None,
+        self, context: Sequence[int] | Prefill, suffixes: Sequence[Sequence[int]], *, heads: Sequence[tuple[int, int]] | None = None,
+        mask: Mask = "causal", positions: Positions = "distinct", blocks: Sequence[Span] = (), weights: Sequence[float] | None = None,
+        query_rows: Sequence[Span] | None = None,
     ) -> NDArray[np.float32]:
         """The softmax attention that the suffixes pay to each token of ``context``, float32 [len(context)].
 
             out[t] = sum over suffixes s of weights[s] * sum over (layer, head) of mean over s's query rows of attention[row, t]
 
-        Each suffix continues the context on its own, at the positions after it, and sees nothing of the others; the context is
-        prefilled once and all suffixes run against its keys and values in one pass. ``heads`` are pairs (layer, head), from 0,
-        all by default; nothing above the deepest layer among them is computed. ``weights`` is one number a suffix, 1 by
-        default; a calibrated mass is ``weights=[1, -1]`` with a content-free second suffix. ``query_rows`` is a half-open range
-        of rows for each suffix, the whole suffix by default.
+        Each suffix continues the context on its own and sees nothing of the others; the context is prefilled once (``mask``,
+        ``positions``, ``blocks`` as in :meth:`prefill`, which may have been called before: pass what it gave), and all suffixes run
+        against its keys and values in one pass, what they have in common once. ``heads`` are pairs (layer, head), from 0, all by
+        default; nothing above the deepest layer among them is computed. ``weights`` is one number a suffix, 1 by default; a
+        calibrated mass is ``weights=[1, -1]`` with a content-free second suffix. ``query_rows`` is a half-open range of rows for each
+        suffix, the whole suffix by default.
 
-        No matrix of attention is held: the mass is recomputed from queries and keys in tiles (``kernels.attention_mass``).
-        The same call gives the same bits. Raises ``BudgetError`` when the context with the longest suffix does not fit the
-        window, ``UnsupportedModel`` when the model's attention cannot be looked into, ``ConfigError`` for an impossible argument.
+        No matrix of attention is held (``kernels.attention_mass``). The same call gives the same bits. Raises ``BudgetError`` when
+        the context with the longest suffix does not fit the window, ``UnsupportedModel`` when the model's attention cannot be looked
+        into, ``ConfigError`` for an impossible argument.
         """
         import torch
-        from transformers import DynamicCache
 
-        if self._model.config._attn_implementation != ATTENTION:
-            raise UnsupportedModel(f"the attention of {self.info.name!r} cannot be looked into", where=type(self._model).__name__,
-                                   hint="use a model that runs on torch's scaled dot product attention (Llama, Qwen, Mistral, ...)")
-        by_layer = self._heads_by_layer(heads)
-        row_weights = _row_weights(suffixes, weights, query_rows)
-        self._expect_to_fit(len(context), max(map(len, suffixes)), "tokens after it")
-        if not context:
-            return np.zeros(0, dtype=np.float32)
-
-        segment = torch.repeat_interleave(torch.tensor([len(s) for s in suffixes]))
-        position = torch.cat([torch.arange(len(s)) for s in suffixes])
-        visible = ((segment[:, None] == segment) & (position[:, None] >= position)).to(self.device)
-        mass = torch.zeros(len(context), device=self.device)
-        probe = MassProbe(len(context), row_weights.to(self.device), visible, by_layer, mass)
-
-        cache = DynamicCache(config=self._model.config)
-        for chunk in _chunks(context, PREFILL_CHUNK):
-            self._look(chunk, cache, StopAt(probe.last_layer))
-        self._look(
-            [token for suffix in suffixes for token in suffix], cache, probe,
-            position_ids=(position + len(context)).to(self.device)[None],
-            attention_mask=torch.cat([visible.new_ones(len(visible), len(context)), visible], dim=1)[None, None],
-        )
-        if probe.layers_seen != len(by_layer):
-            raise UnsupportedModel(f"{probe.layers_seen} of {len(by_layer)} layers showed their attention",
-                                   where=type(self._model).__name__, hint="use a model of plain attention layers")
+        by_layer = heads_by_layer(heads, self.info.layers, self.info.heads, self.info.name)
+        last = max(by_layer)
+        laid, prefilled = self._laid(context, suffixes, weights, query_rows, mask, positions, blocks, last)
+        mass = torch.zeros(len(prefilled.plan.ids), device=self.device)
+        if len(mass):
+            self._look_after(prefilled, laid, MassPass(prefilled, laid, last, by_layer, mass))
         return mass.cpu().numpy()
 
-    def _heads_by_layer(self, heads: Sequence[tuple[int, int]] | None) -> dict[int, list[int]]:
-        if heads is None:
-            return {layer: list(range(self.info.heads)) for layer in range(self.info.layers)}
-        by_layer = defaultdict(list)
-        for layer, head in sorted(set(heads)):
-            if not (0 <= layer < self.info.layers and 0 <= head < self.info.heads):
-                raise ConfigError(f"there is no head {head} in layer {layer}", where=f"model {self.info.name!r}",
-                                  hint=f"it has {self.info.layers} layers of {self.info.heads} heads, counted from 0")
-            by_layer[layer].append(head)
-        if not by_layer:
-            raise ConfigError("no head is chosen", where="attention_mass", hint="pass heads=None for all of them")
-        return dict(by_layer)
+    def head_scores(
+        self, context: Sequence[int] | Prefill, suffixes: Sequence[Sequence[int]], spans: Sequence[Span], *, layers: int | None = None,
+        mask: Mask = "causal", positions: Positions = "distinct", blocks: Sequence[Span] = (), weights: Sequence[float] | None = None,
+        query_rows: Sequence[Span] | None = None,
+    ) -> NDArray[np.float32]:
+        """:meth:`attention_mass` of each head on its own, summed over ``spans`` of the context: float32 [layers, heads, spans].
+
+        Of the lowest ``layers`` layers, all by default.
+        """
+        import torch
+
+        last = (layers or self.info.layers) - 1
+        laid, prefilled = self._laid(context, suffixes, weights, query_rows, mask, positions, blocks, last)
+        scores = torch.zeros(last + 1, self.info.heads, len(spans), device=self.device)
+        if len(prefilled.plan.ids):
+            self._look_after(prefilled, laid, HeadScoresPass(prefilled, laid, last, spans, scores))
+        return scores.cpu().numpy()
+
+    def _laid(
+        self, context: Sequence[int] | Prefill, suffixes: Sequence[Sequence[int]], weights: Sequence[float] | None,
+        query_rows: Sequence[Span] | None, mask: Mask, positions: Positions, blocks: Sequence[Span], last: int,
+    ) -> tuple[Rows, Prefill]:
+        """The suffixes' rows on the device, and the context prefilled as far as layer ``last``."""
+        self._expect_to_look()
+        laid = rows(suffixes, weights, query_rows)
+        where = context.plan if isinstance(context, Prefill) else plan(context, blocks, mask, positions)
+        self._expect_to_fit(where.after, max(laid.offsets) + 1, "tokens after it")
+        prefilled = context if isinstance(context, Prefill) else self.prefill(
+            context, blocks=blocks, mask=mask, positions=positions, last=last)
+        if prefilled.plan.ids and prefilled.layers <= last:
+            raise ConfigError(f"the context is prefilled up to layer {prefilled.layers - 1}, and layer {last} is asked for",
+                              where="attention", hint="prefill it with last=None, or choose lower heads")
+        return replace(laid, visible=laid.visible.to(self.device), weights=laid.weights.to(self.device)), prefilled
+
+    def _look_after(self, context: Prefill, laid: Rows, looking: MassPass | HeadScoresPass) -> None:
+        self._look(laid.ids, [context.plan.after + offset for offset in laid.offsets], looking)
+        if len(looking.seen) <= looking.last:
+            raise UnsupportedModel(f"{len(looking.seen)} of {looking.last + 1} layers showed their attention",
+                                   where=type(self._model).__name__, hint="use a model of plain attention layers")
+
+    def _expect_to_look(self) -> None:
+        if not self._open_to_looks:
+            raise UnsupportedModel(f"the attention of {self.info.name!r} cannot be looked into", where=type(self._model).__name__,
+                                   hint="use a model that runs on torch's scaled dot product attention (Llama, Qwen, Mistral, ...)")
 
     # -- forward passes ------------------------------------------------------------
 
-    def _look(self, ids: Sequence[int], cache: Any, probe: Probe, **kwargs: Any) -> None:
-        """A pass without the language-model head, up to the probe's last layer."""
-        try:
-            self._forward(self._model.base_model, ids, cache, probe=probe, **kwargs)
-        except LastLayer:
-            return
-
-    def _forward(self, module: Any, ids: Sequence[int], cache: Any, **kwargs: Any) -> Any:
+    def _look(self, ids: Sequence[int], positions: Sequence[int], looking: Pass) -> None:
+        """A pass without the language-model head, up to the layer where ``looking`` ends it."""
         import torch
 
-        with self._lock, torch.inference_mode():
-            return module(input_ids=torch.tensor([ids], device=self.device), past_key_values=cache, use_cache=True, **kwargs)
+        # transformers takes a mask of four dimensions as it is and makes none; our attention function does not read it
+        ignored = torch.zeros(1, 1, 1, 1, device=self.device)
+        try:
+            with self._lock, torch.inference_mode():
+                self._model.base_model(
+                    input_ids=torch.tensor([ids], device=self.device), position_ids=torch.tensor([positions], device=self.device),
+                    attention_mask=ignored, use_cache=False, looking=looking,
+                )
+        except LastLayer:
+            return
 
     def _expect_to_fit(self, prompt: int, more: int, what: str) -> None:
         if prompt + more > self.window:
@@ -204,28 +299,6 @@ class LanguageModel:
 
 def _chunks(ids: Sequence[int], size: int) -> list[Sequence[int]]:
     return [ids[start:start + size] for start in range(0, len(ids), size)]
-
-
-def _row_weights(
-    suffixes: Sequence[Sequence[int]], weights: Sequence[float] | None, query_rows: Sequence[tuple[int, int]] | None,
-) -> torch.Tensor:
-    """float32 [rows of all suffixes]: a suffix's weight, shared out evenly among its query rows; 0 for the other rows."""
-    import torch
-
-    weights = [1.0] * len(suffixes) if weights is None else weights
-    query_rows = [(0, len(s)) for s in suffixes] if query_rows is None else query_rows
-    if not suffixes or not len(suffixes) == len(weights) == len(query_rows):
-        raise ConfigError(f"{len(suffixes)} suffixes, {len(weights)} weights, {len(query_rows)} row ranges", where="attention_mass",
-                          hint="pass at least one suffix, and one weight and one range for each")
-    parts = []
-    for suffix, weight, (start, stop) in zip(suffixes, weights, query_rows, strict=True):
-        if not 0 <= start < stop <= len(suffix):
-            raise ConfigError(f"rows {start} to {stop} of a suffix of {len(suffix)} tokens", where="attention_mass",
-                              hint="a suffix needs at least one query row, within it")
-        part = torch.zeros(len(suffix))
-        part[start:stop] = weight / (stop - start)
-        parts.append(part)
-    return torch.cat(parts)
 
 
 def _stop_tokens(model: Any, tokenizer: Any) -> set[int]:

@@ -12,6 +12,7 @@ from regard.rag import models
 from regard.rag.errors import BudgetError, ConfigError, ModelNotFound, UnsupportedModel
 from regard.rag.lm import LanguageModel, describe, engine, gguf
 from regard.rag.models import resolve
+from regard.rag.trace import StageTrace, tracing
 
 WINDOW = 256
 SHAPE = {"vocab_size": 49152, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -31,11 +32,18 @@ def saved(folder: Path, config) -> str:
     return str(folder)
 
 
-@pytest.fixture(scope="module", params=["Llama", "Qwen3", "Mistral"])
+FAMILIES = {
+    "Llama": {}, "Qwen2": {}, "Qwen3": {}, "Mistral": {"sliding_window": 70},
+    "Gemma2": {"query_pre_attn_scalar": 16, "sliding_window": 70, "attn_logit_softcapping": 2.0},
+    "Gemma3Text": {"query_pre_attn_scalar": 24, "sliding_window": 70, "layer_types": ["sliding_attention", "full_attention"] * 2},
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
 def tiny(request, tmp_path_factory):
-    """Random models of several families: with and without QK norm, every one with grouped-query attention."""
-    settings = SHAPE | ({"sliding_window": None} if request.param == "Mistral" else {})
-    name = saved(tmp_path_factory.mktemp(request.param), getattr(transformers, f"{request.param}Config")(**settings))
+    """Random models of several families: biases, QK norms, soft caps, sliding windows; all with grouped-query attention."""
+    config = getattr(transformers, f"{request.param}Config")(**SHAPE, **FAMILIES[request.param])
+    name = saved(tmp_path_factory.mktemp(request.param), config)
     lm = LanguageModel.acquire(name, device="cpu")
     yield lm
     lm.release()
@@ -76,6 +84,124 @@ def test_mass_is_that_of_the_eager_attention_matrices(tiny, case):
     assert got.dtype == np.float32
     assert np.isfinite(got).all()
     assert np.linalg.norm(got - wanted.numpy()) < 1e-5 * np.linalg.norm(wanted.numpy())
+
+
+BLOCKS = [(30, 60), (60, 61), (61, 61), (61, 100), (100, 120)]
+
+
+def block_masks(lm: LanguageModel, suffix: int, positions: list[int]) -> dict[str, torch.Tensor]:
+    """float32 [1, 1, tokens, tokens], 0 where a token may look: the block mask, and the same within the sliding window."""
+    owner = [-1] * 30 + [b for b, (start, stop) in enumerate(BLOCKS) for _ in range(start, stop)] + [-2] * suffix
+    mine, at, place = torch.tensor(owner), torch.arange(len(owner)), torch.tensor(positions)
+    same = (mine[:, None] == mine) | (mine == -1) | (mine[:, None] == -2)
+    full = same & (at[:, None] >= at)
+    window = lm.sliding_window or 10**6
+    near = full & (place[:, None] - place < window)
+    return {name: torch.where(seen, 0.0, -torch.inf)[None, None] for name, seen in
+            {"full_attention": full, "sliding_attention": near}.items()}
+
+
+@pytest.mark.parametrize("positions", ["shared", "distinct"])
+def test_mass_under_the_block_mask_is_that_of_the_masked_eager_model(tiny, positions):
+    suffix = SUFFIXES[0]
+    place = list(range(120)) if positions == "distinct" else [*range(30), *(30 + i for a, b in BLOCKS for i in range(b - a))]
+    after = 120 if positions == "distinct" else 30 + 39
+    place += range(after, after + len(suffix))
+    masks = block_masks(tiny, len(suffix), place)
+    eager = transformers.AutoModelForCausalLM.from_pretrained(tiny.info.name, attn_implementation="eager", dtype=torch.float32)
+    mask = masks if getattr(eager.config, "layer_types", None) and "Gemma" in type(eager).__name__ else (
+        masks["sliding_attention" if tiny.sliding_window else "full_attention"])
+    with torch.inference_mode():
+        matrix = torch.cat(eager(torch.tensor([[*CONTEXT, *suffix]]), attention_mask=mask, position_ids=torch.tensor([place]),
+                                 output_attentions=True).attentions).double()
+    wanted = matrix[:, :, 120:, :120].mean(dim=2).sum(dim=(0, 1)).numpy()
+    got = tiny.attention_mass(CONTEXT, [suffix], mask="block", positions=positions, blocks=BLOCKS)
+    assert np.linalg.norm(got - wanted) < 1e-5 * np.linalg.norm(wanted)
+    spans = [(0, 5), *BLOCKS]
+    by_head = tiny.head_scores(CONTEXT, [suffix], spans, mask="block", positions=positions, blocks=BLOCKS)
+    wanted_by_head = torch.stack([matrix[:, :, 120:, a:b].mean(dim=2).sum(dim=-1) for a, b in spans], dim=-1).numpy()
+    assert by_head.shape == (4, 4, len(spans))
+    np.testing.assert_allclose(by_head, wanted_by_head, atol=1e-5)
+
+
+def test_permuting_blocks_at_shared_positions_moves_their_mass_along(tiny):
+    random = np.random.default_rng()
+    settings = {"mask": "block", "positions": "shared", "weights": [1, -1]}
+    mass = tiny.attention_mass(CONTEXT, SUFFIXES, blocks=BLOCKS, **settings)
+    for _ in range(3):
+        order = random.permutation(len(BLOCKS))
+        context, blocks = CONTEXT[:30], []
+        for b in order:
+            blocks.append((len(context), len(context) + BLOCKS[b][1] - BLOCKS[b][0]))
+            context = context + CONTEXT[slice(*BLOCKS[b])]
+        moved = tiny.attention_mass(context, SUFFIXES, blocks=blocks, **settings)
+        for b, (start, stop) in zip(order, blocks, strict=True):
+            np.testing.assert_allclose(moved[start:stop], mass[slice(*BLOCKS[b])], atol=2e-5)
+
+
+def test_looking_at_a_prefill_is_looking_at_its_tokens(tiny):
+    settings = {"mask": "block", "positions": "shared", "blocks": BLOCKS}
+    heads = [(1, 0), (2, 3)]
+    fresh = tiny.attention_mass(CONTEXT, SUFFIXES, heads=heads, **settings)
+    prefill = tiny.prefill(CONTEXT, last=2, **settings)
+    assert (prefill.layers, prefill.complete) == (3, False)
+    np.testing.assert_array_equal(tiny.attention_mass(prefill, SUFFIXES, heads=heads), fresh)
+    with pytest.raises(ConfigError, match="layer 3 is asked for"):
+        tiny.attention_mass(prefill, SUFFIXES)
+    with pytest.raises(ConfigError, match="cannot be continued from"):
+        tiny.generate([5], context=prefill, max_new_tokens=2)
+
+
+def test_blocks_that_are_kept_are_a_prefill_of_their_own(tiny):
+    settings = {"mask": "block", "positions": "shared"}
+    kept = tiny.prefill(CONTEXT, blocks=BLOCKS, **settings).keep([3, 1])
+    context = [*CONTEXT[:30], *CONTEXT[61:100], CONTEXT[60]]
+    fresh = tiny.prefill(context, blocks=[(30, 69), (69, 70)], **settings)
+    assert kept.plan == fresh.plan
+    for mine, theirs in zip((*kept.keys, *kept.values), (*fresh.keys, *fresh.values), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ConfigError, match="cannot be dropped"):
+        tiny.prefill(CONTEXT, blocks=BLOCKS, mask="block").keep([1])
+
+
+@pytest.mark.parametrize("arguments", [
+    {"positions": "shared"}, {"mask": "block", "blocks": [(30, 60), (61, 120)]}, {"mask": "block", "blocks": [(30, 60)]},
+    {"mask": "block", "blocks": [(30, 70), (60, 120)]},
+])
+def test_impossible_layouts(tiny, arguments):
+    with pytest.raises(ConfigError):
+        tiny.attention_mass(CONTEXT, SUFFIXES, **arguments)
+
+
+def test_out_of_memory_splits_and_says_so(tiny, monkeypatch):
+    settings = {"mask": "block", "positions": "shared", "blocks": [(30 + 30 * i, 60 + 30 * i) for i in range(3)]}
+    wanted = tiny.attention_mass(CONTEXT, SUFFIXES, **settings)
+    look = LanguageModel._look
+
+    def tight(self, ids, positions, looking):
+        if len(ids) > 64:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        look(self, ids, positions, looking)
+
+    monkeypatch.setattr(LanguageModel, "_look", tight)
+    entry = StageTrace("s", "S")
+    with tracing(entry):
+        np.testing.assert_allclose(tiny.attention_mass(CONTEXT, SUFFIXES, **settings), wanted, atol=2e-5)
+    assert entry.notes["splits"] == 4  # 1024, 512, 256, 128 tokens at once did not go
+    monkeypatch.setattr(LanguageModel, "_look", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("none left")))
+    with pytest.raises(BudgetError, match="memory"):
+        tiny.attention_mass(CONTEXT, SUFFIXES, **settings)
+
+
+@pytest.mark.parametrize("suffixes", [[[7, 8, 9], [7, 8, 9]], [[7], [7, 8]], [[7, 8], [7, 9], [7, 8, 5]], [[3, 4], [5]]])
+def test_what_suffixes_have_in_common_runs_once(tiny, suffixes):
+    ran: list[int] = []
+    hook = tiny._model.base_model.layers[0].register_forward_pre_hook(lambda _, args: ran.append(args[0].shape[1]))
+    together = tiny.attention_mass(CONTEXT, suffixes, weights=[1.0, -0.5, 0.25][:len(suffixes)])
+    hook.remove()
+    apart = sum(w * tiny.attention_mass(CONTEXT, [s]) for w, s in zip([1.0, -0.5, 0.25], suffixes, strict=False))
+    np.testing.assert_allclose(together, apart, atol=2e-5)
+    assert ran[-1] < sum(map(len, suffixes)) or len({s[0] for s in suffixes}) == len(suffixes)
 
 
 def test_mass_of_smollm2_on_a_short_prompt(lm):
@@ -125,7 +251,7 @@ def test_mass_repeats_bit_for_bit_in_any_thread(tiny):
 
 def test_nothing_above_the_deepest_head_runs(tiny):
     ran: set[int] = set()
-    hooks = [layer.register_forward_pre_hook(lambda *_, i=i: ran.add(i)) for i, layer in enumerate(tiny._model.model.layers)]
+    hooks = [layer.register_forward_pre_hook(lambda *_, i=i: ran.add(i)) for i, layer in enumerate(tiny._model.base_model.layers)]
     tiny.attention_mass(CONTEXT, SUFFIXES, heads=[(1, 0), (0, 3)])
     for hook in hooks:
         hook.remove()
@@ -202,20 +328,15 @@ def test_description_and_sharing(lm):
     assert ("language-model", resolve("smollm2").path, "cpu") in models._pool
 
 
-def test_a_sliding_window_shorter_than_the_prompt_is_refused(tmp_path):
-    name = saved(tmp_path, transformers.MistralConfig(**SHAPE, sliding_window=100))
-    lm = LanguageModel.acquire(name, device="cpu")
-    assert lm.attention_mass(CONTEXT[:80], SUFFIXES).shape == (80,)
-    with pytest.raises(UnsupportedModel, match="sliding window of 100"):
+@pytest.mark.parametrize("family", ["GptOss", "Bloom"])
+def test_a_model_with_another_attention_is_refused_by_name(tmp_path, family):
+    """Attention sinks, and positions as a bias: a plain softmax over the keys would be wrong."""
+    shape = {"GptOss": SHAPE | {"num_local_experts": 2, "num_experts_per_tok": 1, "layer_types": ["full_attention"] * 4},
+             "Bloom": {"vocab_size": 49152, "hidden_size": 32, "n_layer": 2, "n_head": 2, "max_position_embeddings": WINDOW}}[family]
+    lm = LanguageModel.acquire(saved(tmp_path, getattr(transformers, f"{family}Config")(**shape)), device="cpu")
+    with pytest.raises(UnsupportedModel, match="cannot be looked into") as caught:
         lm.attention_mass(CONTEXT, SUFFIXES)
-    assert lm.generate(CONTEXT, max_new_tokens=2).tokens <= 2
-    lm.release()
-
-
-def test_capped_scores_are_refused(tmp_path):
-    lm = LanguageModel.acquire(saved(tmp_path, transformers.Gemma2Config(**SHAPE, query_pre_attn_scalar=16)), device="cpu")
-    with pytest.raises(UnsupportedModel, match="attention"):
-        lm.attention_mass(CONTEXT, SUFFIXES)
+    assert family in str(caught.value)
     assert lm.generate(CONTEXT, max_new_tokens=2).tokens <= 2
     lm.release()
 

@@ -1,0 +1,114 @@
+"""Rows of any storage as what :func:`blocks.multiply` takes: float32, or bytes with 128 added."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, overload
+
+from .blocks import jit
+
+WORD = 64
+"""Signs in one uint64."""
+
+
+def decode(data: Any, row: Any, out: Any, place: Any) -> None:
+    """Write row ``row`` of ``data`` into ``out[place]``; for numba code only.
+
+    ``data`` [n, ...] float32, int16 (the bits of float16), uint16 (of bfloat16), int8 (codes) or uint64 (64 signs each, a set bit is 1,
+    another -1); ``out`` float32, or for the last two also uint8, which get 128 added. Columns of ``out`` beyond the data stay.
+    """
+    raise NotImplementedError("decode runs in compiled code")
+
+
+@overload(decode)
+def _compiled(data: Any, row: Any, out: Any, place: Any) -> Callable[..., None]:
+    """What numba compiles for these types."""
+    if data.dtype == types.uint64:
+        return _decode_signs
+    if data.dtype == types.int8:
+        return _decode_floats if out.dtype == types.float32 else _decode_bytes
+    return _decode_stored
+
+
+def decode_block(data: Any, first: Any, size: Any, out: Any) -> Any:
+    """Rows ``first`` to ``first + size`` decoded: ``out`` with them at its beginning, or a view of ``data`` where nothing is to decode.
+
+    For numba code only. ``size`` is at most ``len(out)``; see :func:`decode`.
+    """
+    raise NotImplementedError("decode_block runs in compiled code")
+
+
+@overload(decode_block)
+def _compiled_block(data: Any, first: Any, size: Any, out: Any) -> Callable[..., Any]:
+    return _view_or_copy if data.dtype == types.float32 else _decode_rows
+
+
+def _view_or_copy(data: Any, first: Any, size: Any, out: Any) -> Any:
+    """A view lets the processor fetch the rows while it multiplies; the multiplication always takes a whole block."""
+    return data[first:first + size] if size == len(out) else _copied(data, first, size, out)
+
+
+def _decode_rows(data: Any, first: Any, size: Any, out: Any) -> Any:
+    for r in range(size):
+        decode(data, first + r, out, r)
+    return out
+
+
+_copied = jit(_decode_rows)
+
+
+def _decode_stored(data: Any, row: Any, out: Any, place: Any) -> None:
+    for i in range(data.shape[1]):
+        out[place, i] = _as_float32(data[row, i])
+
+
+def _decode_floats(data: Any, row: Any, out: Any, place: Any) -> None:
+    for i in range(data.shape[1]):
+        out[place, i] = data[row, i]
+
+
+def _decode_bytes(data: Any, row: Any, out: Any, place: Any) -> None:
+    for i in range(data.shape[1]):
+        out[place, i] = data[row, i] ^ -128
+
+
+def _decode_signs(data: Any, row: Any, out: Any, place: Any) -> None:
+    for i in range(data.shape[1]):
+        _unpack_signs(data[row, i], out, place * out.shape[1] + i * WORD)
+
+
+@intrinsic
+def _as_float32(typing: Any, value: Any) -> Any:
+    """A stored component as float32: float32 itself, the bits of a float16 (as int16), the bits of a bfloat16 (as uint16)."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        (bits,) = arguments
+        if signature.args[0] == types.int16:
+            return builder.fpext(builder.bitcast(bits, ir.HalfType()), ir.FloatType())
+        if signature.args[0] == types.uint16:
+            return builder.bitcast(builder.shl(builder.zext(bits, ir.IntType(32)), ir.IntType(32)(16)), ir.FloatType())
+        return bits
+
+    return types.float32(value), generate
+
+
+@intrinsic
+def _unpack_signs(typing: Any, word: Any, out: Any, position: Any) -> Any:
+    """Bit ``i`` of a uint64 at the flat place ``position + i`` of ``out``, i in 0..63: as 129 or 127 (uint8), as 1 or -1 (float32)."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        bits, array, offset = arguments
+        floating = signature.args[1].dtype == types.float32
+        kind = ir.VectorType(ir.FloatType() if floating else ir.IntType(8), WORD)
+        high, low = (1.0, -1.0) if floating else (129, 127)
+        signs = builder.select(builder.bitcast(bits, ir.VectorType(ir.IntType(1), WORD)),
+                               ir.Constant(kind, [high] * WORD), ir.Constant(kind, [low] * WORD))
+        address = builder.gep(context.make_array(signature.args[1])(context, builder, array).data, [offset])
+        builder.store(signs, builder.bitcast(address, kind.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(word, out, types.intp), generate
