@@ -79,8 +79,10 @@ def build_index(
     ``sources`` are files, folders or ``python:`` (see ``corpus``), or documents; None only adds encoders and views to an index
     that is there. ``encoder`` is a model name, an ``Encoder``, None for no further one, or ``"auto"``: the index's own, ``minilm`` for a
     new index. ``chunker`` likewise (``"auto"``: sentences packed to 200 tokens). ``views`` default to ``faiss:flat`` and ``bm25``, as
-    far as the index can hold them; ``text`` False stores no text, and so has no BM25. A bad document is a counted skip; nothing
-    committed is ever lost. Raises ``EmptyCorpusError``, ``FingerprintMismatch``, ``StorageError``, ``MissingDependency``.
+    far as the index can hold them; ``text`` False stores no text, and so has no BM25. ``attention:smollm2`` holds the passages' keys and
+    values by that model, for ``AttentionReranker(cache=index)``; what it will take is said on standard error before it starts, unless
+    ``progress`` is False. A bad document is a counted skip; nothing committed is ever lost. Raises ``EmptyCorpusError``,
+    ``FingerprintMismatch``, ``StorageError``, ``MissingDependency``.
     """
     path, report, start = Path(index), IndexReport(str(index)), time.perf_counter()
 
@@ -110,7 +112,7 @@ def build_index(
                 _Job(writer, splitter, encoders, report, skip, shard_passages).run(documents, advance)
             store = LanceStore(path)
             for spec in specs:
-                build_view(store, spec)
+                build_view(store, spec, progress=progress)
     finally:
         for one in encoders.values():
             one.close()
@@ -309,7 +311,8 @@ def _views(views: Sequence[str] | None, existing: LanceStore | None, path: Path,
     wanted = views if views is not None else (["faiss:flat"] if encoders else []) + (["bm25"] if text else [])
     specs = {spec.slug: spec for spec in (view_specs(path) if existing else [])}
     specs |= {spec.slug: spec for spec in (parse_view(view, default_encoder) for view in wanted)}
-    if not text and any(not spec.dense for spec in specs.values()):
-        raise ConfigError("BM25 needs the passages' text, and this index stores none", where=str(path),
-                          hint="leave bm25 out, or store the text")
+    textual = [str(spec) for spec in specs.values() if not spec.dense]
+    if textual and not text:
+        raise ConfigError(f"{', '.join(textual)} needs the passages' text, and this index stores none", where=str(path),
+                          hint="leave it out, or store the text")
     return list(specs.values())

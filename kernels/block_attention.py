@@ -151,7 +151,7 @@ def _check(
 ) -> None:
     heads, tokens, width = query.shape
     kv_heads, prefix = prefix_key.shape[:2]
-    if heads % kv_heads:
+    if not kv_heads or heads % kv_heads:
         raise ValueError(f"{heads} query heads cannot share {kv_heads} KV heads evenly")
     if key.shape != (kv_heads, tokens, width) or value.shape != key.shape or prefix_key.shape[2] != width \
             or prefix_value.shape != prefix_key.shape:

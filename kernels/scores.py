@@ -44,7 +44,9 @@ def check_shapes(query: Tensor, key: Tensor, own_key: Tensor, visible: Tensor, r
     """Raise ValueError where the shapes do not fit each other."""
     heads, rows, width = query.shape
     kv_heads, columns, own = key.shape[0], key.shape[1], own_key.shape[1]
-    if heads % kv_heads:
+    if not rows:
+        raise ValueError("there are no query rows")
+    if not kv_heads or heads % kv_heads:
         raise ValueError(f"{heads} query heads cannot share {kv_heads} KV heads evenly")
     if own_key.shape[0] != kv_heads or key.shape[2] != width or own_key.shape[2] != width:
         raise ValueError(f"query {tuple(query.shape)}, key {tuple(key.shape)} and own_key {tuple(own_key.shape)} do not fit together")

@@ -17,6 +17,8 @@ app = typer.Typer(
     help="Retrieval-augmented generation as a typed DAG: index, search, rerank, and answer with citations.",
     epilog="Start with [bold]regard demo[/bold], or: regard index docs/ --index my-index && regard ask my-index 'How do I ...?'",
 )
+heads = typer.Typer(no_args_is_help=True, help="Attention heads of a language model, for reranking.")
+app.add_typer(heads, name="heads")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 IndexDir = Annotated[Path, typer.Argument(metavar="DIR", help="An index folder, made by `regard index`.", show_default=False)]
@@ -191,12 +193,44 @@ def graph(
     typer.echo(f"wrote {out}")
 
 
-@app.command(epilog="Example: regard doctor --json")
-def doctor(as_json: Json = False) -> None:
+@heads.command("detect", epilog="Example: regard heads detect --model smollm2 --queries xquad/queries.jsonl --index xquad-index "
+                                "--qrels xquad/qrels/test.tsv -o heads.json")
+def detect(
+    queries: Annotated[Path, typer.Option(help="Queries: JSON lines with _id (or id) and text.")],
+    index: Annotated[Path, typer.Option(metavar="DIR", help="An index with a BM25 view, which gives the candidates.")],
+    qrels: Annotated[Path, typer.Option(help="Relevance judgments: TREC's four columns or BEIR's three.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The head set to write.")],
+    model: Annotated[str, typer.Option(help="The language model: smollm2, a GGUF file, a folder or a Hugging Face id.")] = "smollm2",
+    mask: Annotated[Literal["block", "causal"], typer.Option(help="block: passages do not see each other (for BlockICR); causal: they "
+                                                                  "do (for QRHead and CoRe).")] = "block",
+    depth: Annotated[int, typer.Option(min=2, help="Candidates a query, shuffled.")] = 20,
+    limit: Annotated[int, typer.Option(min=0, help="So many random queries; 0: all.")] = 0,
+    task: Annotated[Literal["search", "qa"], typer.Option(help="The instruction's wording.")] = "search",
+    top: Annotated[int, typer.Option(min=1, help="Heads to print.")] = 8,
+    as_json: Json = False,
+) -> None:
+    """Measure which attention heads tell relevant passages apart; rerankers take the file as heads=..."""
+    from .registry import load
+
+    found = load("regard.jobs", "heads")(model, queries, index, qrels, out, limit=limit, depth=depth, mask=mask, task=task)
+    if as_json:
+        _print_json({"model": found.model, "recipe": found.recipe, **{m: found.top(m, top) for m in found.measures}})
+    else:
+        from .terminal import show_heads
+
+        show_heads(found, top)
+        typer.echo(f"-> {out}")
+
+
+@app.command(epilog="Examples: regard doctor --json · regard doctor --index my-index")
+def doctor(
+    index: Annotated[Path | None, typer.Option("--index", metavar="DIR", help="Also say whether this index's views fit the disk.")] = None,
+    as_json: Json = False,
+) -> None:
     """What is installed, which device each stage would use, which embedded models are here, and what to install."""
     from .doctor import examine
 
-    findings = examine()
+    findings = examine(index)
     if as_json:
         _print_json(findings)
     else:

@@ -17,7 +17,7 @@ from .drawing import to_svg
 from .graph import Graph
 from .labels import cached
 from .markup import amount, duration, escape, one_line, score, setting, shorten, shorten_middle, size
-from .style import FRAGMENT
+from .style import FRAGMENT, PAGE
 from .trace import StageTrace, Trace
 
 _SNIPPET = 260  # characters of a passage shown before it is unfolded
@@ -26,22 +26,22 @@ _BATCH_SHOWN = 5
 
 def ranking_html(ranking: Ranking, limit: int = 10) -> str:
     """The first ``limit`` passages as a table: rank, score, title and id, text, and what each stage made of the passage."""
-    return _fragment(ranking_body(ranking, limit))
+    return fragment(ranking_body(ranking, limit))
 
 
 def answer_html(answer: Answer) -> str:
     """The answer with every sentence marked supported or not, its sources, and the quotes highlighted where they stand."""
-    return _fragment(answer_body(answer))
+    return fragment(answer_body(answer))
 
 
 def trace_html(trace: Trace) -> str:
     """The stages of a run with the time each took as a bar, and its counts."""
-    return _fragment(trace_body(trace))
+    return fragment(trace_body(trace))
 
 
 def graph_html(graph: Graph, trace: Trace | None = None) -> str:
     """The pipeline drawn; with ``trace``, every stage shows what it took."""
-    return _fragment(f'<div class="rg-figure">{to_svg(graph, trace)}</div>')
+    return fragment(f'<div class="rg-figure">{to_svg(graph, trace)}</div>')
 
 
 def result_html(outputs: Mapping[str, Any], trace: Trace | None = None) -> str:
@@ -49,11 +49,24 @@ def result_html(outputs: Mapping[str, Any], trace: Trace | None = None) -> str:
     parts = [f'<div class="rg-head">{escape(name)}</div>{_output_body(value)}' for name, value in outputs.items()]
     if trace is not None:
         parts.append(f'<div class="rg-head">time</div>{trace_body(trace)}')
-    return _fragment("".join(parts))
+    return fragment("".join(parts))
 
 
-def _fragment(body: str) -> str:
-    return f'<div class="rg"><style>{FRAGMENT}</style>{body}</div>'
+def fragment(body: str, css: str = "") -> str:
+    """``body`` with the style sheet (and ``css``), for a notebook's cell."""
+    return f'<div class="rg"><style>{FRAGMENT}{css}</style>{body}</div>'
+
+
+def page(title: str, body: str, css: str = "") -> str:
+    """``body`` as a page of its own, which fetches nothing and runs nothing; its own policy forbids both. Write it as UTF-8."""
+    called = escape(one_line(title))
+    return "\n".join((
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>',
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"/>",
+        '<meta name="viewport" content="width=device-width, initial-scale=1"/><meta name="color-scheme" content="light dark"/>',
+        f"<title>{called}</title>\n<style>{FRAGMENT}{PAGE}{css}</style>\n</head>",
+        f'<body class="rg">\n{body}\n</body>\n</html>\n',
+    ))
 
 
 def _output_body(value: Any) -> str:
@@ -77,7 +90,7 @@ def ranking_body(ranking: Ranking, limit: int = 10) -> str:
     if not len(shown):
         return '<p class="rg-quiet">No passages.</p>'
     of = f"{amount(len(shown))} of " if len(shown) < len(ranking) else ""
-    caption = f"{of}{_plural(len(ranking), 'passage')} · score: {ranking.space}"
+    caption = f"{of}{plural(len(ranking), 'passage')} · score: {ranking.space}"
     return _table(caption, [("#", "rg-num"), ("score", "rg-num"), ("passage", "")], map(_hit_row, shown))
 
 
@@ -90,10 +103,11 @@ def _table(caption: str, columns: Iterable[tuple[str, str]], rows: Iterable[str]
 
 def _hit_row(hit: Hit) -> str:
     return (f'<tr><td class="rg-num"><b>{hit.rank}</b></td><td class="rg-num">{score(hit.score)}</td>'
-            f"<td><div>{_heading(hit.passage)}</div>{_unfolding(hit.passage.text)}{_chips(hit.history)}</td></tr>")
+            f"<td><div>{heading(hit.passage)}</div>{_unfolding(hit.passage.text)}{chips(hit.history)}</td></tr>")
 
 
-def _heading(passage: Passage) -> str:
+def heading(passage: Passage) -> str:
+    """A passage's title and id, with its document and span as the tip."""
     title = f'<b dir="auto">{escape(one_line(passage.title))}</b> ' if passage.title else ""
     where = f"{passage.id}: {passage.document_id} [{passage.start}:{passage.end}]"
     return f"<span>{title}{_identity(passage.id, where)}</span>"
@@ -115,12 +129,13 @@ def _unfolding(text: str) -> str:
             f'<div class="rg-text rg-full" dir="auto">{escape(text.strip())}</div></details>')
 
 
-def _chips(history: Sequence[Touch]) -> str:
-    chips = [
+def chips(history: Sequence[Touch]) -> str:
+    """What each stage made of a hit, one chip a stage; nothing where there is no history."""
+    parts = [
         f'<span class="rg-chip" title="{escape(f"{t.stage}: rank {t.rank}, {t.space} {t.score:.6g}")}">'
         f"{escape(shorten_middle(one_line(t.stage), 32))} <b>#{t.rank}</b> {score(t.score)}</span>" for t in history
     ]
-    return f'<div class="rg-chips">{" <i>→</i> ".join(chips)}</div>' if chips else ""
+    return f'<div class="rg-chips">{" <i>→</i> ".join(parts)}</div>' if parts else ""
 
 
 # -- answers ------------------------------------------------------------------------------
@@ -162,13 +177,13 @@ def _facts(answer: Answer) -> str:
     facts = []
     if answer.sentences:
         supported = sum(bool(s.citations) for s in answer.sentences)
-        facts.append(f"{supported} of {_plural(len(answer.sentences), 'sentence')} supported")
+        facts.append(f"{supported} of {plural(len(answer.sentences), 'sentence')} supported")
     if answer.confidence is not None:
         facts.append(f"confidence {answer.confidence:.2f}")
     if answer.usage.prompt_tokens or answer.usage.completion_tokens:
         facts.append(f"{amount(answer.usage.prompt_tokens)} prompt + {amount(answer.usage.completion_tokens)} answer tokens")
     if answer.context and answer.context.dropped:
-        facts.append(f"{_plural(answer.context.dropped, 'passage')} did not fit the prompt")
+        facts.append(f"{plural(answer.context.dropped, 'passage')} did not fit the prompt")
     return f'<div class="rg-quiet">{" · ".join(facts)}</div>' if facts else ""
 
 
@@ -196,9 +211,9 @@ def _quoted(passage: Passage, citation: Citation) -> str:
 
 def _context_passage(passage: Passage, answer: Answer, anchor: str) -> str:
     cited = [(i, c) for i, c in enumerate(answer.citations, 1) if c.passage_id == passage.id and _quoted(passage, c) == c.quote]
-    count = f' <span class="rg-quiet">{_plural(len(cited), "citation")}</span>' if cited else ""
+    count = f' <span class="rg-quiet">{plural(len(cited), "citation")}</span>' if cited else ""
     state = ' open=""' if cited else ""
-    return (f'<details class="rg-passage"{state}><summary>{_heading(passage)}{count}</summary>'
+    return (f'<details class="rg-passage"{state}><summary>{heading(passage)}{count}</summary>'
             f'<div class="rg-text rg-full" dir="auto">{_highlighted(passage, cited, anchor)}</div></details>')
 
 
@@ -228,7 +243,7 @@ def trace_body(trace: Trace) -> str:
     rows = (_stage_row(entry, longest, [cells[i] for _, cells in columns]) for i, entry in enumerate(trace.stages))
     queries = max(entry.queries for entry in trace.stages)
     heads = [("stage", "rg-stage"), ("", "rg-time"), *((name, "rg-num") for name, _ in columns)]
-    return _table(f"{duration(trace.seconds)} in all · {_plural(queries, 'query', 'queries')}", heads, rows)
+    return _table(f"{duration(trace.seconds)} in all · {plural(queries, 'query', 'queries')}", heads, rows)
 
 
 def _stage_row(entry: StageTrace, longest: float, cells: Iterable[str]) -> str:
@@ -262,5 +277,6 @@ def _count(number: int) -> str:
     return amount(number) if number else ""
 
 
-def _plural(number: int, one: str, many: str = "") -> str:
+def plural(number: int, one: str, many: str = "") -> str:
+    """``1 query``, ``12 queries``; ``many`` where an s is not enough."""
     return f"{amount(number)} {one if number == 1 else many or one + 's'}"

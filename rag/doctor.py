@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import platform
+import shutil
+from collections.abc import Sized
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TypedDict
 
 from . import models
 from .errors import RegardError
-from .registry import stage_names
+from .markup import size
+from .registry import open_store, stage_names
+
+FOOTPRINT = "footprint.json"
+"""Beside a large view: its name (``view``), and the ``passages`` and ``bytes`` it has when it is whole."""
 
 
 class Finding(TypedDict):
@@ -23,6 +31,7 @@ class Finding(TypedDict):
 class Findings(TypedDict):
     packages: list[Finding]
     models: list[Finding]
+    views: list[Finding]
     devices: dict[str, str]
     machine: dict[str, str]
 
@@ -46,11 +55,15 @@ _PACKAGES = {
 _RUNS_ON = {"BM25": "cpu", "Fuse": "cpu", "Parents": "cpu", "RemoteReader": "remote"}
 
 
-def examine() -> Findings:
-    """Look at packages, embedded models and devices; loads no model."""
+def examine(index: Path | None = None) -> Findings:
+    """Look at packages, embedded models, devices, and whether the large views of ``index`` fit their disk; loads no model.
+
+    Raises ``IndexNotFound`` where there is no index.
+    """
     return {
         "packages": [_package(module, names, hint) for module, (names, hint) in _PACKAGES.items()],
         "models": [_model(name) for name in models.EMBEDDED],
+        "views": [] if index is None else _views(index),
         "devices": _devices(),
         "machine": {
             "python": platform.python_version(), "cores": str(os.cpu_count()), "cache": str(models.cache_dir()),
@@ -76,6 +89,29 @@ def _model(name: str) -> Finding:
     except RegardError as error:
         return {"name": name, "ok": False, "detail": error.where or "", "hint": error.hint or ""}
     return {"name": name, "ok": True, "detail": f"{files.kind}, from {files.package}", "hint": ""}
+
+
+def _views(index: Path) -> list[Finding]:
+    """The views of ``index`` that keep a footprint: whether what they lack fits."""
+    store = open_store(f"lance:{index}")
+    passages = len(store) if isinstance(store, Sized) else 0
+    return [_view(file, passages) for file in sorted(index.glob(f"views/*/{FOOTPRINT}"))]
+
+
+def _view(file: Path, passages: int) -> Finding:
+    whole = json.loads(file.read_bytes())
+    here, free = _on_disk(file.parent), shutil.disk_usage(file.parent).free
+    later = max(0, passages - whole["passages"]) * whole["bytes"] / max(whole["passages"], 1)
+    lacking = max(0, round(whole["bytes"] + later) - here)
+    detail = f"{size(here)} on disk, {size(lacking)} to come, {size(free)} free" if lacking else f"{size(here)} on disk"
+    hint = "" if lacking <= free else "it will not fit: free some space, store 8 bits (bits=8), or fewer layers (heads= or last=)"
+    return {"name": whole["view"], "ok": not hint, "detail": detail, "hint": hint}
+
+
+def _on_disk(folder: Path) -> int:
+    """Bytes of the files below ``folder``; one that has several names counts once."""
+    found = {(stat := file.stat()).st_ino: stat.st_size for file in folder.rglob("*") if file.is_file()}
+    return sum(found.values())
 
 
 def _devices() -> dict[str, str]:

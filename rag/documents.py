@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .errors import EmptyQueryError, StageError
 
 if TYPE_CHECKING:
-    from .display import AttentionView
+    from .attention_view import AttentionView
     from .lm.reading import Reading
 
 T = TypeVar("T", covariant=True)
@@ -211,14 +211,15 @@ class Ranking:
         """This ranking with what was read to make it."""
         return replace(self, reading=reading)
 
-    def show_attention(self) -> AttentionView:
-        """The passages with the tokens highlighted that carried their scores: a view for notebooks, with ``save(path)`` for a web page.
+    def show_attention(self, limit: int = 10) -> AttentionView:
+        """The first ``limit`` passages with the tokens highlighted that carried their scores: a view for notebooks, with ``save(path)``
+        for a web page.
 
         Raises ``StageError`` when no attention reranker made this ranking, or it came from a file or a cache.
         """
-        from .display import attention_view
+        from .attention_view import attention_view  # views are built only when a notebook asks
 
-        return attention_view(self)
+        return attention_view(self, limit)
 
     def keep(self, order: Sequence[int], *, stage: str) -> Ranking:
         """The hits at positions ``order`` with the scores they have, and ``stage`` in their history."""

@@ -201,7 +201,7 @@ class Pipeline:
         """Everything wrong that can be seen before a model is loaded; empty when the pipeline can run."""
         problems = [*self._check_shape()]
         for name, node in self.nodes.items():
-            found = [*node.stage.check(), *self._check_stores(name)]
+            found = [*node.stage.check(), *self._check_stores(name), *node.stage.check_inputs(self._stages_above(name))]
             problems += [Problem(p.what, p.where or f"stage {name!r}", p.hint, p.fatal) for p in found]
         return problems
 
@@ -237,6 +237,17 @@ class Pipeline:
         if node.stage.store_uri:
             return {node.stage.store_uri}
         return {uri for src, _ in node.sources for uri in self._stores_above(src)}
+
+    def _stages_above(self, name: str) -> dict[str, Stage]:
+        """The stages that ``name`` gets something from, nearest first, directly or through others."""
+        above: dict[str, Stage] = {}
+        waiting = [src for src, _ in self.nodes[name].sources]
+        while waiting:
+            source = waiting.pop(0)
+            if source in self.nodes and source not in above:
+                above[source] = self.nodes[source].stage
+                waiting += [src for src, _ in self.nodes[source].sources]
+        return above
 
     # -- running ---------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -88,6 +88,10 @@ class Stage:
 
     def check(self) -> Iterator[Problem]:
         """Problems that can be seen before anything heavy is loaded."""
+        return iter(())
+
+    def check_inputs(self, upstream: Mapping[str, Stage]) -> Iterator[Problem]:
+        """Problems with the stages (by name) whose output reaches this one, directly or through others."""
         return iter(())
 
     @property

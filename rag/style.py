@@ -82,6 +82,29 @@ body{padding:0;max-width:none;font-size:11px}
 }
 """
 
+HEAT = tuple(zip((0.08, 0.17, 0.26, 0.36, 0.46), (1, 1.5, 2, 3, 4), strict=True))
+"""Opacity and underline (pixels) of each level of attention, weakest first. Light and dark text alike stay readable on all of them."""
+
+_SIGNS = {"up": ("217,119,6", "solid"), "down": ("56,132,244", "dotted")}
+
+
+def _heat_rules() -> str:
+    return "\n".join(
+        f".rg .rg-{sign}{level}{{background:rgba({colour},{opacity});border-bottom:{line}px {kind} rgba({colour},.95)}}"
+        for sign, (colour, kind) in _SIGNS.items() for level, (opacity, line) in enumerate(HEAT, 1)
+    )
+
+
+ATTENTION = f"""
+.rg .rg-tokens{{line-height:1.9}}
+.rg .rg-tokens>span,.rg .rg-legend>span>span{{border-radius:2px 2px 0 0}}
+.rg .rg-prompt{{border:1px dashed rgba(128,128,128,.8);border-radius:3px;font-size:.8em;opacity:.75;padding:0 .25em}}
+.rg .rg-legend>span{{white-space:nowrap;margin-right:.8em}}
+.rg .rg-legend>span>span{{padding:0 .3em}}
+{_heat_rules()}
+"""
+"""Beside ``FRAGMENT``: tokens by their attention. The line under a token says what its colour says: its weight, and solid or dotted."""
+
 _LIGHT = {
     "canvas": "#ffffff", "frame": "#d8dee4", "card": "#f6f8fa", "border": "#afb8c1", "end": "#eaeef2", "text": "#1f2328",
     "muted": "#57606a", "accent": "#0969da", "hot": "#bc4c00",

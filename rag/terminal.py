@@ -16,6 +16,7 @@ from .trace import Trace
 
 if TYPE_CHECKING:
     from .doctor import Findings
+    from .lm.heads import HeadSet
 
 console = Console()
 _SHOWN = 280  # characters of a passage
@@ -98,6 +99,20 @@ def show_comparison(rows: Sequence[Comparison]) -> None:
     console.print(table)
 
 
+def show_heads(found: HeadSet, top: int) -> None:
+    """The ``top`` heads by each measure, with their 95 % intervals."""
+    measures = list(found.measures)
+    table = Table(*measures, title=f"{found.model}: layer.head, mean and 95 % interval over {found.recipe.get('queries', '?')} queries",
+                  title_style="dim", title_justify="left")
+    for best in zip(*(found.top(measure, top) for measure in measures), strict=True):
+        cells = []
+        for measure, (layer, head) in zip(measures, best, strict=True):
+            low, high = found.intervals[measure][layer][head]
+            cells.append(f"{layer}.{head}  {found.measures[measure][layer][head]:.3f} ({low:.3f} to {high:.3f})")
+        table.add_row(*cells)
+    console.print(table)
+
+
 def show_problems(file: str, problems: Sequence[Problem]) -> None:
     for problem in problems:
         colour, word = ("red", "error") if problem.fatal else ("yellow", "warning")
@@ -107,12 +122,14 @@ def show_problems(file: str, problems: Sequence[Problem]) -> None:
 
 
 def show_doctor(findings: Findings) -> None:
-    marks = {True: "[green]ok[/green]", False: "[red]missing[/red]"}
-    for title, rows in (("packages", findings["packages"]), ("embedded models", findings["models"])):
+    for title, rows, wanting in (("packages", findings["packages"], "missing"), ("embedded models", findings["models"], "missing"),
+                                 ("views", findings["views"], "too large")):
+        marks = {True: "[green]ok[/green]", False: f"[red]{wanting}[/red]"}
         table = Table("", "name", "what", "to do", title=title, title_justify="left", title_style="bold")
         for row in rows:
-            table.add_row(marks[row["ok"]], row["name"], row["detail"], escape(row["hint"]))
-        console.print(table)
+            table.add_row(marks[row["ok"]], escape(row["name"]), row["detail"], escape(row["hint"]))
+        if rows:
+            console.print(table)
     table = Table("stage", "device", title="stages", title_justify="left", title_style="bold")
     for stage, device in findings["devices"].items():
         table.add_row(stage, device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Annotated, Any
 
@@ -12,13 +12,19 @@ from ..rag import models
 from ..rag.documents import Answer, Batch, Query, Ranking, Usage
 from ..rag.errors import BudgetError, RegardError
 from ..rag.lm import LanguageModel, describe
-from ..rag.stage import Problem
+from ..rag.lm.passages import Format, SharesPrefill
+from ..rag.lm.prefill import Mask, Prefill
+from ..rag.stage import Problem, Stage
 from ..rag.trace import Token, emit, record
+from . import blocks
 from .base import INSTRUCTION, SYSTEM, BaseReader, Count, Share
 from .citations import MIN_SUPPORT
 from .ending import AnswerGuard, Ended
 from .packing import Size
 from .prompt import Order, Prompt
+
+FORM = Format()
+"""How passages stand under the block mask: as in a reranker's prompt."""
 
 _QUESTION_TOKENS = 64
 """Room that ``check`` leaves for a question that it cannot know."""
@@ -31,16 +37,21 @@ class Reader(BaseReader):
     with the best one next to the question (``order="best-last"``) or at the beginning ("best-first"). The answer is at most
     ``max_new_tokens`` long, greedy at ``temperature`` 0, else sampled with ``top_p`` and ``seed``; it ends before the first
     ``stop`` string (``["\\n\\n"]``: after one paragraph), and where the model begins to repeat itself. ``system`` None is the chat
-    template's own; ``instruction`` is the user's turn, with ``{passages}`` (each ends in a blank line)
-    and ``{question}`` in it. Citations are found by comparing the answer with the passages (``readers.citations``), with the
-    encoder ``embedder`` and the threshold ``min_support``. An empty ranking gives an answer that says so, and the model is not asked.
+    template's own; ``instruction`` is the user's turn, with ``{passages}`` (each ends in a blank line) and ``{question}`` in it.
+
+    With ``mask="block"`` the passages do not see each other, and the prompt begins as an ``AttentionReranker``'s does (``system``,
+    ``order`` and what stands before the passages are not used). What a reranker of the same model with ``share`` set has prefilled is then
+    not run again; the answer is the same, and the trace notes the tokens saved (``prefill_saved``).
+
+    Citations are found by comparing the answer with the passages (``readers.citations``), with the encoder ``embedder`` and the
+    threshold ``min_support``. An empty ranking gives an answer that says so, and the model is not asked.
     """
 
     def __init__(
         self, lm: str = "smollm2", depth: Count = 10, budget: Count = 1024, max_new_tokens: Count = 128, order: Order = "best-last",
         temperature: Annotated[float, Field(ge=0)] = 0.0, top_p: Annotated[float, Field(gt=0, le=1)] = 1.0, seed: int = 0,
         system: str | None = SYSTEM, instruction: str = INSTRUCTION, embedder: str = "minilm", min_support: Share = MIN_SUPPORT,
-        stop: list[str] | None = None, device: str | None = None,
+        stop: list[str] | None = None, mask: Mask = "causal", device: str | None = None,
     ) -> None:
         self._set(depth=depth, budget=budget, order=order, system=system, instruction=instruction, embedder=embedder,
                   min_support=min_support)
@@ -50,6 +61,7 @@ class Reader(BaseReader):
         self.top_p = top_p
         self.seed = seed
         self.stop = stop or []
+        self.mask = mask
         self.device = device
         self._lm: LanguageModel | None = None
 
@@ -77,6 +89,28 @@ class Reader(BaseReader):
                           f"{self.max_new_tokens} exceed the window of {self.lm!r}, {window}", self.label,
                           f"set budget to at most {max(1, window - around - self.max_new_tokens)}")
 
+    def check_inputs(self, upstream: Mapping[str, Stage]) -> Iterator[Problem]:
+        """Why the reader cannot go on from what a reranker before it prefilled."""
+        for name, stage in upstream.items():
+            if isinstance(stage, SharesPrefill) and (stage.share or self.mask == "block"):
+                why = self._cannot_share(stage)
+                if why:
+                    yield Problem(f"{self.label} cannot go on from what {name} prefilled: {why[0]}", self.label, why[1], fatal=False)
+
+    def _cannot_share(self, stage: SharesPrefill) -> tuple[str, str] | None:
+        """What stands in the way, and what to do."""
+        if self.mask != "block":
+            return "it reads under the causal mask", 'set mask="block"'
+        if not stage.share:
+            return f"{type(stage).__name__} passes nothing on", f"set share={self.depth}"
+        if stage.lm != self.lm:
+            return f"that is model {stage.lm!r}, and this one {self.lm!r}", "name the same lm in both"
+        if stage.form != FORM:
+            return "its passages stand otherwise in the prompt", "leave separator, max_words and turn as they are"
+        if stage.share < self.depth:
+            return f"it passes on {stage.share} passages, and {self.depth} are read", f"set share={self.depth}, or depth={stage.share}"
+        return None
+
     def open(self) -> None:
         super().open()
         self._lm = LanguageModel.acquire(self.lm, device=self.device)
@@ -98,6 +132,8 @@ class Reader(BaseReader):
 
     def _read(self, lm: LanguageModel, position: int, query: Query, ranking: Ranking) -> Answer:
         size = _size(lm)
+        if self.mask == "block" and len(ranking):
+            return self._read_blocks(lm, position, query, ranking, self._room(lm, query, size))
         prompt = self._prompt(query, ranking, self._room(lm, query, size), size)
         return self._nothing_found(position) if prompt is None else self._generate(lm, position, prompt)
 
@@ -120,11 +156,19 @@ class Reader(BaseReader):
         record(tokens_in=usage.prompt_tokens, tokens_out=usage.completion_tokens)
         return self._answer(prompt, text, usage, sizes=[len(piece) for piece in pieces], before=len(frame.prefix))
 
-    def _text(self, lm: LanguageModel, ids: list[int], position: int) -> str:
+    def _read_blocks(self, lm: LanguageModel, position: int, query: Query, ranking: Ranking, room: int) -> Answer:
+        laid = blocks.lay_out(lm, FORM, query.text, self.instruction, ranking.top(self.depth).passages(), room)
+        context, saved = blocks.prefilled(lm, laid, ranking)
+        text = self._text(lm, laid.suffix, position, context)
+        usage = Usage(len(context.plan.ids) + len(laid.suffix), len(lm.tokens(text)))
+        record(tokens_in=usage.prompt_tokens - saved, tokens_out=usage.completion_tokens, prefill_saved=saved)
+        return self._answer(laid.prompt, text, usage, sizes=laid.sizes, before=len(laid.prefix))
+
+    def _text(self, lm: LanguageModel, ids: list[int], position: int, context: Prefill | None = None) -> str:
         guard = AnswerGuard(lambda piece: emit(Token(self.label, position, piece)), self.stop)
         try:
-            generation = lm.generate(ids, max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p,
-                                     seed=self.seed, on_text=guard)
+            generation = lm.generate(ids, context=context, max_new_tokens=self.max_new_tokens, temperature=self.temperature,
+                                     top_p=self.top_p, seed=self.seed, on_text=guard)
         except Ended:
             return guard.text
         return guard.finish(cut=generation.finish == "length")

@@ -82,7 +82,7 @@ class AttentionReranker(Stage):
         model = LanguageModel.acquire(self.lm, device=self.device)
         if self.cache:
             try:
-                self._stored = open_prefills(self.cache, self.lm, self._form, last_layer(self.policy.heads_in(self.lm), self.lm))
+                self._stored = open_prefills(self.cache, self.lm, self.form, last_layer(self.policy.heads_in(self.lm), self.lm))
             except BaseException:
                 model.release()
                 raise
@@ -140,10 +140,10 @@ class AttentionReranker(Stage):
         policy = self.policy
         ask = INSTRUCTIONS[self.task] + policy.separator + "Query: "
         asked = [query.text] if policy.calibration is None else [query.text, policy.calibration]
-        suffixes = [self._form.suffix(model, ask + text) for text in asked]
+        suffixes = [self.form.suffix(model, ask + text) for text in asked]
 
         def lay(order: Order) -> Prompt:
-            return lay_out(model, self._form, head.passages(), order, suffixes, policy.mask, policy.positions,
+            return lay_out(model, self.form, head.passages(), order, suffixes, policy.mask, policy.positions,
                            where=f"{self.label}, query {query.id!r}")
 
         def prefilled(order: Order) -> Prompt:
@@ -159,7 +159,8 @@ class AttentionReranker(Stage):
         return stored if self._stored is not None else prefilled if self.share else lay
 
     @property
-    def _form(self) -> Format:
+    def form(self) -> Format:
+        """How passages stand in the prompt."""
         return Format(self.policy.marker, self.policy.separator, self.max_words, turn=self.turn)
 
     @property

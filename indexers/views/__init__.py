@@ -1,12 +1,16 @@
-"""Derived views of the passage store: FAISS and BM25. Each is a folder that can be deleted and built again.
+"""Derived views of the passage store: FAISS, BM25, and the passages' keys and values. Each is a folder that can be deleted and built again.
 
-Lives here: ``spec`` (names of views), ``faiss_view``, ``bm25_view``, ``files`` (how a view is written whole and found fresh).
+Lives here: ``spec`` (names of views), ``faiss_view``, ``bm25_view``, ``attention_view`` (with ``attention_job``, which computes it,
+``attention_shards`` and ``attention_layout``, how it lies on disk), ``footprint`` (what it will take), ``files`` (how a view is
+written whole and found fresh), ``versions`` (what is there).
 May import: ``regard.rag``, the rest of ``regard.indexers``.
 """
 
+from .attention_view import AttentionView
 from .bm25_view import BM25View
 from .faiss_view import FaissView
-from .files import View, build_view, open_view, view_specs
+from .files import View, build_view, open_view
 from .spec import ViewSpec, parse_view
+from .versions import view_specs
 
-__all__ = ["BM25View", "FaissView", "View", "ViewSpec", "build_view", "open_view", "parse_view", "view_specs"]
+__all__ = ["AttentionView", "BM25View", "FaissView", "View", "ViewSpec", "build_view", "open_view", "parse_view", "view_specs"]

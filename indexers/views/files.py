@@ -19,9 +19,12 @@ from ...rag.documents import Rows
 from ...rag.errors import IndexFormatError, IndexNotFound
 from ..store import LanceStore
 from ..writer import locked, storage_errors
+from .attention_job import PENDING, Recipe, recipe
+from .attention_view import AttentionView
 from .bm25_view import BM25View
 from .faiss_view import FaissView
-from .spec import ViewSpec
+from .spec import ATTENTION, ViewSpec
+from .versions import DESCRIPTION, read_meta, spec_json, versions_of, view_specs
 
 log = logging.getLogger(__name__)
 
@@ -31,27 +34,35 @@ class View(Protocol):
 
     rows: Rows
 
-    @classmethod
-    def build(cls, store: LanceStore, spec: ViewSpec) -> Self: ...
-
-    def extended(self, store: LanceStore, spec: ViewSpec) -> Self | None:
-        """This view with the rows that ``store`` has gained, or None where it must be built anew."""
-
     def save(self, folder: Path) -> None: ...
 
     @classmethod
     def load(cls, folder: Path, spec: ViewSpec, rows: Rows) -> Self: ...
 
 
-def build_view(store: LanceStore, spec: ViewSpec) -> Path:
-    """Bring the view up to the store's version; its folder. Does nothing when it is there already."""
+class SearchView(View, Protocol):
+    """A view to search, built in one go."""
+
+    @classmethod
+    def build(cls, store: LanceStore, spec: ViewSpec) -> Self: ...
+
+    def extended(self, store: LanceStore, spec: ViewSpec) -> Self | None:
+        """This view with the rows that ``store`` has gained, or None where it must be built anew."""
+
+
+def build_view(store: LanceStore, spec: ViewSpec, *, progress: bool | None = None) -> Path:
+    """Bring the view up to the store's version; its folder. Does nothing when it is there already.
+
+    ``progress``: as in ``build_index``; only an ``attention`` view takes so long that it shows any.
+    """
     folder = store.path / "views" / spec.slug / str(store.version)
-    if not _is_current(folder, store, spec):
+    made_by = recipe(spec) if spec.kind == ATTENTION else None
+    if not _is_current(folder, store, spec, made_by):
         with locked(folder.parent, wait=True):
-            if not _is_current(folder, store, spec):  # else another process built it while this one waited
-                view = _extended(folder.parent, store, spec) or _kind(spec).build(store, spec)
+            if not _is_current(folder, store, spec, made_by):  # else another process built it while this one waited
+                view = _built(folder.parent, store, spec, made_by, progress)
                 with storage_errors(folder.parent, f"the view {spec} cannot be written"):
-                    _write(view, folder, store, spec)
+                    _write(view, folder, store, spec, made_by)
     return folder
 
 
@@ -68,79 +79,63 @@ def open_view(store: LanceStore, spec: ViewSpec) -> FaissView | BM25View:
     return _kind(match).load(folder, match, rows)
 
 
-def view_specs(path: Path) -> list[ViewSpec]:
-    """The views that were ever built for the index at ``path``."""
-    # looked at twice: a builder may remove the old version between our listing it and our reading it
-    newest = [_newest(home) or _newest(home) for home in sorted((path / "views").glob("*/"))]
-    return [ViewSpec(spec["kind"], spec["encoder"], spec["parameters"]) for spec in newest if spec]
-
-
-def _newest(home: Path) -> dict[str, Any] | None:
-    """The settings of the newest version of a view."""
-    metas = [meta for folder in home.iterdir() if folder.name.isdigit() and (meta := _read_json(folder / "view.json"))]
-    return max(metas, key=lambda meta: meta["version"])["spec"] if metas else None
-
-
-def _is_current(folder: Path, store: LanceStore, spec: ViewSpec) -> bool:
-    meta = _read_meta(folder, store)
-    return meta is not None and meta["spec"] == _spec_json(spec)
+def _is_current(folder: Path, store: LanceStore, spec: ViewSpec, made_by: Recipe | None) -> bool:
+    meta = read_meta(folder, store)
+    if meta is None or meta["spec"] != spec_json(spec) or meta.get("made_by") != made_by:
+        return False
+    if made_by is None:
+        return True
+    try:  # what is damaged of a view that took hours is mended, and not left to be deleted
+        AttentionView.load(folder, spec, np.load(folder / "rows.npy"))
+        return True
+    except (OSError, IndexFormatError):
+        return False
 
 
 def _kind(spec: ViewSpec) -> type[FaissView] | type[BM25View]:
     return FaissView if spec.dense else BM25View
 
 
-def _spec_json(spec: ViewSpec) -> dict[str, Any]:
-    return {"kind": spec.kind, "encoder": spec.encoder, "parameters": spec.parameters}
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        data: dict[str, Any] = json.loads(path.read_bytes())
-        return data
-    except (OSError, ValueError):
-        return None
-
-
-def _read_meta(folder: Path, store: LanceStore) -> dict[str, Any] | None:
-    """The description of the view in ``folder``, when it belongs to this very dataset."""
-    meta = _read_json(folder / "view.json")
-    return meta if meta is not None and meta.get("dataset") == store.manifest["id"] else None
+def _built(home: Path, store: LanceStore, spec: ViewSpec, made_by: Recipe | None, progress: bool | None) -> View:
+    if made_by is not None:
+        return AttentionView.build(store, spec, made_by, progress)
+    return _extended(home, store, spec) or _kind(spec).build(store, spec)
 
 
 def _extended(home: Path, store: LanceStore, spec: ViewSpec) -> FaissView | BM25View | None:
     """The newest older view, extended; None when there is none, it has other settings, or rows of it are gone."""
-    versions = sorted((int(f.name) for f in home.glob("*/") if f.name.isdigit()), reverse=True)
-    for version in versions:
-        folder = home / str(version)
-        meta = _read_meta(folder, store)
-        if meta is None or meta["spec"] != _spec_json(spec):
+    for version in versions_of(home, store):
+        if version.meta["spec"] != spec_json(spec):
             continue
-        rows = np.load(folder / "rows.npy")
+        rows = np.load(version.folder / "rows.npy")
         if len(rows) > len(store.rows) or not np.array_equal(store.rows[:len(rows)], rows):
             return None
-        log.info("extending view %s from version %d to %d", spec, version, store.version)
+        log.info("extending view %s from version %s to %d", spec, version.folder.name, store.version)
         try:
-            return _kind(spec).load(folder, spec, rows).extended(store, spec)
+            return _kind(spec).load(version.folder, spec, rows).extended(store, spec)
         except (OSError, RuntimeError, IndexFormatError):
             return None  # a damaged view is built anew
     return None
 
 
-def _write(view: FaissView | BM25View, folder: Path, store: LanceStore, spec: ViewSpec) -> None:
+def _write(view: View, folder: Path, store: LanceStore, spec: ViewSpec, made_by: Recipe | None) -> None:
     home = folder.parent
     temporary = Path(tempfile.mkdtemp(prefix="new-", dir=home))
     try:
         view.save(temporary)
         np.save(temporary / "rows.npy", store.rows)
-        meta = {"spec": _spec_json(spec), "dataset": store.manifest["id"], "version": store.version, "passages": len(store.rows)}
-        (temporary / "view.json").write_text(json.dumps(meta))
+        meta: dict[str, Any] = {"spec": spec_json(spec), "dataset": store.manifest["id"], "version": store.version,
+                                "passages": len(store.rows)}
+        if made_by is not None:
+            meta["made_by"] = made_by
+        (temporary / DESCRIPTION).write_text(json.dumps(meta))
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(home / f"{temporary.name}-replaced")
         temporary.rename(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     for old in home.iterdir():
-        if old.name.startswith("new-") or (old.name.isdigit() and int(old.name) < store.version):  # new-: a killed job left it
+        unfinished = old.name.startswith(("new-", PENDING))  # new-: a killed job left it; pending-: it is in the view now
+        if unfinished or (old.name.isdigit() and int(old.name) < store.version):
             shutil.rmtree(old, ignore_errors=True)

@@ -47,6 +47,12 @@ def jit(function: F) -> F:
     return compiled
 
 
+def lowered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """numba's ``intrinsic``: ``function`` gives a signature and what emits LLVM's instructions. Compiled code calls it without ``typing``."""
+    made: Callable[..., Any] = intrinsic(function)
+    return made
+
+
 _INT32, _INT64, _BYTES = ir.IntType(32), ir.IntType(64), ir.IntType(8).as_pointer()
 
 
@@ -58,7 +64,7 @@ def _product(width: int) -> Any:
     ``out`` [ROWS, lanes] float32 or int32. All C-contiguous; shapes are the caller's care.
     """
 
-    @intrinsic
+    @lowered
     def product(typing: Any, rows: Any, panel: Any, start: Any, out: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             arrays = [context.make_array(kind)(context, builder, value) for kind, value in zip(signature.args, arguments, strict=True)]

@@ -5,14 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import torch
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import overload
+from numpy.typing import NDArray
+from torch import Tensor
 
-from .blocks import jit
+from .blocks import jit, lowered
 
 WORD = 64
 """Signs in one uint64."""
+
+
+def stored(vectors: Tensor) -> NDArray[Any]:
+    """``vectors`` as what ``decode`` reads: float32, int8 codes, or the bits of halves, C-contiguous."""
+    vectors = vectors.contiguous()
+    if vectors.dtype in (torch.float32, torch.int8):
+        return vectors.numpy()
+    bits = vectors.view(torch.int16).numpy()
+    return bits if vectors.dtype == torch.float16 else bits.view(np.uint16)
 
 
 def decode(data: Any, row: Any, out: Any, place: Any) -> None:
@@ -24,14 +37,16 @@ def decode(data: Any, row: Any, out: Any, place: Any) -> None:
     raise NotImplementedError("decode runs in compiled code")
 
 
-@overload(decode)
-def _compiled(data: Any, row: Any, out: Any, place: Any) -> Callable[..., None]:
+def _decoder(data: Any, row: Any, out: Any, place: Any) -> Callable[..., None]:
     """What numba compiles for these types."""
     if data.dtype == types.uint64:
         return _decode_signs
     if data.dtype == types.int8:
         return _decode_floats if out.dtype == types.float32 else _decode_bytes
     return _decode_stored
+
+
+overload(decode)(_decoder)
 
 
 def decode_block(data: Any, first: Any, size: Any, out: Any) -> Any:
@@ -42,9 +57,11 @@ def decode_block(data: Any, first: Any, size: Any, out: Any) -> Any:
     raise NotImplementedError("decode_block runs in compiled code")
 
 
-@overload(decode_block)
-def _compiled_block(data: Any, first: Any, size: Any, out: Any) -> Callable[..., Any]:
+def _block_decoder(data: Any, first: Any, size: Any, out: Any) -> Callable[..., Any]:
     return _view_or_copy if data.dtype == types.float32 else _decode_rows
+
+
+overload(decode_block)(_block_decoder)
 
 
 def _view_or_copy(data: Any, first: Any, size: Any, out: Any) -> Any:
@@ -81,7 +98,7 @@ def _decode_signs(data: Any, row: Any, out: Any, place: Any) -> None:
         _unpack_signs(data[row, i], out, place * out.shape[1] + i * WORD)
 
 
-@intrinsic
+@lowered
 def _as_float32(typing: Any, value: Any) -> Any:
     """A stored component as float32: float32 itself, the bits of a float16 (as int16), the bits of a bfloat16 (as uint16)."""
 
@@ -96,7 +113,7 @@ def _as_float32(typing: Any, value: Any) -> Any:
     return types.float32(value), generate
 
 
-@intrinsic
+@lowered
 def _unpack_signs(typing: Any, word: Any, out: Any, position: Any) -> Any:
     """Bit ``i`` of a uint64 at the flat place ``position + i`` of ``out``, i in 0..63: as 129 or 127 (uint8), as 1 or -1 (float32)."""
 

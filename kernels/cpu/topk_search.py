@@ -6,15 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from ..codes import Codes
 from .blocks import ROWS, jit, multiply
-from .decoding import decode, decode_block
-from .panels import Array, Panels
+from .decoding import WORD, decode, decode_block, stored
+from .panels import Array, Panels, code_panels, float_panels
 from .workers import share_rows
 
 _PRODUCTS_A_CHUNK = 1 << 25
 """Multiplications in a chunk of rows: a tenth of a millisecond, long against handing it out and short against a search."""
+_NONE = np.empty(0, np.float32)
 
 
 @dataclass(slots=True)
@@ -29,14 +33,30 @@ class _Best:
     scratch: tuple[Array, Array, Array]
 
 
+def topk_search(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None, candidates: int) -> tuple[Tensor, Tensor]:
+    """See ``kernels.topk_search.topk_search``; ``queries`` float32, at least one of them, k <= n, ``candidates`` >= k rows for codes."""
+    data, floats = stored(vectors), np.ascontiguousarray(queries.numpy())
+    if codes is None:
+        scores, rows = best_rows(data, _NONE, float_panels(floats), len(floats), k, data.shape[1])
+        return torch.from_numpy(scores), torch.from_numpy(rows)
+    packed = codes.data.contiguous().numpy()
+    components = packed.shape[1] * (1 if codes.kind == "int8" else WORD)
+    panels = code_panels(codes.query_codes(queries).numpy(), components)
+    words = packed if codes.kind == "int8" else packed.view(np.uint64)
+    _, rows = best_rows(words, codes.weights.contiguous().numpy(), panels, len(floats), candidates, components)
+    rows.sort(axis=1)
+    scores = exact_scores(data, floats, rows)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return torch.from_numpy(np.take_along_axis(scores, order, axis=1)), torch.from_numpy(np.take_along_axis(rows, order, axis=1))
+
+
 def best_rows(
     data: Array, weights: NDArray[np.float32], panels: Panels, queries: int, k: int, components: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The ``k`` <= n rows of ``data`` [n, ...] with the highest scores for each of ``queries``: scores and rows [queries, k], best first.
 
-    ``data`` holds float32, the bits of float16 (int16) or of bfloat16 (uint16), int8 codes, or packed signs (uint64); a score is the product
-    with ``panels``, times the row's weight where ``weights`` is not empty. Equal scores by lower row. Raises ValueError for a score
-    that is NaN or plus infinity.
+    ``data`` is what ``decode`` reads, ``components`` numbers a row; a score is the product with ``panels``, times the row's weight where
+    ``weights`` is not empty. Equal scores by lower row. Raises ValueError for a score that is NaN or plus infinity.
     """
     # what no comparison with NaN rejects is kept, so that at first every row is
     thresholds = np.full(panels.start.shape, np.nan, np.float32)
@@ -73,20 +93,21 @@ def _merged(states: list[_Best], k: int) -> tuple[NDArray[np.float32], NDArray[n
     return best_scores, best
 
 
-def exact_scores(
-    data: Array, panels: Panels, candidates: NDArray[np.int64], components: int,
-) -> NDArray[np.float32]:
-    """Scores float32 [queries, m] of the rows that ``candidates`` int64 [queries, m] names, to the bit those of :func:`best_rows`.
-
-    ``panels`` holds each query alone: [queries, d, LANES], the query in the first lane.
-    """
+def exact_scores(data: Array, queries: NDArray[np.float32], candidates: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Scores float32 [queries, m] of the rows that ``candidates`` int64 [queries, m] names, to the bit those of :func:`best_rows`."""
     scores = np.empty(candidates.shape, np.float32)
+    components = queries.shape[1]
 
-    def work(scratch: tuple[Array, Array], first: int, last: int) -> None:
-        _rescore(data, panels.data, panels.start, candidates, first, last, *scratch, scores)
+    def new_state() -> tuple[Array, Array, Array, Array]:
+        alone = float_panels(queries[:1])
+        return alone.data[0], alone.start[0], *alone.block(components)
 
-    cost = candidates.shape[1] * panels.lanes * components
-    share_rows(len(candidates), max(1, _PRODUCTS_A_CHUNK // max(1, cost)), lambda: panels.block(components), work)
+    def work(scratch: tuple[Array, Array, Array, Array], first: int, last: int) -> None:
+        _rescore(data, queries, candidates, first, last, *scratch, scores)
+
+    share_rows(len(queries), max(1, _PRODUCTS_A_CHUNK // (candidates.shape[1] * components)), new_state, work)
+    if np.isnan(scores).any() or np.isposinf(scores).any():
+        raise ValueError("topk_search: a score is NaN or infinite; remove vectors that are not finite")
     return scores
 
 
@@ -135,7 +156,7 @@ def _keep(values: Any, row: int, first_query: int, thresholds: Any, k: int, scor
 
 
 @jit
-def _shrink(scores: Any, rows: Any, k: int) -> float:
+def _shrink(scores: Any, rows: Any, k: int) -> Any:
     """Move the ``k`` highest scores to the front, in their order, the first of equal ones; gives the lowest of them."""
     lowest = np.partition(scores, len(scores) - k)[len(scores) - k]
     equal = k - np.sum(scores > lowest)
@@ -152,14 +173,15 @@ def _shrink(scores: Any, rows: Any, k: int) -> float:
 
 @jit
 def _rescore(
-    data: Any, panels: Any, start: Any, candidates: Any, first: int, last: int, decoded: Any, products: Any, scores: Any,
+    data: Any, queries: Any, candidates: Any, first: int, last: int, panel: Any, start: Any, decoded: Any, products: Any, scores: Any,
 ) -> None:
-    """The exact scores of the candidates of queries ``first`` to ``last``."""
+    """The exact scores of the candidates of queries ``first`` to ``last``, each query alone in the first lane of ``panel``."""
     for query in range(first, last):
+        panel[:, 0] = queries[query]
         for block in range(0, candidates.shape[1], ROWS):
             size = min(ROWS, candidates.shape[1] - block)
             for r in range(size):
                 decode(data, candidates[query, block + r], decoded, r)
-            multiply(decoded, panels[query], start[query], products)
+            multiply(decoded, panel, start, products)
             for r in range(size):
                 scores[query, block + r] = products[r, 0]

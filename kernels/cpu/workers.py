@@ -34,7 +34,8 @@ def share_rows(rows: int, chunk: int, new_state: Callable[[], S], work: Callable
     if helpers <= 0:
         return [run()]
     futures = [_pool(helpers).submit(run) for _ in range(helpers)]
-    return [run(), *(future.result() for future in futures)]
+    states = [run()]
+    return states + [future.result() for future in futures if not future.cancel()]  # one that found no core until now has no work left
 
 
 @functools.cache

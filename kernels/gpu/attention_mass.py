@@ -12,7 +12,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ..scores import Reach
-from .softmax import Rows, Tiles, load_rows, load_tokens, scores_of, softmax_rows
+from .softmax import Rows, load_rows, load_tokens, scores_of, softmax_rows
+from .tiles import Tiles
+
+_TILES = {128: Tiles(64, 128, 4, 3), 256: Tiles(64, 128, 4, 3), 512: Tiles(32, 128, 4, 2)}
 
 
 @triton.jit
@@ -43,13 +46,6 @@ def sum_columns(
     tl.store(mass + kv_head * columns + tokens, sums, mask=tokens < columns)
 
 
-def column_tiles(width: int, dot: torch.dtype) -> Tiles:
-    """Tiles of :func:`sum_columns` for a head of ``width`` dimensions."""
-    if dot == torch.float32:
-        return Tiles(rows=16, keys=32, warps=4, stages=1) if width > 128 else Tiles(rows=32, keys=32, warps=4, stages=1)
-    return Tiles(rows=32, keys=128, warps=4, stages=2) if width > 128 else Tiles(rows=64, keys=128, warps=4, stages=3)
-
-
 def attention_mass(
     query: Tensor, key: Tensor, own_key: Tensor, row_weights: Tensor, *, visible: Tensor, scale: float, softcap: float | None,
     reach: Reach | None,
@@ -75,7 +71,7 @@ def _mass(rows: Rows) -> Tensor:
     mass = query.new_empty(kv_heads, columns, dtype=torch.float32)
     if columns == 0:
         return mass.sum(dim=0)
-    tiles = column_tiles(width, rows.dot)
+    tiles = rows.dot.tiles(_TILES, width, key.device)
     row_positions, context_positions, window = rows.window()
     sum_columns[(triton.cdiv(columns, tiles.keys), kv_heads)](
         query, key, rows.weights, rows.lse, row_positions, context_positions, mass,

@@ -16,7 +16,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .softmax import Tiles, accumulate, dense_last, dot_dtype, load_tokens, scores_of, triton_dtype
+from .softmax import accumulate, load_tokens, scores_of
+from .tiles import Dot, Tiles, block_width, dense_last
+
+_TILES = {128: Tiles(128, 64, 8, 3), 256: Tiles(128, 64, 8, 3), 512: Tiles(128, 32, 8, 2)}
 
 
 @triton.jit
@@ -84,8 +87,8 @@ def attend_blocks(
         top, total, mixed = visit(q, prefix_key, prefix_value, start + column, prefix, prefix_key_token, prefix_value_token, token,
                                   inner, outer, top, total, mixed, row_position, prefix_positions, window,
                                   False, True, WIDTH, BLOCK_D, HAS_WINDOW, SOFTCAP, DOT, PRECISION)
-    if whole_prefix < prefix:
-        top, total, mixed = visit(q, prefix_key, prefix_value, whole_prefix + column, prefix, prefix_key_token, prefix_value_token, token,
+    for start in tl.range(whole_prefix, prefix, BLOCK_N, num_stages=1):
+        top, total, mixed = visit(q, prefix_key, prefix_value, start + column, prefix, prefix_key_token, prefix_value_token, token,
                                   inner, outer, top, total, mixed, row_position, prefix_positions, window,
                                   False, False, WIDTH, BLOCK_D, HAS_WINDOW, SOFTCAP, DOT, PRECISION)
     edge = block_start + (first - block_start) // BLOCK_N * BLOCK_N  # what lies before it, every row of the tile sees
@@ -93,19 +96,12 @@ def attend_blocks(
         top, total, mixed = visit(q, key, value, start + column, last, key_token, value_token, token, inner, outer,
                                   top, total, mixed, row_position, row_positions, window,
                                   False, True, WIDTH, BLOCK_D, HAS_WINDOW, SOFTCAP, DOT, PRECISION)
-    for start in range(edge, last, BLOCK_N):
+    for start in tl.range(edge, last, BLOCK_N, num_stages=1):
         top, total, mixed = visit(q, key, value, start + column, last, key_token, value_token, token, inner, outer,
                                   top, total, mixed, row_position, row_positions, window,
                                   True, False, WIDTH, BLOCK_D, HAS_WINDOW, SOFTCAP, DOT, PRECISION)
     mixed = mixed / tl.where(total > 0, total, 1.0)[:, None]
     tl.store(output + (head * output_head + token * output_token)[:, None] + lane[None, :], mixed.to(output.dtype.element_ty), mask=here)
-
-
-def block_tiles(width: int, dot: torch.dtype) -> Tiles:
-    """Tiles of :func:`attend_blocks` for a head of ``width`` dimensions."""
-    if dot == torch.float32:
-        return Tiles(rows=16, keys=32, warps=4, stages=1) if width > 128 else Tiles(rows=32, keys=32, warps=4, stages=1)
-    return Tiles(rows=64, keys=64, warps=4, stages=2) if width > 128 else Tiles(rows=128, keys=64, warps=8, stages=3)
 
 
 def block_attention(
@@ -117,9 +113,10 @@ def block_attention(
     kv_heads, prefix, width = prefix_key.shape
     group = query.shape[0] // kv_heads
     output = torch.empty_like(query, memory_format=torch.contiguous_format)
-    dtype, precision = dot_dtype(query, key, value, prefix_key, prefix_value)
-    tiles = block_tiles(width, dtype)
-    table = _table(tuple(offsets), tiles.rows // group, query.device)
+    dot = Dot.of(query, key, value, prefix_key, prefix_value)
+    tiles = dot.tiles(_TILES, width, query.device)
+    stacked = max(tiles.rows, triton.next_power_of_2(group))
+    table = _table(tuple(offsets), stacked // group, query.device)
     if len(table) == 0:
         return output
     rows, before = positions if window is not None and positions is not None else (table, table)
@@ -128,9 +125,8 @@ def block_attention(
     attend_blocks[(len(table), kv_heads)](
         query, key, value, prefix_key, prefix_value, output, table, rows, before, prefix, window or 0, inner, outer,
         *(tensor.stride(axis) for tensor in (query, key, value, prefix_key, prefix_value, output) for axis in (0, 1)),
-        GROUP=group, TOKENS=tiles.rows // group, WIDTH=width, BLOCK_D=max(16, triton.next_power_of_2(width)), BLOCK_M=tiles.rows,
-        BLOCK_N=tiles.keys, HAS_WINDOW=window is not None, SOFTCAP=softcap is not None, DOT=triton_dtype(dtype), PRECISION=precision,
-        num_warps=tiles.warps, num_stages=tiles.stages,
+        GROUP=group, TOKENS=stacked // group, WIDTH=width, BLOCK_D=block_width(width), BLOCK_M=stacked, BLOCK_N=tiles.keys,
+        HAS_WINDOW=window is not None, SOFTCAP=softcap is not None, **dot.constants(), num_warps=tiles.warps, num_stages=tiles.stages,
     )
     return output
 

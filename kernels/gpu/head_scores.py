@@ -8,7 +8,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ..scores import Reach
-from .softmax import Tiles, load_rows, load_tokens, scores_of, softmax_rows
+from .softmax import load_rows, load_tokens, scores_of, softmax_rows
+from .tiles import Tiles
+
+_TILES = {128: Tiles(64, 64, 4, 2), 256: Tiles(64, 64, 4, 2), 512: Tiles(64, 64, 8, 2)}
 
 
 @triton.jit
@@ -45,13 +48,6 @@ def sum_spans(
     tl.store(result + (kv_head * GROUP + head) * tl.num_programs(0) + span, sums, mask=head < GROUP)
 
 
-def span_tiles(width: int, dot: torch.dtype) -> Tiles:
-    """Tiles of :func:`sum_spans` for a head of ``width`` dimensions."""
-    if dot == torch.float32:
-        return Tiles(rows=16, keys=32, warps=4, stages=1) if width > 128 else Tiles(rows=32, keys=32, warps=4, stages=1)
-    return Tiles(rows=64, keys=64, warps=4, stages=2)
-
-
 def head_scores(
     query: Tensor, key: Tensor, own_key: Tensor, row_weights: Tensor, starts: Tensor, stops: Tensor, *, visible: Tensor, scale: float,
     softcap: float | None, reach: Reach | None,
@@ -64,7 +60,7 @@ def head_scores(
     weights = row_weights.expand(heads, -1)
     rows, _ = softmax_rows(query, key, own_key, weights, visible=visible, scale=scale, softcap=softcap, reach=reach)
     query, key = rows.query, rows.key
-    tiles = span_tiles(key.shape[2], rows.dot)
+    tiles = rows.dot.tiles(_TILES, key.shape[2], key.device)
     row_positions, context_positions, window = rows.window()
     sum_spans[(spans, len(key))](
         query, key, rows.weights, rows.lse, row_positions, context_positions, starts.to(query.device), stops.to(query.device), result,

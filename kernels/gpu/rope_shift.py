@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .softmax import dense_last
+from .tiles import dense_last
 
 TOKENS = 32
 """Tokens of one program."""

@@ -17,9 +17,16 @@ import triton.language as tl
 from torch import Tensor
 
 from ..scores import Reach
+from .tiles import Dot, Tiles, block_width, dense_last
 
 _PROGRAMS_WANTED = 264
 """Two for each multiprocessor of an H100 or H200; fixed, so that a result does not depend on the GPU's size."""
+
+_SCORES_ONLY = {128: Tiles(64, 64, 4, 3), 256: Tiles(64, 128, 8, 3), 512: Tiles(64, 64, 8, 3)}
+_WITH_VALUES = {128: Tiles(64, 64, 4, 3), 256: Tiles(64, 64, 8, 2), 512: Tiles(64, 32, 8, 2)}
+
+_COMBINED_ROWS = 16
+"""Rows that one program of :func:`combine_splits` combines."""
 
 
 @triton.jit
@@ -105,7 +112,7 @@ def partial_softmax(
                 scores = tl.where(seen, scores, float("-inf"))
                 top, total, output = accumulate(scores, v, top, total, output, HAS_VALUE, DOT, PRECISION)
         else:
-            for start in range(0, own, BLOCK_N):
+            for start in tl.range(0, own, BLOCK_N, num_stages=1):  # short, and its mask would take too many registers
                 tokens = start + tl.arange(0, BLOCK_N)
                 k = load_tokens(own_key + kv_head * own_key_head, tokens, own, own_key_token, WIDTH, BLOCK_D, DOT)
                 scores = scores_of(q, k, inner, outer, SOFTCAP, PRECISION)
@@ -153,45 +160,6 @@ def combine_splits(
 
 
 @dataclass(frozen=True, slots=True)
-class Tiles:
-    """How a kernel is cut and compiled."""
-
-    rows: int
-    keys: int
-    warps: int
-    stages: int
-
-
-def softmax_tiles(width: int, dot: torch.dtype, has_value: bool) -> Tiles:
-    """Tiles of :func:`partial_softmax` for a head of ``width`` dimensions."""
-    if dot == torch.float32:
-        return Tiles(rows=16, keys=32, warps=4, stages=1) if width > 128 else Tiles(rows=32, keys=32, warps=4, stages=1)
-    if width > 128:
-        return Tiles(rows=64, keys=32 if has_value else 64, warps=4, stages=2)
-    return Tiles(rows=64, keys=64 if has_value else 128, warps=4, stages=3)
-
-
-def dot_dtype(*tensors: Tensor) -> tuple[torch.dtype, str]:
-    """In what products are taken, and Triton's name for their precision; sums are always in float32.
-
-    float16 and bfloat16 as they are; both together as TF32, which holds the values of either exactly; anything else in float32.
-    """
-    kinds = {tensor.dtype for tensor in tensors}
-    if not kinds <= {torch.float16, torch.bfloat16}:
-        return torch.float32, "ieee"
-    return (kinds.pop(), "ieee") if len(kinds) == 1 else (torch.float32, "tf32")
-
-
-def triton_dtype(dtype: torch.dtype) -> Any:
-    return {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}[dtype]
-
-
-def dense_last(tensor: Tensor) -> Tensor:
-    """``tensor`` with its last dimension dense, which is all that the kernels ask of a layout."""
-    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
-
-
-@dataclass(frozen=True, slots=True)
 class Rows:
     """The queries of a call and what both phases need to know of them."""
 
@@ -202,7 +170,7 @@ class Rows:
     reach: Reach | None
     inner: float
     outer: float
-    dot: torch.dtype
+    dot: Dot
     constants: dict[str, Any]
     """What is the same in all of a call's kernels: GROUP, WIDTH, BLOCK_D, HAS_WINDOW, SOFTCAP, DOT, PRECISION."""
 
@@ -231,21 +199,21 @@ def softmax_rows(
     heads, rows, width = query.shape
     kv_heads, columns, own = key.shape[0], key.shape[1], own_key.shape[1]
     total = heads // kv_heads * rows
-    dtype, precision = dot_dtype(query, key, own_key, value, own_value)
+    dot = Dot.of(query, key, own_key, value, own_value)
     log2e = math.log2(math.e)
     inner, outer = (scale * log2e, 0.0) if softcap is None else (scale / softcap, softcap * log2e)
     constants = {
-        "GROUP": heads // kv_heads, "WIDTH": width, "BLOCK_D": max(16, triton.next_power_of_2(width)), "HAS_WINDOW": reach is not None,
-        "SOFTCAP": softcap is not None, "DOT": triton_dtype(dtype), "PRECISION": precision,
+        "GROUP": heads // kv_heads, "WIDTH": width, "BLOCK_D": block_width(width), "HAS_WINDOW": reach is not None,
+        "SOFTCAP": softcap is not None, **dot.constants(),
     }
-    tiles = softmax_tiles(width, dtype, values is not None)
+    tiles = dot.tiles(_WITH_VALUES if values else _SCORES_ONLY, width, query.device)
     row_tiles = triton.cdiv(total, tiles.rows)
     splits, per_split = _splits(columns, tiles.keys, row_tiles * kv_heads)
     lse = query.new_empty(kv_heads, total, dtype=torch.float32)
     partial_lse = query.new_empty(kv_heads, splits + 1, total, dtype=torch.float32)
     partial_output = query.new_empty((*partial_lse.shape, width) if values else 0, dtype=torch.float32)
     output = torch.empty(query.shape if values else 0, dtype=query.dtype, device=query.device)
-    result = Rows(query, key, row_weights.to(torch.float32).reshape(kv_heads, total).contiguous(), lse, reach, inner, outer, dtype,
+    result = Rows(query, key, row_weights.to(torch.float32).reshape(kv_heads, total).contiguous(), lse, reach, inner, outer, dot,
                   constants)
     row_positions, context_positions, window = result.window()
     partial_softmax[(splits + 1, row_tiles, kv_heads)](
@@ -256,15 +224,11 @@ def softmax_rows(
         own_key.stride(0), own_key.stride(1), own_value.stride(0), own_value.stride(1),
         **constants, BLOCK_M=tiles.rows, BLOCK_N=tiles.keys, HAS_VALUE=values is not None, num_warps=tiles.warps, num_stages=tiles.stages,
     )
-    combine_splits[(triton.cdiv(total, COMBINED_ROWS), kv_heads)](
-        partial_lse, partial_output, lse, output, total, splits + 1, WIDTH=width, BLOCK_D=constants["BLOCK_D"], BLOCK_M=COMBINED_ROWS,
+    combine_splits[(triton.cdiv(total, _COMBINED_ROWS), kv_heads)](
+        partial_lse, partial_output, lse, output, total, splits + 1, WIDTH=width, BLOCK_D=constants["BLOCK_D"], BLOCK_M=_COMBINED_ROWS,
         PARTS=triton.next_power_of_2(splits + 1), HAS_VALUE=values is not None, num_warps=4,
     )
     return result, output
-
-
-COMBINED_ROWS = 16
-"""Rows that one program of :func:`combine_splits` combines."""
 
 
 def _splits(columns: int, tile: int, programs: int) -> tuple[int, int]:

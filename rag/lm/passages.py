@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ..documents import Passage, Ranking
 from ..errors import BudgetError
@@ -91,6 +91,17 @@ class StoredPrefills(Protocol):
 
     def prefill(self, ranking: Ranking) -> tuple[Prefill, list[Span]]:
         """The context of the ranking's passages, shortest first, and their scored spans in it, in the ranking's order."""
+
+
+@runtime_checkable
+class SharesPrefill(Protocol):
+    """A stage whose rankings carry what it prefilled: the first ``share`` passages, in prompts of ``form``, by model ``lm``."""
+
+    lm: str
+    share: int
+
+    @property
+    def form(self) -> Format: ...
 
 
 @dataclass(frozen=True, slots=True)

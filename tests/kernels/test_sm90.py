@@ -1,19 +1,17 @@
 """The Triton kernels as they are launched, compiled for an H100 or H200 without one: nothing spills, and shared memory suffices.
 
-The host functions run on CPU tensors with the launch itself replaced by a recorder, so that what is compiled is what would be launched: same
-tiles, same specialisation of the integers that are 1 or multiples of 16.
+The host functions run on CPU tensors with the launch itself replaced by a recorder, so that what is compiled is what would be launched:
+same tiles, same specialisation of the integers that are 1 or multiples of 16.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,8 +21,8 @@ triton = pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("under the interpreter there is nothing to compile", allow_module_level=True)
 
-import triton.backends.nvidia as nvidia  # noqa: E402  (after the skips)
-from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.backends.compiler import GPUTarget  # noqa: E402  (after the skips)
+from triton.backends.nvidia.compiler import get_ptxas  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 SHARED_MEMORY = 227 * 1024
@@ -56,7 +54,7 @@ def launches(monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any]) -> list[t
     return seen
 
 
-def compiled(kernel: Any, arguments: dict[str, Any]) -> Compiled:
+def compiled(kernel: Any, arguments: dict[str, Any], capability: int = 90) -> Compiled:
     """``kernel`` specialised for ``arguments`` as Triton's launcher does, and what ptxas says of it."""
     options = {name: arguments[name] for name in OPTIONS if name in arguments}
     signature, constants, attributes = {}, {}, {}
@@ -69,85 +67,135 @@ def compiled(kernel: Any, arguments: dict[str, Any]) -> Compiled:
         signature[parameter.name] = TYPES[value.dtype] if isinstance(value, torch.Tensor) else "fp32" if isinstance(value, float) else "i32"
         if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
             attributes[(position,)] = [["tt.divisibility", 16]]
-    made = triton.compile(ASTSource(kernel, signature, constants, attributes), target=GPUTarget("cuda", 90, 32), options=options)
-    said = assembler_report(made.asm["ptx"])
+    made = triton.compile(ASTSource(kernel, signature, constants, attributes), target=GPUTarget("cuda", capability, 32), options=options)
+    said = assembler_report(made.asm["ptx"], capability)
     spilled = sum(map(int, re.findall(r"(\d+) bytes spill stores", said)))
     return Compiled(kernel.__name__, spilled, made.metadata.shared, max(map(int, re.findall(r"Used (\d+) registers", said))))
 
 
-def assembler_report(ptx: str) -> str:
+def check(made: Compiled, limit: int = SHARED_MEMORY) -> None:
+    assert made.spilled == 0, made
+    assert made.shared <= limit, made
+
+
+def assembler_report(ptx: str, capability: int) -> str:
     """What the ptxas that Triton brings says of registers and spills."""
-    ptxas = Path(nvidia.__file__).parent / "bin" / "ptxas"
+    name = f"sm_{capability}{'a' if capability == 90 else ''}"
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as source:
         source.write(ptx)
         source.flush()
-        done = subprocess.run([str(ptxas), "--gpu-name=sm_90a", "-v", "-o", os.devnull, source.name], capture_output=True, text=True)
+        command = [get_ptxas(capability).path, f"--gpu-name={name}", "-v", "-o", os.devnull, source.name]
+        done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "bytes spill stores" in done.stderr, done.stderr
     return done.stderr
 
 
-def rows(dtype: torch.dtype, width: int, heads: int = 32, kv_heads: int = 8, count: int = 40, columns: int = 10_000):
-    def made(*shape: int) -> torch.Tensor:
-        return torch.empty(*shape, width, dtype=dtype)
-
-    own = torch.ones(count, count, dtype=torch.bool)
-    return made(heads, count), made(kv_heads, columns), made(kv_heads, count), torch.zeros(heads, count), own
+MIXED = "bfloat16 rows, float16 cache"
+SPECIAL = {"softcap": 50.0, "window": 4096}
+PLAIN = {"softcap": None, "window": None}
 
 
-def windowed(count: int, columns: int):
+def row_inputs(dtype: torch.dtype | str, width: int, heads: int = 32, kv_heads: int = 8, count: int = 40, columns: int = 10_000):
+    new, kept = (torch.bfloat16, torch.float16) if dtype == MIXED else (dtype, dtype)
+    return {"query": torch.empty(heads, count, width, dtype=new), "key": torch.empty(kv_heads, columns, width, dtype=kept),
+            "own_key": torch.empty(kv_heads, count, width, dtype=new), "row_weights": torch.zeros(heads, count),
+            "visible": torch.ones(count, count, dtype=torch.bool), "scale": 0.1}
+
+
+def limits(count: int, columns: int, softcap: float | None, window: int | None) -> dict[str, Any]:
     from regard.kernels.attention_mass import Reach
 
-    return Reach(4096, torch.arange(count), torch.arange(columns), torch.arange(count))
+    reach = None if window is None else Reach(window, torch.arange(count), torch.arange(columns), torch.arange(count))
+    return {"softcap": softcap, "reach": reach}
 
 
-def mass(dtype, width, variant):
+def mass(dtype, width, **special):
     from regard.kernels.gpu.attention_mass import attention_mass
 
-    query, key, own, weights, visible = rows(dtype, width)
-    more = {"softcap": 50.0, "reach": windowed(40, 10_000)} if variant else {"softcap": None, "reach": None}
-    attention_mass(query, key, own, weights, visible=visible, scale=0.1, **more)
+    attention_mass(**row_inputs(dtype, width), **limits(40, 10_000, **special))
 
 
-def attend(dtype, width, variant):
+def attend(dtype, width, **special):
     from regard.kernels.gpu.attention_mass import attend
 
-    query, key, own, weights, visible = rows(dtype, width)
-    more = {"softcap": 50.0, "reach": windowed(40, 10_000)} if variant else {"softcap": None, "reach": None}
-    attend(query, key, key, own, own, weights, visible=visible, scale=0.1, **more)
+    made = row_inputs(dtype, width)
+    attend(**made, value=made["key"], own_value=made["own_key"], **limits(40, 10_000, **special))
 
 
-def scores(dtype, width, variant):
+def scores(dtype, width, **special):
     from regard.kernels.gpu.head_scores import head_scores
 
-    query, key, own, weights, visible = rows(dtype, width)
-    more = {"softcap": 50.0, "reach": windowed(40, 10_000)} if variant else {"softcap": None, "reach": None}
-    starts = torch.arange(0, 10_000, 150)
-    head_scores(query, key, own, weights[0], starts, starts + 120, visible=visible, scale=0.1, **more)
+    made = row_inputs(dtype, width) | {"row_weights": torch.zeros(40)}
+    starts = torch.arange(0, 9_990, 150)
+    head_scores(**made, starts=starts, stops=starts + 120, **limits(40, 10_000, **special))
 
 
-def blocks(dtype, width, variant):
+def blocks(dtype, width, softcap, window):
     from regard.kernels.gpu.block_attention import block_attention
 
-    query, key, prefix, _, _ = rows(dtype, width, count=1000, columns=1000)
-    more = {"softcap": 50.0, "window": 4096, "positions": (torch.arange(1000), torch.arange(1000))} if variant else \
-        {"softcap": None, "window": None, "positions": None}
-    block_attention(query, key, key, prefix, prefix, offsets=[0, 130, 260, 1000], scale=0.1, **more)
+    made = row_inputs(dtype, width, count=1000, columns=200)
+    block_attention(made["query"], made["own_key"], made["own_key"], made["key"], made["key"], offsets=[0, 130, 260, 1000], scale=0.1,
+                    softcap=softcap, window=window, positions=(torch.arange(1000), torch.arange(200)))
 
 
-def shift(dtype, width, variant):
+def shift(dtype, width, softcap, window):
     from regard.kernels.gpu.rope_shift import rope_shift
 
-    key = torch.empty(8, 1000, width, dtype=dtype)
-    rope_shift(key, torch.arange(1000), torch.arange(1000), torch.ones(width // (4 if variant else 2)))
+    rope_shift(torch.empty(8, 1000, width, dtype=dtype), torch.arange(1000), torch.arange(1000), torch.ones(width // (4 if window else 2)))
 
 
-def filtered(dtype, width, variant):
+def filtered(dtype, width, softcap, window):
     from regard.kernels.gpu.span_filter_sum import span_filter_sum
 
-    starts = torch.arange(0, 10_000, 150)
+    starts = torch.arange(0, 9_990, 150)
     span_filter_sum(torch.empty(10_150, dtype=dtype), starts, starts + 120, deviations=2.0)
 
 
-CALLS = {"attention_mass": mass, "attend": attend, "head_scores": scores, "block_attention": blocks, "rope_shift": shift,
-         "span_filter_sum": filtered}
+OF_ROWS = {"attention_mass": mass, "attend": attend, "head_scores": scores, "block_attention": blocks}
+OTHERS = {"rope_shift": shift, "span_filter_sum": filtered}
+CALLS = OF_ROWS | OTHERS
+
+IN_FULL = [
+    pytest.param(name, dtype, width, special, id=f"{name}-{str(dtype).removeprefix('torch.')}-{width}-{kind}",
+                 marks=[] if (dtype, width, kind) == (torch.bfloat16, 128, "plain") else [pytest.mark.slow])
+    for name in OF_ROWS
+    for dtype in (torch.bfloat16, torch.float32, MIXED)
+    for width in (64, 96, 128, 256)
+    for kind, special in (("plain", PLAIN), ("special", SPECIAL))
+] + [pytest.param(name, dtype, 64, special, id=f"{name}-{str(dtype).removeprefix('torch.')}-{'plain' if special is PLAIN else 'special'}")
+     for name in OTHERS for dtype in (torch.bfloat16, torch.float32) for special in (PLAIN, SPECIAL)]
+
+
+@pytest.mark.parametrize(("name", "dtype", "width", "special"), IN_FULL)
+def test_fits_an_h100(monkeypatch, name, dtype, width, special):
+    found = launches(monkeypatch, lambda: CALLS[name](dtype, width, **special))
+    assert found
+    for kernel, arguments in found:
+        check(compiled(kernel, arguments))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OF_ROWS)
+@pytest.mark.parametrize("width", [128, 256])
+def test_fits_a_gpu_with_less_shared_memory(monkeypatch, name, width):
+    """Compute capability 8.9 has 99 KiB; spills are not held against it."""
+    from regard.kernels.gpu import tiles
+
+    monkeypatch.setattr(tiles, "_shared_memory", lambda device: 99 * 1024)
+    for kernel, arguments in launches(monkeypatch, lambda: CALLS[name](torch.bfloat16, width, **PLAIN)):
+        assert compiled(kernel, arguments, capability=89).shared <= 99 * 1024
+
+
+def test_a_tile_that_is_too_large_is_caught(monkeypatch):
+    """The check can fail: on spills and on shared memory."""
+    from regard.kernels.gpu import block_attention
+    from regard.kernels.gpu.tiles import Tiles
+
+    monkeypatch.setattr(block_attention, "_TILES", {512: Tiles(128, 128, 8, 3)})
+    [(kernel, arguments)] = launches(monkeypatch, lambda: blocks(torch.bfloat16, 256, **PLAIN))
+    made = compiled(kernel, arguments)
+    assert made.spilled > 0
+    assert made.shared > SHARED_MEMORY
+    with pytest.raises(AssertionError):
+        check(made)

@@ -1,0 +1,267 @@
+"""The job behind an ``attention`` view: keys and values of every passage, computed once, shard by shard.
+
+A job that is killed goes on after its last committed shard. What an older version of the view holds is taken over, as are the shards
+of an unfinished job; what the index no longer holds is dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from itertools import count
+from json import dumps
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...rag.documents import Rows
+from ...rag.errors import BudgetError, IndexFormatError, StageError
+from ...rag.lm import LanguageModel, describe
+from ...rag.lm.passages import LEAST_PASSAGE_TOKENS, Block, Format
+from ...rag.lm.prefill import tiled
+from ...rag.models import resolve, weights_hash
+from ...rag.progress import progress_bar
+from ..store import LanceStore
+from ..writer import storage_errors
+from .attention_layout import Layout, tensor_of
+from .attention_shards import CUT, TOKENS, Ids, Shard, Table, clear_unfinished, shards_in, write_shard
+from .footprint import Footprint
+from .spec import ViewSpec
+from .versions import versions_of
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Raise it when what a view holds for a passage changes."""
+SHARDS = "shards"
+PENDING = "pending-"
+PREFIX = "prefix.npz"
+
+SHARD_BYTES = 256_000_000
+"""Keys and values that are computed at once, in float32."""
+ROOM_FOR_QUERY = 512
+"""Tokens of the window that passages leave to instruction and query, of which nothing is known yet."""
+_SAMPLE = 2000
+_READ_AT_ONCE = 256
+
+Recipe = dict[str, Any]
+
+
+def recipe(spec: ViewSpec) -> Recipe:
+    """All that decides what a view holds for a passage: two views of one recipe hold the same.
+
+    Raises what ``describe`` raises when the model is not there.
+    """
+    info = describe(spec.encoder)
+    layout = Layout(spec.layers(info.layers), info.kv_heads, info.head_dim, int(spec.parameters["bits"]))
+    return {"format": FORMAT, "weights": weights_hash(resolve(spec.encoder)), "prompt": asdict(Format()), **asdict(layout)}
+
+
+def layout_of(made_by: Recipe) -> Layout:
+    return Layout(made_by["layers"], made_by["kv_heads"], made_by["head_dim"], made_by["bits"])
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """What stands before all passages: ``ids`` int32 [tokens], and its keys and values, float32 [slots, KV heads, tokens, d]."""
+
+    ids: Ids
+    numbers: NDArray[np.float32]
+
+    @classmethod
+    def computed(cls, lm: LanguageModel, layout: Layout) -> Self:
+        ids = Format().prefix(lm)
+        prefill = lm.prefill(ids, mask="block", positions="shared", last=layout.layers - 1)
+        numbers = np.stack([tensor_of(prefill, slot).float().cpu().numpy() for slot in range(layout.slots)])
+        return cls(np.array(ids, dtype=np.int32), numbers)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Raises ``IndexFormatError``."""
+        try:
+            with np.load(folder / PREFIX) as file:
+                return cls(file["ids"], file["numbers"])
+        except (OSError, ValueError, KeyError) as error:
+            raise IndexFormatError(f"a view's prompt prefix cannot be read: {error}", where=str(folder),
+                                   hint="delete the folder; the view is built anew") from None
+
+    def save(self, folder: Path) -> None:
+        np.savez(folder / PREFIX, ids=self.ids, numbers=self.numbers)
+
+
+def bring_up_to_date(store: LanceStore, spec: ViewSpec, made_by: Recipe, progress: bool | None) -> tuple[Prefix, list[Shard]]:
+    """The shards that hold all passages of ``store`` and no others; those that were not there are left, committed, in a pending folder.
+
+    Says what they will take (on standard error, unless ``progress`` is False) before it starts. Raises ``StorageError`` then when the
+    disk has not the room, or later when it refuses a write; ``StageError`` for an index without text, and what the model raises.
+    """
+    if not store.has_text:
+        raise StageError(f"{spec} needs the passages' text, and this index stores none", where=str(store.path),
+                         hint="index again with text")
+    home = store.path / "views" / spec.slug
+    identity = dumps([made_by, store.manifest["id"]], sort_keys=True).encode()
+    pending = home / (PENDING + blake2b(identity, digest_size=8).hexdigest())
+    with storage_errors(home, f"the view {spec} cannot be written"):
+        pending.mkdir(parents=True, exist_ok=True)
+        clear_unfinished(pending)
+    job = _Job(store, spec, layout_of(made_by), pending)
+    finished = next((v.folder for v in versions_of(home, store) if v.meta.get("made_by") == made_by), None)
+    prefix = job.take_over(finished)
+    missing = np.setdiff1d(store.rows, job.rows)
+    if prefix is None or len(missing):
+        lm = LanguageModel.acquire(spec.encoder)
+        try:
+            prefix = prefix or Prefix.computed(lm, job.layout)
+            job.compute(lm, missing, progress)
+        finally:
+            lm.release()
+    job.save_footprint(Footprint(spec, len(job.rows), job.nbytes, 0, 0, True, job.layout))
+    return prefix, job.shards
+
+
+class _Job:
+    """``shards`` are those so far."""
+
+    def __init__(self, store: LanceStore, spec: ViewSpec, layout: Layout, pending: Path) -> None:
+        self.store = store
+        self.spec = spec
+        self.layout = layout
+        self.pending = pending
+        self.shards: list[Shard] = []
+        self._numbers = count()
+
+    @property
+    def rows(self) -> Rows:
+        return np.concatenate([shard.rows for shard in self.shards]) if self.shards else np.zeros(0, dtype=np.int64)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(shard.nbytes for shard in self.shards)
+
+    # -- what is there -------------------------------------------------------------
+
+    def take_over(self, finished: Path | None) -> Prefix | None:
+        """Take what lies in the ``finished`` version's folder, if there is one, and in the pending one; gives the former's prefix."""
+        found = self._readable(self.pending)
+        prefix = None
+        if finished is not None:
+            found |= self._readable(finished / SHARDS)
+            try:
+                prefix = Prefix.read(finished)
+            except IndexFormatError as error:
+                log.warning("%s", error)
+        self._numbers = count(max((int(name) for name in found), default=-1) + 1)
+        held: Rows = np.zeros(0, dtype=np.int64)
+        for _, shard in sorted(found.items()):
+            wanted = np.isin(shard.rows, self.store.rows) & ~np.isin(shard.rows, held)
+            held = np.concatenate([held, shard.rows[wanted]])
+            self._take(shard, wanted)
+        return prefix
+
+    def _readable(self, folder: Path) -> dict[str, Shard]:
+        """The shards in ``folder`` by name, without damaged ones: what those held is computed anew."""
+        found = {}
+        for shard in shards_in(folder):
+            try:
+                found[shard.name] = Shard.read(shard, self.layout)
+            except IndexFormatError as error:
+                log.warning("%s", error)
+                if folder == self.pending:
+                    shutil.rmtree(shard)
+        return found
+
+    def _take(self, shard: Shard, wanted: NDArray[np.bool_]) -> None:
+        """``shard``, or a copy of the passages that are ``wanted`` of it: what was deleted from an index must not stay in its views."""
+        if wanted.all():
+            self.shards.append(shard)
+            return
+        kept = np.flatnonzero(wanted).tolist()
+        if kept:
+            ids = np.concatenate([np.array(shard.ids(p), dtype=np.int32) for p in kept])
+            self._commit(shard.table[wanted], ids, [shard.data(p) for p in kept])
+        if shard.folder.parent == self.pending:
+            shutil.rmtree(shard.folder)
+
+    # -- what is not ---------------------------------------------------------------
+
+    def compute(self, lm: LanguageModel, missing: Rows, progress: bool | None) -> None:
+        """Commit shards of the ``missing`` passages, by row."""
+        footprint = self._footprint(lm, missing)
+        if progress is not False:
+            _announce(str(footprint))
+        self.save_footprint(footprint)
+        footprint.expect_room(self.pending)
+        tokens = 0
+        with progress_bar(f"keys and values by {self.spec.encoder}", len(missing), "passages", enabled=progress) as advance:
+            for rows, blocks in self._batches(lm, missing):
+                self._compute_shard(lm, rows, blocks)
+                tokens += int(self.shards[-1].table[:, TOKENS].sum())
+                advance(len(rows), f"{tokens:,} tokens, {sum(int(s.table[:, CUT].sum()) for s in self.shards):,} cut to the window")
+
+    def _compute_shard(self, lm: LanguageModel, rows: Sequence[int], blocks: Sequence[Block]) -> None:
+        prefix = Format().prefix(lm)
+        spans = tiled(len(prefix), [len(block.ids) for block in blocks])
+        ids = [token for block in blocks for token in block.ids]
+        prefill = lm.prefill(prefix + ids, blocks=spans, mask="block", positions="shared", last=self.layout.layers - 1)
+        table = np.array([(row, len(b.ids), len(b.scored), b.cut) for row, b in zip(rows, blocks, strict=True)], dtype=np.int64)
+        self._commit(table, np.array(ids, dtype=np.int32), [self.layout.packed(prefill, spans)])
+
+    def _commit(self, table: Table, ids: Ids, ranges: Sequence[Any]) -> None:
+        with storage_errors(self.pending, "the disk refused a shard; everything committed before is safe"):
+            folder = write_shard(self.pending, f"{next(self._numbers):08d}", table, ids, ranges)
+            self.shards.append(Shard.read(folder, self.layout))
+
+    def _batches(self, lm: LanguageModel, missing: Rows) -> Iterator[tuple[list[int], list[Block]]]:
+        """Rows and their blocks, as many as are computed at once."""
+        most = SHARD_BYTES // self.layout.working_bytes
+        rows: list[int] = []
+        blocks: list[Block] = []
+        tokens = 0
+        for row, block in self._blocks(lm, missing):
+            if blocks and tokens + len(block.ids) > most:
+                yield rows, blocks
+                rows, blocks, tokens = [], [], 0
+            rows.append(row)
+            blocks.append(block)
+            tokens += len(block.ids)
+        if blocks:
+            yield rows, blocks
+
+    def _blocks(self, lm: LanguageModel, rows: Rows) -> Iterator[tuple[int, Block]]:
+        """Each row's block, cut to what the window leaves beside the prefix and a query."""
+        form = Format()
+        end = len(lm.tokens(form.separator))
+        limit = lm.window - len(form.prefix(lm)) - end - min(ROOM_FOR_QUERY, lm.window // 2)
+        if limit < LEAST_PASSAGE_TOKENS:
+            raise BudgetError(f"the window of {lm.window} tokens has no room for passages beside the prompt", where=f"view {self.spec}",
+                              hint="take a model of a longer window")
+        for start in range(0, len(rows), _READ_AT_ONCE):
+            some = rows[start:start + _READ_AT_ONCE]
+            for row, block in zip(some.tolist(), form.blocks(lm, self.store.passages(some)), strict=True):
+                yield row, block.shortened(lm, limit)
+
+    def _footprint(self, lm: LanguageModel, missing: Rows) -> Footprint:
+        """Tokens are counted in all passages, or where there are many in some that are evenly spread over them."""
+        sample = missing[::-(-len(missing) // _SAMPLE)] if len(missing) else missing
+        tokens = sum(len(block.ids) for _, block in self._blocks(lm, sample))
+        return Footprint(
+            self.spec, present=len(self.rows), present_bytes=self.nbytes, missing=len(missing),
+            tokens=tokens * len(missing) / max(len(sample), 1), counted=len(sample) == len(missing), layout=self.layout,
+        )
+
+    def save_footprint(self, footprint: Footprint) -> None:
+        with storage_errors(self.pending, "the disk refused the view's description"):
+            footprint.save(self.pending.parent)
+
+
+def _announce(text: str) -> None:
+    """Say it whether or not there is a progress bar: logs should show it, too."""
+    from rich.console import Console
+
+    Console(file=sys.stderr).print(text, soft_wrap=True, highlight=False, markup=False)

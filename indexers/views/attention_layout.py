@@ -1,0 +1,135 @@
+"""How passages' keys and values lie in bytes: what ``attention`` views store.
+
+A passage is one contiguous range: for each slot (layer 0's keys, layer 0's values, layer 1's keys, ..., the deepest layer's keys) and KV
+head its tokens, [slots, KV heads, tokens, d]. So a passage is read in one go into its place in every layer's [KV heads, tokens, d], and a
+reranker that needs only the lower layers reads only the range's beginning. The deepest layer's values are not there: nothing looks at
+them. With 8 bits the range begins with the float16 scales [slots, KV heads, tokens].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...rag.errors import StageError
+from ...rag.lm.prefill import Prefill, Span
+
+if TYPE_CHECKING:
+    import torch
+
+Bytes = NDArray[np.uint8]
+
+_LARGEST_CODE = 127
+_SMALLEST_SCALE = 2.0 ** -24
+"""float16's smallest positive number: the scale of a vector of zeros, by which one can divide."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """``layers`` layers of ``kv_heads`` heads of ``head_dim`` components, each in ``bits`` bits.
+
+    32 is float32 and 16 float16; 8 is a symmetric integer code, times one float16 scale for each token, slot and KV head.
+    """
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    bits: int
+
+    @property
+    def slots(self) -> int:
+        return slots(self.layers)
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one token."""
+        scale = 2 if self.bits == 8 else 0
+        return self.slots * self.kv_heads * (self.head_dim * self.bits // 8 + scale)
+
+    @property
+    def working_bytes(self) -> int:
+        """Bytes of one token while it is computed, in float32."""
+        return self.slots * self.kv_heads * self.head_dim * 4
+
+    def packed(self, prefill: Prefill, spans: Sequence[Span]) -> Bytes:
+        """The tokens of ``spans``, one range after the other. Raises ``StageError`` for a number that the bits cannot hold."""
+        data = np.empty(sum(stop - start for start, stop in spans) * self.token_bytes, dtype=np.uint8)
+        ranges, at = [], 0
+        for start, stop in spans:
+            size = (stop - start) * self.token_bytes
+            ranges.append(self._parts(data[at:at + size], stop - start))
+            at += size
+        for slot in range(self.slots):
+            codes, scales = self._coded(tensor_of(prefill, slot), slot)
+            for (start, stop), (code_range, scale_range) in zip(spans, ranges, strict=True):
+                code_range[slot] = codes[:, start:stop]
+                if scale_range is not None and scales is not None:
+                    scale_range[slot] = scales[:, start:stop]
+        return data
+
+    def unpack(self, data: Bytes, into: torch.Tensor) -> None:
+        """Put a passage's range into ``into`` [slots, KV heads, tokens, d], float32 or float16; as many slots as that has."""
+        tokens, wanted = into.shape[2], into.shape[0]
+        codes, scales = self._parts(data, tokens)
+        if scales is None:
+            into.copy_(codes[:wanted])
+        else:
+            into.copy_(codes[:wanted] * scales[:wanted, ..., None])
+
+    def _parts(self, data: Bytes, tokens: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Views of a passage's range: its numbers [slots, KV heads, tokens, d], and with 8 bits their scales."""
+        import torch
+
+        shape = (self.slots, self.kv_heads, tokens)
+        if self.bits != 8:
+            return torch.from_numpy(data.view(f"float{self.bits}").reshape(*shape, self.head_dim)), None
+        scale_bytes = 2 * self.slots * self.kv_heads * tokens
+        scales = data[:scale_bytes].view(np.float16).reshape(shape)
+        codes = data[scale_bytes:].view(np.int8).reshape(*shape, self.head_dim)
+        return torch.from_numpy(codes), torch.from_numpy(scales)
+
+    def _coded(self, numbers: torch.Tensor, slot: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """``numbers`` [KV heads, tokens, d] in this layout's bits, and with 8 their scales [KV heads, tokens]."""
+        import torch
+
+        exact = numbers.detach().float().cpu()
+        if self.bits == 32:
+            return exact, None
+        if self.bits == 16:
+            half = exact.half()
+            self._expect_finite(half, slot)
+            return half, None
+        scales = (exact.abs().amax(dim=-1) / _LARGEST_CODE).half().clamp(min=_SMALLEST_SCALE)
+        self._expect_finite(scales, slot)
+        codes = (exact / scales.float()[..., None]).round().clamp(-_LARGEST_CODE, _LARGEST_CODE)
+        return codes.to(torch.int8), scales
+
+    def _expect_finite(self, numbers: torch.Tensor, slot: int) -> None:
+        if not numbers.isfinite().all():
+            raise StageError(f"{'values' if slot % 2 else 'keys'} of layer {slot // 2} exceed what {self.bits} bits hold",
+                             where="attention view", hint="store the view with bits=32")
+
+
+def slots(layers: int) -> int:
+    """Keys of ``layers`` layers and values of all but the deepest."""
+    return 2 * layers - 1
+
+
+def tensor_of(prefill: Prefill, slot: int) -> torch.Tensor:
+    """What ``prefill`` has for a slot, [KV heads, tokens, d]."""
+    return prefill.values[slot // 2] if slot % 2 else prefill.keys[slot // 2]
+
+
+def room_for(shape: Sequence[int], bits: int) -> torch.Tensor:
+    """An empty tensor for unpacked numbers: float32 for 32 bits, else float16, which the kernels read as it is.
+
+    By numpy, which asks for huge pages: torch's own memory takes several times as long to touch for the first time.
+    """
+    import torch
+
+    dtype: Any = np.float32 if bits == 32 else np.float16
+    return torch.from_numpy(np.empty(shape, dtype=dtype))

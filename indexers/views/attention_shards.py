@@ -1,0 +1,133 @@
+"""Shards: folders of passages' keys and values that are committed whole, by a rename, and never changed.
+
+``data.bin`` has the passages' ranges (``attention_layout``) one after the other, ``ids.npy`` (int32) their tokens, and ``passages.npy``
+(int64 [passages, 4]) the columns ``ROW``, ``TOKENS``, ``SCORED`` (tokens without the separator) and ``CUT`` (1 where the window cut it).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...rag.documents import Rows
+from ...rag.errors import IndexFormatError
+from .attention_layout import Bytes, Layout
+
+Table = NDArray[np.int64]
+Ids = NDArray[np.int32]
+
+ROW, TOKENS, SCORED, CUT = range(4)
+_UNFINISHED = "new-"
+_DATA = "data.bin"
+
+
+class Shard:
+    """One committed shard, memory-mapped. ``table``: see the module."""
+
+    def __init__(self, folder: Path, layout: Layout, table: Table, ids: Ids, data: Bytes) -> None:
+        self.folder = folder
+        self.table = table
+        self._layout = layout
+        self._starts = np.concatenate([[0], np.cumsum(table[:, TOKENS])])
+        self._ids = ids
+        self._data = data
+
+    @classmethod
+    def read(cls, folder: Path, layout: Layout) -> Self:
+        """Raises ``IndexFormatError`` for a damaged one."""
+        try:
+            table = np.load(folder / "passages.npy")
+            ids = np.load(folder / "ids.npy", mmap_mode="r")
+            data: Bytes = np.memmap(folder / _DATA, dtype=np.uint8, mode="c")  # copy on write: torch takes no read-only memory
+        except (OSError, ValueError) as error:
+            raise _damaged(folder, str(error)) from None
+        tokens = int(table[:, TOKENS].sum())
+        if len(ids) != tokens or len(data) != tokens * layout.token_bytes:
+            raise _damaged(folder, f"{len(data)} bytes and {len(ids)} token ids for {tokens} tokens of {layout.token_bytes} bytes")
+        return cls(folder, layout, table, ids, data)
+
+    @property
+    def rows(self) -> Rows:
+        return self.table[:, ROW]
+
+    @property
+    def nbytes(self) -> int:
+        return int(self._data.nbytes)
+
+    def ids(self, passage: int) -> list[int]:
+        """The tokens of the ``passage``-th passage, with its separator."""
+        tokens: list[int] = self._ids[self._starts[passage]:self._starts[passage + 1]].tolist()
+        return tokens
+
+    def data(self, passage: int) -> Bytes:
+        """Its keys and values."""
+        size = self._layout.token_bytes
+        return self._data[self._starts[passage] * size:self._starts[passage + 1] * size]
+
+
+def write_shard(home: Path, name: str, table: Table, ids: Ids, ranges: Iterable[Bytes]) -> Path:
+    """Commit a shard as ``home/name``; ``ranges`` are its passages' data. What fails or is killed leaves nothing of that name."""
+    temporary = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=home))
+    try:
+        with (temporary / _DATA).open("wb") as file:
+            for data in ranges:
+                file.write(data.data)
+            _to_disk(file)
+        for part, array in (("ids.npy", ids), ("passages.npy", table)):
+            with (temporary / part).open("wb") as file:
+                np.save(file, array)
+                _to_disk(file)
+        sync_folder(temporary)
+        temporary.rename(home / name)
+        sync_folder(home)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return home / name
+
+
+def shards_in(home: Path) -> list[Path]:
+    """The folders of the committed shards in ``home``, in the order of their names."""
+    return [folder for folder in sorted(home.glob("*/")) if not folder.name.startswith(_UNFINISHED)]
+
+
+def clear_unfinished(home: Path) -> None:
+    """Remove what a killed job left half written."""
+    for folder in home.glob(f"{_UNFINISHED}*/"):
+        shutil.rmtree(folder)
+
+
+def link_folder(source: Path, target: Path) -> None:
+    """``target`` with the files of ``source``: the same files on disk where the file system has hard links, else copies."""
+    target.mkdir()
+    for file in source.iterdir():
+        try:
+            os.link(file, target / file.name)
+        except OSError:
+            shutil.copyfile(file, target / file.name)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in ``folder`` reach the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _to_disk(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _damaged(folder: Path, why: str) -> IndexFormatError:
+    return IndexFormatError(f"stored keys and values cannot be read: {why}", where=str(folder),
+                            hint="run regard index --index DIR on this index: it computes these passages anew")

@@ -1,0 +1,124 @@
+"""One prefill for reranker and reader: the same answer as a fresh prefill, tokens saved, and reasons where it cannot be."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from regard.rag.documents import Batch, Passage, PassageList, Query, Ranking
+from regard.rag.pipeline import Pipeline
+from regard.rag.trace import StageTrace, tracing
+from regard.readers import Reader
+from regard.readers.base import NOTHING_FOUND
+from regard.readers.blocks import lay_out, prefilled
+from regard.readers.reader import FORM
+from regard.rerankers import ICR, AttentionReranker, BlockICR
+
+FACTS = {
+    "Eiffel Tower": "The Eiffel Tower is 330 metres tall. It was completed in 1889.",
+    "Flea": "The life cycle of a flea lasts about 100 days. Fleas lay eggs on cats and dogs.",
+    "Bread": "Bread is baked in an oven at 220 degrees for forty minutes.",
+    "Rhine": "The Rhine is a river of 1,230 kilometres. It flows through Basel and Cologne.",
+}
+QUESTIONS = ["How tall is the Eiffel Tower?", "How long does a flea live?", "How is bread baked?",
+             "Through which cities does the Rhine flow?"]
+
+
+def candidates() -> Ranking:
+    store = PassageList([Passage(n, n, text, 0, len(text), n) for n, text in FACTS.items()])
+    return Ranking.ranked(range(len(FACTS)), [1.0 - i / 10 for i in range(len(FACTS))], "bm25", store, stage="first")
+
+
+@pytest.fixture(scope="module")
+def stages():
+    reranker = AttentionReranker(policy=BlockICR(), share=3, device="cpu")
+    reader = Reader(mask="block", depth=3, max_new_tokens=24, device="cpu")
+    reranker.open()
+    reader.open()
+    yield reranker, reader
+    reader.close()
+    reranker.close()
+
+
+def read(reader: Reader, question: str, ranking: Ranking):
+    entry = StageTrace("read", "Reader")
+    with tracing(entry):
+        (answer,) = reader.run(Batch([Query(question)]), Batch([ranking]))
+    return answer, entry
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_the_answer_is_that_of_a_fresh_prefill_and_the_tokens_are_saved(stages, question):
+    reranker, reader = stages
+    (ranking,) = reranker.run(Batch([Query(question)]), Batch([candidates()]))
+    shared, saved = read(reader, question, ranking)
+    fresh, unsaved = read(reader, question, Ranking.from_dict(ranking.to_dict()))  # a ranking from a file carries no prefill
+    assert shared == fresh
+    assert shared.text
+    context = sum(end - start for start, end in shared.context.spans)
+    assert saved.notes["prefill_saved"] > context > 0
+    assert unsaved.notes["prefill_saved"] == 0
+    assert saved.tokens_in + saved.notes["prefill_saved"] == unsaved.tokens_in == shared.usage.prompt_tokens
+    assert [p.id for p in shared.context.passages] == [hit.passage.id for hit in ranking.top(3)]
+
+
+def test_what_is_handed_on_is_a_fresh_prefill_to_1e_5(stages):
+    reranker, reader = stages
+    lm = reader._lm
+    (ranking,) = reranker.run(Batch([Query(QUESTIONS[0])]), Batch([candidates()]))
+    laid = lay_out(lm, FORM, QUESTIONS[0], reader.instruction, ranking.top(3).passages(), 1000)
+    shared, saved = prefilled(lm, laid, ranking)
+    fresh, none = prefilled(lm, laid, Ranking.from_dict(ranking.to_dict()))
+    assert (saved, none) == (len(laid.context), 0)
+    assert shared.plan == fresh.plan
+    for mine, theirs in zip((*shared.keys, *shared.values), (*fresh.keys, *fresh.values), strict=True):
+        assert torch.linalg.norm(mine - theirs) < 1e-5 * torch.linalg.norm(theirs)
+
+
+def test_only_what_was_carried_is_reused(stages):
+    reranker, _ = stages
+    (ranking,) = reranker.run(Batch([Query(QUESTIONS[1])]), Batch([candidates()]))
+    assert len(ranking.reading.prefill.plan.blocks) == 3
+    deep = Reader(mask="block", depth=4, max_new_tokens=1, device="cpu")
+    deep.open()
+    _, entry = read(deep, QUESTIONS[1], ranking)
+    deep.close()
+    assert entry.notes["prefill_saved"] == 0
+
+
+def test_a_budget_keeps_the_best_passages_whole(stages):
+    _, reader = stages
+    lm = reader._lm
+    sizes = [len(block.ids) for block in FORM.blocks(lm, candidates().passages())]
+    laid = lay_out(lm, FORM, "q", reader.instruction, candidates().passages(), sizes[0] + min(sizes[1:]))
+    assert laid.prompt.passages[0].id == "Eiffel Tower"
+    assert (len(laid.blocks), laid.prompt.dropped) == (2, 2)
+    tight = lay_out(lm, FORM, "q", reader.instruction, candidates().passages(), 20)
+    (passage,) = tight.prompt.passages
+    assert FACTS["Eiffel Tower"].startswith(passage.text)
+    assert 0 < len(passage.text) < len(FACTS["Eiffel Tower"])
+    assert passage.end == len(passage.text)
+
+
+@pytest.mark.parametrize(("reranker", "reader", "why"), [
+    (AttentionReranker(share=3), Reader(depth=3), "causal mask"),
+    (AttentionReranker(), Reader(depth=3, mask="block"), "passes nothing on"),
+    (AttentionReranker(share=3), Reader(depth=3, mask="block", lm="HuggingFaceTB/other"), "model 'smollm2'"),
+    (AttentionReranker(share=3, max_words=50), Reader(depth=3, mask="block"), "otherwise in the prompt"),
+    (AttentionReranker(share=2), Reader(depth=3, mask="block"), "passes on 2 passages, and 3 are read"),
+    (AttentionReranker(share=3), Reader(depth=3, mask="block"), None),
+    (AttentionReranker(policy=ICR()), Reader(depth=3), None),
+])
+def test_a_pipeline_that_cannot_share_says_why(reranker, reader, why):
+    pipeline = Pipeline("shared")
+    query, hits = pipeline.input(Query), pipeline.input(Ranking)
+    pipeline.output(answer=pipeline.add(reader, query, pipeline.add(reranker, query, hits)))
+    found = [p for p in pipeline.check() if "cannot go on from" in p.what]
+    assert not found if why is None else why in found[0].what
+    assert all(p.hint and not p.fatal for p in found)
+
+
+def test_a_ranking_of_nothing_is_not_read(stages):
+    _, reader = stages
+    answer, entry = read(reader, "Anything?", candidates().top(0))
+    assert answer.text == NOTHING_FOUND
+    assert entry.tokens_in == 0
