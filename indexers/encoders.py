@@ -104,12 +104,16 @@ class SentenceTransformerEncoder(_Base):
                                     hint="pip install sentence-transformers") from None
         from transformers.utils import logging
 
+        from ..kernels.linear import accelerate
+
         logging.disable_progress_bar()  # the job has its own
         try:
-            return SentenceTransformer(self._files.path, device=models.device(self.device))
+            model = SentenceTransformer(self._files.path, device=models.device(self.device))
         except OSError as error:
             raise ModelNotFound(f"the encoder {self.name!r} cannot be loaded: {str(error).splitlines()[0]}", where=self._files.path,
                                 hint="check the name and the network, or use the embedded 'minilm'") from None
+        accelerate(model)
+        return model
 
     def _full_dimension(self) -> int:
         if self._model is None and not self._files.local:

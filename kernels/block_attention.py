@@ -61,7 +61,7 @@ def block_attention_reference(
     scores = scale * query.to(dtype) @ keys.mT
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
-    block = torch.repeat_interleave(torch.tensor([b - a for a, b in pairwise(offsets)], device=query.device))
+    block = torch.repeat_interleave(torch.tensor([b - a for a, b in pairwise(offsets)], dtype=torch.int64, device=query.device))
     same_block = (block[:, None] == block).tril()
     seen = torch.cat([same_block.new_ones(tokens, prefix), same_block], dim=1)
     if window is not None and positions is not None:

@@ -25,8 +25,9 @@ def maxsim(
     Sums are in float32; a passage's score depends on the query and the passage alone. A NaN in either makes the score NaN.
 
     With ``scales`` float32 [T], ``tokens`` are the int8 codes of :func:`quantize_tokens` and the query's tokens are rounded to
-    8 bits too: a quarter of the memory. Over SciFact passages and claims, with the token vectors of all-MiniLM-L6-v2, the rankings of
-    1,000 passages agree with float32's with a Kendall tau of 0.99 (``tests/benchmarks/bench_maxsim.py`` measures it).
+    8 bits too: a quarter of the memory. Over 1,000 SciFact abstracts, ranked for 50 claims by the token vectors of all-MiniLM-L6-v2,
+    the rankings agree with float32's with a mean Kendall tau of 0.998 (lowest 0.997), and the ten best overlap by 0.998
+    (``tests/benchmarks/bench_maxsim.py`` measures it).
 
     Raises ValueError for shapes or offsets that do not fit, TypeError for a dtype not named here.
     """

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
+
+from .linear import has_onednn
 
 _LARGE = 1 << 23
 """Multiplications from which oneDNN's product pays for its set-up (about a millisecond for each new shape, then cached)."""
@@ -19,14 +19,7 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     heads at once go to ``bmm``. In both the same inputs give the same bits.
     """
     heads, m, k = left.shape
-    if heads == 1 and m * k * right.shape[2] >= _LARGE and _onednn():
+    if heads == 1 and m * k * right.shape[2] >= _LARGE and has_onednn():
         alone: Tensor = torch.ops.mkldnn._linear_pointwise(left[0], right[0].T, None, "none", [], "")
         return alone[None]
     return torch.bmm(left, right)
-
-
-@functools.cache
-def _onednn() -> bool:
-    """Whether torch has oneDNN's linear layer, the operator that its own compiler emits; only measured with AVX-512."""
-    return (torch.backends.cpu.get_cpu_capability() == "AVX512" and bool(torch.backends.mkldnn.enabled)
-            and hasattr(torch.ops.mkldnn, "_linear_pointwise"))

@@ -15,6 +15,8 @@ from .dispatch import choose
 __all__ = ["Codes", "encode_codes", "topk_search", "topk_search_reference"]
 
 _STORED = (torch.float32, torch.float16, torch.bfloat16)
+_MOST_ROWS = 1 << 32
+"""A score and its row are kept as one number of 64 bits."""
 _OVERSAMPLE = {"int8": 2, "binary": 16}
 """Candidates for each of the k: recall@100 is then above 0.99 on real embeddings (``tests/benchmarks/bench_topk.py`` measures it)."""
 
@@ -87,6 +89,8 @@ def _check(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None, oversa
     if queries.ndim != 2 or vectors.ndim != 2 or queries.shape[1] != vectors.shape[1] or vectors.shape[1] == 0:
         raise ValueError(f"topk_search: queries of shape {tuple(queries.shape)} and vectors of shape {tuple(vectors.shape)}; "
                          "expected [B, d] and [n, d] with d >= 1")
+    if len(vectors) > _MOST_ROWS:
+        raise ValueError(f"topk_search: {len(vectors)} vectors; at most {_MOST_ROWS} are searched at once")
     if vectors.dtype not in _STORED:
         raise TypeError(f"topk_search: vectors are {vectors.dtype}; expected float32, float16 or bfloat16")
     if k < 1 or (oversample is not None and oversample < 1):

@@ -6,6 +6,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from .display import chips, fragment, heading, page, plural
@@ -105,11 +106,12 @@ class AttentionView:
         if not self.largest:
             return ""
         named = [*(f"{step:.0%}" for step in STEPS), ""]
-        ranges = [f"{low} – {high}" if high else f"from {low}" for low, high in zip(named, named[1:], strict=False)]
+        ranges = [f"{low} – {high}" if high else f"from {low}" for low, high in pairwise(named)]
         more = "".join(f'<span><span class="rg-up{level}">{text}</span></span>' for level, text in enumerate(ranges, 1))
         less = '<span><span class="rg-down3">negative</span> the content-free query gave the token more</span>'
-        return (f'<div class="rg-quiet rg-legend">A token’s attention mass as a share of this ranking’s largest, {self.largest:.3g}: {more}'
-                f'{less if self._any_negative() else ""}<span><span class="rg-prompt">[1]</span> the prompt’s, not the passage’s</span></div>'
+        marker = '<span><span class="rg-prompt">[1]</span> the prompt’s, not the passage’s</span>'
+        return (f'<div class="rg-quiet rg-legend">A token’s attention mass as a share of this ranking’s largest, {self.largest:.3g}: '
+                f'{more}{less if self._any_negative() else ""}{marker}</div>'
                 '<div class="rg-quiet">A score need not be its tokens’ sum: a policy may leave low outliers out, and may add the first '
                 "stage’s score.</div>")
 
@@ -131,7 +133,7 @@ class AttentionView:
             return ""
         marks = "".join(f'<span class="rg-prompt" title="of the prompt: {_signed(token.mass)}">{escape(token.text)}</span>'
                         for token in _joined(read.marker))
-        unread = f'<div class="rg-quiet">the last {plural(read.unread, "character")} were cut off</div>' if read.unread else ""
+        unread = f'<div class="rg-quiet">cut off: the last {plural(read.unread, "character")}</div>' if read.unread else ""
         text = "".join(self._token(token) for token in read.tokens)
         return f'<div class="rg-text rg-full rg-tokens" dir="auto">{marks}{text}</div>{unread}'
 
@@ -155,8 +157,8 @@ def attention_view(ranking: Ranking, limit: int = 10) -> AttentionView:
     reading = ranking.reading
     if reading is None:
         raise StageError("nothing is known of the attention behind this ranking", where=repr(ranking),
-                         hint="rank with AttentionReranker; what it read stays in memory, so a ranking out of a file or a stage cache has none, "
-                              "nor has one that another stage made anew")
+                         hint="rank with AttentionReranker; what it read stays in memory, so a ranking out of a file or a stage cache "
+                              "has none, nor has one that another stage made anew")
     shown = ranking.top(max(0, limit))
     return AttentionView(reading.model, ranking, tuple(_read(reading, hit, int(row)) for hit, row in zip(shown, shown.rows, strict=True)),
                          _largest(reading, ranking.rows.tolist()))
@@ -173,24 +175,20 @@ def _read(reading: Reading, hit: Hit, row: int) -> ReadPassage:
 
 
 def _marker_tokens(pieces: Sequence[str]) -> int:
-    """How many of the first ``pieces`` lie within the marker; one that also begins the passage is the passage's."""
+    """How many of the first ``pieces`` make the marker; one that also begins the passage is the passage's."""
     match = _MARKER.match("".join(pieces))
-    end, count = 0, 0
-    for piece in pieces if match else ():
-        end += len(piece)
-        if match is None or end > match.end():
-            break
-        count += 1
-    return count
+    if match is None:
+        return 0
+    ends = accumulate(map(len, pieces))
+    return max((i for i, (piece, end) in enumerate(zip(pieces, ends, strict=True), 1) if piece and end <= match.end()), default=0)
 
 
 def _largest(reading: Reading, rows: Iterable[int]) -> float:
     """The largest mass of a passage's token; of the magnitudes where none is positive."""
     most, least = 0.0, 0.0
-    for row in rows:
-        ids, mass = reading.tokens.get(row, ((), ()))
+    for ids, mass in (reading.tokens[row] for row in rows if row in reading.tokens):
         passage = mass[_marker_tokens(reading.vocabulary.pieces(ids[:_MARKER_TOKENS])):]
-        most, least = max(most, *map(float, passage), 0.0), min(least, *map(float, passage), 0.0)
+        most, least = float(passage.max(initial=most)), float(passage.min(initial=least))
     return most or -least
 
 

@@ -133,15 +133,32 @@ def run(
         typer.echo(f"{summary['queries']} queries in {summary['seconds']:.1f} s -> {out}")
 
 
-@app.command("eval", epilog="Example: regard eval bm25.trec fused.trec --qrels qrels/test.tsv -m nDCG@10 -m R@100")
+@app.command("eval", epilog="Examples: regard eval bm25.trec fused.trec --qrels qrels/test.tsv -m nDCG@10 -m R@100 · regard eval "
+                            "--order-sensitivity --pipeline p.yaml --index my-index --queries queries.jsonl --qrels qrels/test.tsv")
 def evaluate(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", show_default=False,
-                                                help="TREC runs; the others are compared with the first.")],
     qrels: Annotated[Path, typer.Option(help="Relevance judgments: TREC's four columns or BEIR's three.")],
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN...", show_default=False,
+                                                       help="TREC runs; the others are compared with the first.")] = None,
     metric: Annotated[list[str] | None, typer.Option("-m", "--metric", help="nDCG@10, AP, RR@10, R@100, P@10, ...")] = None,
+    order_sensitivity: Annotated[bool, typer.Option("--order-sensitivity", help="Instead of scoring runs: rerank a pipeline's candidates "
+                                                    "best first, best last and shuffled, and compare.")] = False,
+    pipeline: OtherPipeline = None,
+    index: Annotated[Path | None, typer.Option(help="The index for every stage that takes one.")] = None,
+    queries: Annotated[Path | None, typer.Option(help="Queries: JSON lines with _id (or id) and text.")] = None,
+    reranker: Annotated[str | None, typer.Option(metavar="NAME", help="The stage to test. Default: the pipeline's last reranker.")] = None,
+    k: Annotated[int, typer.Option("-k", min=2, help="How many candidates are put in order.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """Score runs, with a paired randomisation test of each against the first."""
+    """Score runs, with a paired randomisation test of each against the first; or show what a candidate's place does to a reranker."""
+    if order_sensitivity:
+        if runs or queries is None or (pipeline is None and index is None):
+            raise ConfigError("--order-sensitivity takes a pipeline and queries, and no runs", where="regard eval",
+                              hint="give --queries, and --pipeline, --index or both")
+        tested = _load(pipeline, index) if pipeline else _pipeline(index or Path(), None, answer=False)
+        _evaluate_order(tested, queries, qrels, reranker, k, metric, as_json)
+        return
+    if not runs or pipeline or index or queries or reranker:
+        raise ConfigError("eval scores runs", where="regard eval", hint="give at least one RUN, or --order-sensitivity for a pipeline")
     from .evaluation.significance import compare
     from .evaluation.trec import read_qrels, read_run
 
@@ -154,6 +171,20 @@ def evaluate(
         from .terminal import show_comparison
 
         show_comparison(rows)
+
+
+def _evaluate_order(
+    pipeline: Any, queries: Path, qrels: Path, reranker: str | None, k: int, metrics: list[str] | None, as_json: bool,
+) -> None:
+    from .evaluation.order import pipeline_order_sensitivity
+
+    report = pipeline_order_sensitivity(pipeline, queries, qrels, reranker=reranker, k=k, measures=metrics or ["nDCG@10"])
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        from .terminal import show_order
+
+        show_order(report)
 
 
 @app.command(epilog="Example: regard check pipeline.yaml --index my-index")

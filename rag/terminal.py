@@ -16,6 +16,7 @@ from .trace import Trace
 
 if TYPE_CHECKING:
     from .doctor import Findings
+    from .evaluation.order import OrderReport
     from .lm.heads import HeadSet
 
 console = Console()
@@ -97,6 +98,19 @@ def show_comparison(rows: Sequence[Comparison]) -> None:
         p = "" if test is None or test.identical else f"{test.p:.4f}" + (" *" if test.p < 0.05 else "")
         table.add_row(row.run, row.metric, f"{row.mean:.4f}", difference, p, "" if test is None else f"{row.wins}/{row.ties}/{row.losses}")
     console.print(table)
+
+
+def show_order(report: OrderReport) -> None:
+    """What a reranker makes of its candidates' order."""
+    console.print(f"[bold]{escape(report.reranker)}[/bold]  [dim]{report.queries} queries, {report.candidates:.3g} candidates each[/dim]")
+    table = Table("candidates", "tau", "95 %", "top 10 kept", "same ranking", title_style="dim", title_justify="left",
+                  title="tau: between score and place; above 0 what comes later scores higher. Shuffled, an impartial reranker has 0.")
+    for effect in report.effects:
+        low, high = effect.interval
+        table.add_row(effect.arrangement, f"{effect.tau:+.3f}", f"{low:+.3f} to {high:+.3f}", f"{effect.top_kept:.1f}",
+                      f"{effect.unchanged} of {report.queries}")
+    console.print(table)
+    show_comparison(report.comparisons)
 
 
 def show_heads(found: HeadSet, top: int) -> None:

@@ -153,7 +153,7 @@ class AttentionReranker(Stage):
 
         def stored(order: Order) -> Prompt:
             assert self._stored is not None
-            context, spans = self._stored.prefill(head)
+            context, spans = self._stored.prefill(head, model.device)
             return Prompt(context, list(context.plan.blocks), spans, suffixes, policy.mask, policy.positions)
 
         return stored if self._stored is not None else prefilled if self.share else lay

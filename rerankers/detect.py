@@ -89,7 +89,8 @@ def detect_on_index(
     asked = [query for query in read_queries(queries) if query.id in grades]
     if limit and limit < len(asked):
         asked = [asked[i] for i in sorted(np.random.default_rng(seed).permutation(len(asked))[:limit])]
-    first_stage = stage_class("BM25")(str(index), k=depth)
+    make: Any = stage_class("BM25")
+    first_stage = make(str(index), k=depth)
     first_stage.open()
     try:
         rankings = first_stage.run(Batch(asked))
@@ -154,7 +155,7 @@ def _head_set(lm: str, recipe: dict[str, Any], measured: Sequence[Tables], seed:
     means, intervals = {}, {}
     for name in measured[0]:
         table = np.stack([one[name] for one in measured])
-        resampled = np.tensordot(counts / len(measured), table, axes=1)
+        low, high = np.percentile(np.tensordot(counts / len(measured), table, axes=1), [2.5, 97.5], axis=0)
         means[name] = table.mean(axis=0).round(6).tolist()
-        intervals[name] = np.stack(np.percentile(resampled, [2.5, 97.5], axis=0), axis=-1).round(6).tolist()
+        intervals[name] = np.stack([low, high], axis=-1).round(6).tolist()
     return HeadSet(lm, weights_hash(resolve(lm)), recipe, means, intervals)

@@ -30,7 +30,7 @@ from ...rag.progress import progress_bar
 from ..store import LanceStore
 from ..writer import storage_errors
 from .attention_layout import Layout, tensor_of
-from .attention_shards import CUT, TOKENS, Ids, Shard, Table, clear_unfinished, shards_in, write_shard
+from .attention_shards import Ids, Shard, Table, clear_unfinished, shards_in, write_shard
 from .footprint import Footprint
 from .spec import ViewSpec
 from .versions import versions_of
@@ -118,7 +118,8 @@ def bring_up_to_date(store: LanceStore, spec: ViewSpec, made_by: Recipe, progres
         lm = LanguageModel.acquire(spec.encoder)
         try:
             prefix = prefix or Prefix.computed(lm, job.layout)
-            job.compute(lm, missing, progress)
+            if len(missing):
+                job.compute(lm, missing, progress)
         finally:
             lm.release()
     job.save_footprint(Footprint(spec, len(job.rows), job.nbytes, 0, 0, True, job.layout))
@@ -157,12 +158,20 @@ class _Job:
             except IndexFormatError as error:
                 log.warning("%s", error)
         self._numbers = count(max((int(name) for name in found), default=-1) + 1)
-        held: Rows = np.zeros(0, dtype=np.int64)
-        for _, shard in sorted(found.items()):
-            wanted = np.isin(shard.rows, self.store.rows) & ~np.isin(shard.rows, held)
-            held = np.concatenate([held, shard.rows[wanted]])
+        shards = [shard for _, shard in sorted(found.items())]
+        for shard, wanted in zip(shards, self._wanted(shards), strict=True):
             self._take(shard, wanted)
         return prefix
+
+    def _wanted(self, shards: Sequence[Shard]) -> list[NDArray[np.bool_]]:
+        """Which passages of each shard the store still has, and no shard before it."""
+        if not shards:
+            return []
+        rows = np.concatenate([shard.rows for shard in shards])
+        first = np.zeros(len(rows), dtype=np.bool_)
+        first[np.unique(rows, return_index=True)[1]] = True
+        ends = np.cumsum([len(shard.rows) for shard in shards])
+        return np.split(first & np.isin(rows, self.store.rows), ends[:-1])
 
     def _readable(self, folder: Path) -> dict[str, Shard]:
         """The shards in ``folder`` by name, without damaged ones: what those held is computed anew."""
@@ -196,13 +205,14 @@ class _Job:
         if progress is not False:
             _announce(str(footprint))
         self.save_footprint(footprint)
-        footprint.expect_room(self.pending)
-        tokens = 0
+        footprint.expect_room(self.pending.parent)
+        tokens = cut = 0
         with progress_bar(f"keys and values by {self.spec.encoder}", len(missing), "passages", enabled=progress) as advance:
             for rows, blocks in self._batches(lm, missing):
                 self._compute_shard(lm, rows, blocks)
-                tokens += int(self.shards[-1].table[:, TOKENS].sum())
-                advance(len(rows), f"{tokens:,} tokens, {sum(int(s.table[:, CUT].sum()) for s in self.shards):,} cut to the window")
+                tokens += sum(len(block.ids) for block in blocks)
+                cut += sum(block.cut for block in blocks)
+                advance(len(rows), f"{tokens:,} tokens, {cut:,} cut to the window")
 
     def _compute_shard(self, lm: LanguageModel, rows: Sequence[int], blocks: Sequence[Block]) -> None:
         prefix = Format().prefix(lm)

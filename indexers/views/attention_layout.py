@@ -75,10 +75,9 @@ class Layout:
         """Put a passage's range into ``into`` [slots, KV heads, tokens, d], float32 or float16; as many slots as that has."""
         tokens, wanted = into.shape[2], into.shape[0]
         codes, scales = self._parts(data, tokens)
-        if scales is None:
-            into.copy_(codes[:wanted])
-        else:
-            into.copy_(codes[:wanted] * scales[:wanted, ..., None])
+        into.copy_(codes[:wanted])
+        if scales is not None:
+            into.mul_(scales[:wanted, ..., None])
 
     def _parts(self, data: Bytes, tokens: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Views of a passage's range: its numbers [slots, KV heads, tokens, d], and with 8 bits their scales."""

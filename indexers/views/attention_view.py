@@ -19,10 +19,11 @@ from ...rag.lm import describe
 from ...rag.lm.passages import Format
 from ...rag.lm.prefill import Prefill, Span, plan, tiled
 from ...rag.models import resolve, weights_hash
+from ...rag.trace import record
 from ..store import LanceStore
 from .attention_job import FORMAT, SHARDS, Prefix, Recipe, bring_up_to_date, layout_of
 from .attention_layout import room_for, slots
-from .attention_shards import SCORED, Shard, link_folder, shards_in
+from .attention_shards import CUT, SCORED, Shard, link_folder, shards_in
 from .spec import ATTENTION, ViewSpec
 from .versions import Version, newest_versions
 
@@ -37,16 +38,16 @@ def open_prefills(index: str, lm: str, form: Format, last: int) -> AttentionView
     since is no error; a ranking with passages that the view lacks is. Raises ``IndexNotFound`` without such a view,
     ``FingerprintMismatch`` when it was made with other weights or another format, or for fewer layers.
     """
-    store = LanceStore(index)
-    for attempt in range(2):
-        version = _version_of(store, lm)
-        _expect_same(version, lm, form, last, store)
-        try:
-            return AttentionView.load(version.folder, version.spec, np.load(version.folder / "rows.npy"), layers=last + 1)
-        except (OSError, IndexFormatError):
-            if attempt or version.folder.exists():
-                raise  # else a job has put a newer version in its place
-    raise AssertionError("unreachable")
+    try:
+        return _opened(LanceStore(index), lm, form, last)
+    except (OSError, IndexFormatError):  # a job may have put a newer version in the place of the one that was found
+        return _opened(LanceStore(index), lm, form, last)
+
+
+def _opened(store: LanceStore, lm: str, form: Format, last: int) -> AttentionView:
+    version = _version_of(store, lm)
+    _expect_same(version, lm, form, last, store)
+    return AttentionView.load(version.folder, version.spec, np.load(version.folder / "rows.npy"), layers=last + 1)
 
 
 class AttentionView:
@@ -93,9 +94,11 @@ class AttentionView:
         """The context of the ranking's passages, and their scored spans in it, in the ranking's order.
 
         The passages stand shortest first, as ``rag.lm.passages.lay_out`` puts them. Numbers are float32 where the view holds 32 bits, else
-        float16. Raises ``StageError`` for a ranking of another index, or with passages that the view does not hold.
+        float16. The trace counts the passages that the window cut when they were stored (``passages_cut``). Raises ``StageError`` for a
+        ranking of another index, or with passages that the view does not hold.
         """
         found = self._find(ranking)
+        record(passages_cut=sum(int(shard.table[i, CUT]) for shard, i in found))
         ids = [shard.ids(i) for shard, i in found]
         scored = [int(shard.table[i, SCORED]) for shard, i in found]
         order = sorted(range(len(found)), key=lambda p: (scored[p], ids[p][:scored[p]]))
@@ -147,9 +150,10 @@ class AttentionView:
 def _version_of(store: LanceStore, lm: str) -> Version:
     """The view by this model: by its weights, else, for the error that follows, by its name."""
     views = [version for version in newest_versions(store.path) if version.spec.kind == ATTENTION]
+    views.sort(key=lambda version: version.spec.encoder != lm)
     weights = weights_hash(resolve(lm))
     same = next((v for v in views if v.meta["made_by"]["weights"] == weights), None)
-    named = same or next((v for v in views if v.spec.encoder == lm), None)
+    named = same or (views[0] if views and views[0].spec.encoder == lm else None)
     if named is None:
         raise IndexNotFound(f"the index has no view attention:{lm}", where=str(store.path),
                             hint=f"add it: regard index --index {store.path} --view attention:{lm}; it has: "

@@ -9,12 +9,15 @@ import numpy as np
 
 from ...rag.documents import Rows, Scores
 from ...rag.encoding import Vectors
-from ...rag.errors import DimensionMismatch, IndexFormatError, MissingDependency
+from ...rag.errors import DimensionMismatch, IndexFormatError, MissingDependency, StageError
 from ..store import LanceStore
 from .spec import ViewSpec
 
 _FILE = "index.faiss"
 _TRAINING_PER_LIST = 64  # FAISS warns below 39
+_FUSED_FROM = 20_000
+"""Vectors from which ``kernels.topk_search`` beats FAISS's flat search: 1.2 to 2.2 times the speed at 50,000 x 384 and more. With fewer
+there is nothing to gain, and numba would take half a second to import."""
 
 
 def import_faiss() -> Any:
@@ -81,11 +84,27 @@ class FaissView:
         k = min(k, self.index.ntotal if allowed is None else len(allowed))
         if k == 0 or not len(vectors):
             return np.zeros((len(vectors), 0), np.int64), np.zeros((len(vectors), 0), np.float32)
-        scores, positions = self.index.search(np.ascontiguousarray(vectors), k, params=self._parameters(allowed))
+        if self.spec.kind == "faiss:flat" and allowed is None and self.index.ntotal >= _FUSED_FROM:
+            scores, positions = self._fused(vectors, k)
+        else:
+            scores, positions = self.index.search(np.ascontiguousarray(vectors), k, params=self._parameters(allowed))
         rows = np.where(positions >= 0, np.asarray(self.rows)[positions], -1)
         scores = np.where(positions >= 0, scores, -np.inf).astype(np.float32)
         order = np.lexsort((rows, -scores), axis=1)
         return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
+
+    def _fused(self, vectors: Vectors, k: int) -> tuple[Scores, Rows]:
+        """The flat search without a matrix of scores, over FAISS's own copy of the vectors."""
+        import torch
+
+        from ...kernels.topk_search import topk_search
+
+        stored = import_faiss().rev_swig_ptr(self.index.get_xb(), self.index.ntotal * self.index.d).reshape(-1, self.index.d)
+        try:
+            scores, positions = topk_search(torch.from_numpy(np.ascontiguousarray(vectors)), torch.from_numpy(stored), k)
+        except ValueError as error:
+            raise StageError(str(error), where=f"view {self.spec}", hint="the encoder gave NaN or infinity: check its dtype") from None
+        return scores.numpy(), positions.numpy()
 
     def _parameters(self, allowed: Rows | None) -> Any:
         faiss = import_faiss()

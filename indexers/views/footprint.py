@@ -54,4 +54,6 @@ class Footprint:
     def save(self, home: Path) -> None:
         """Keep it as ``footprint.json`` (bytes and passages of the whole view), which ``regard doctor`` compares with what is there."""
         whole = {"view": str(self.view), "passages": self.present + self.missing, "bytes": self.present_bytes + self.missing_bytes}
-        (home / FOOTPRINT).write_text(json.dumps(whole))
+        new = home / f"new-{FOOTPRINT}"
+        new.write_text(json.dumps(whole))
+        new.replace(home / FOOTPRINT)

@@ -48,7 +48,7 @@ def jit(function: F) -> F:
 
 
 def lowered(function: Callable[..., Any]) -> Callable[..., Any]:
-    """numba's ``intrinsic``: ``function`` gives a signature and what emits LLVM's instructions. Compiled code calls it without ``typing``."""
+    """numba's ``intrinsic``: ``function`` gives a signature and an emitter of LLVM code. Compiled code calls it without ``typing``."""
     made: Callable[..., Any] = intrinsic(function)
     return made
 
@@ -89,14 +89,15 @@ def _multiply(
 ) -> None:
     """Emit the loop over ``steps`` for ``count`` rows; all pointers are to bytes, a step is 4 bytes of each row.
 
-    A row's address is one of few running pointers plus a fixed offset (up to three strides): with a pointer for each row the
-    processor's address registers would spill.
+    Meanwhile the block after this one is fetched from memory, 4 bytes a row and step. A row's address is one of few running pointers
+    plus a fixed offset (up to three strides): with a pointer for each row the processor's address registers would spill.
     """
     vector = ir.VectorType(ir.FloatType() if floating else _INT32, LANES)
     size = LANES * 4
     offsets = [builder.mul(stride, _INT64(i)) for i in range(4)]
     sums = [_load(builder, vector, start, v * size) for v in range(width)]
     firsts = [builder.gep(rows, [builder.mul(stride, _INT64(4 * group))]) for group in range(-(-count // 4))]
+    ahead = builder.gep(rows, [builder.mul(stride, _INT64(ROWS))])
 
     before = builder.block
     body, after = builder.append_basic_block("step"), builder.append_basic_block("done")
@@ -113,6 +114,8 @@ def _multiply(
         value = _broadcast(builder, vector, builder.gep(running[r // 4], [offsets[r % 4]]))
         new.append([_add_product(builder, vector, floating, value, queries[v], old[r][v]) for v in range(width)])
 
+    if floating:  # bytes have been decoded from elsewhere
+        prefetch(builder, builder.gep(ahead, [builder.mul(step, _INT64(4 * count))]))
     next_step = builder.add(step, _INT64(1))
     step.add_incoming(next_step, body)
     for pointer in running:
@@ -149,6 +152,12 @@ def _broadcast(builder: Any, vector: Any, pointer: Any) -> Any:
     return builder.shuffle_vector(builder.insert_element(empty, value, _INT32(0)), empty, zeros)
 
 
+def prefetch(builder: Any, pointer: Any) -> None:
+    """Begin to read what lies at ``pointer``; an address beyond the data does no harm."""
+    kind = ir.FunctionType(ir.VoidType(), [_BYTES, _INT32, _INT32, _INT32])
+    builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [pointer, _INT32(0), _INT32(3), _INT32(1)])
+
+
 def _add_product(builder: Any, vector: Any, floating: bool, value: Any, query: Any, total: Any) -> Any:
     """``total + value * query``: fused in float32; four unsigned times four signed bytes summed into each int32."""
     name = f"llvm.fma.v{LANES}f32" if floating else "llvm.x86.avx512.vpdpbusd.512"
@@ -156,14 +165,56 @@ def _add_product(builder: Any, vector: Any, floating: bool, value: Any, query: A
     return builder.call(function, [value, query, total] if floating else [total, value, query])
 
 
+@lowered
+def _product_alone(typing: Any, rows: Any, query: Any, start: Any, out: Any) -> Any:
+    """One query's products with bytes: vectors run along the components, and a row's sum is taken across its vector at the end.
+
+    ``rows`` uint8 [ROWS, d], d a multiple of 4 x LANES; ``query`` int32 [d / 4 / LANES, LANES], each four signed bytes; ``start`` [1];
+    ``out`` int32 [ROWS, 1]. Whole numbers, so that the order of the sums does not matter; needs VNNI.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if rows.dtype == types.float32:  # floats always come in panels: :func:`multiply` never gets here with them
+            return context.get_dummy_value()
+        arrays = [context.make_array(kind)(context, builder, value) for kind, value in zip(signature.args, arguments, strict=True)]
+        pointers = [builder.bitcast(array.data, _BYTES) for array in arrays]
+        steps, stride = builder.extract_value(arrays[1].shape, 0), builder.extract_value(arrays[0].strides, 0)
+        vector, size = ir.VectorType(_INT32, LANES), LANES * 4
+        firsts = [builder.gep(pointers[0], [builder.mul(stride, _INT64(r))]) for r in range(ROWS)]
+        before, body, after = builder.block, builder.append_basic_block("step"), builder.append_basic_block("done")
+        builder.branch(body)
+        builder.position_at_end(body)
+        step = _running(builder, _INT64, _INT64(0), before)
+        old = [_running(builder, vector, ir.Constant(vector, [0] * LANES), before) for _ in range(ROWS)]
+        offset = builder.mul(step, _INT64(size))
+        part = _load(builder, vector, builder.gep(pointers[1], [offset]), 0)
+        new = [_add_product(builder, vector, False, _load(builder, vector, builder.gep(first, [offset]), 0), part, total)
+               for first, total in zip(firsts, old, strict=True)]
+        next_step = builder.add(step, _INT64(1))
+        step.add_incoming(next_step, body)
+        for total, longer in zip(old, new, strict=True):
+            total.add_incoming(longer, body)
+        builder.cbranch(builder.icmp_signed("<", next_step, steps), body, after)
+        builder.position_at_end(after)
+        across = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_INT32, [vector]), f"llvm.vector.reduce.add.v{LANES}i32")
+        first_sum = builder.load(arrays[2].data)
+        for r, total in enumerate(new):
+            builder.store(builder.add(builder.call(across, [total]), first_sum), builder.gep(arrays[3].data, [_INT64(r)]))
+        return context.get_dummy_value()
+
+    return types.void(rows, query, start, out), generate
+
+
 _product_1, _product_2, _product_4 = _product(1), _product(2), _product(4)
 
 
 @jit
 def multiply(rows: Any, panel: Any, start: Any, out: Any) -> None:
-    """``out[r, j] = start[j] + rows[r] . panel[:, j]``; see :func:`_product` for shapes and dtypes."""
+    """``out[r, j] = start[j] + rows[r] . panel[:, j]``; see :func:`_product` for shapes and dtypes, for one column :func:`_product_alone`."""
     width = out.shape[1] // LANES
-    if width == 1:
+    if width == 0:
+        _product_alone(rows, panel, start, out)
+    elif width == 1:
         _product_1(rows, panel, start, out)
     elif width == 2:
         _product_2(rows, panel, start, out)

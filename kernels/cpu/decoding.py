@@ -13,7 +13,7 @@ from numba.extending import overload
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .blocks import jit, lowered
+from .blocks import jit, lowered, prefetch
 
 WORD = 64
 """Signs in one uint64."""
@@ -71,6 +71,7 @@ def _view_or_copy(data: Any, first: Any, size: Any, out: Any) -> Any:
 
 def _decode_rows(data: Any, first: Any, size: Any, out: Any) -> Any:
     for r in range(size):
+        _fetch(data, (first + len(out) + r) * data.shape[1], data.shape[1])  # of the block after this one
         decode(data, first + r, out, r)
     return out
 
@@ -96,6 +97,24 @@ def _decode_bytes(data: Any, row: Any, out: Any, place: Any) -> None:
 def _decode_signs(data: Any, row: Any, out: Any, place: Any) -> None:
     for i in range(data.shape[1]):
         _unpack_signs(data[row, i], out, place * out.shape[1] + i * WORD)
+
+
+@jit
+def _fetch(data: Any, first: Any, count: Any) -> None:
+    """Begin to read elements ``first`` to ``first + count`` of the flat ``data``."""
+    for i in range(first, first + count, 64 // data.itemsize):
+        _fetch_line(data, i)
+
+
+@lowered
+def _fetch_line(typing: Any, data: Any, position: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, offset = arguments
+        address = builder.gep(context.make_array(signature.args[0])(context, builder, array).data, [offset])
+        prefetch(builder, builder.bitcast(address, ir.IntType(8).as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(data, types.intp), generate
 
 
 @lowered

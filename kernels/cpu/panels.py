@@ -15,19 +15,22 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Panels:
-    """``data`` [panels, steps, lanes] float32 or int32 (four signed bytes); ``start`` [panels, lanes] what sums start from."""
+    """``data`` [panels, steps, lanes] float32 or int32 (four signed bytes); ``start`` [panels, lanes] what sums start from.
+
+    A single query in bytes is laid out as its rows are, [1, steps, LANES], and ``start`` is [1, 1].
+    """
 
     data: Array
     start: Array
 
     @property
     def lanes(self) -> int:
-        return int(self.data.shape[2])
+        return int(self.start.shape[1])
 
     def block(self, components: int) -> tuple[Array, Array]:
         """Scratch arrays of one thread: decoded rows, and their products."""
         whole = self.data.dtype == np.int32
-        rows = np.zeros((ROWS, self.data.shape[1] * 4 if whole else components), np.uint8 if whole else np.float32)
+        rows = np.zeros((ROWS, self.data[0].size * 4 // self.lanes if whole else components), np.uint8 if whole else np.float32)
         return rows, np.zeros((ROWS, self.lanes), self.data.dtype)
 
 
@@ -47,10 +50,14 @@ def code_panels(queries: NDArray[np.int8], components: int) -> Panels:
     The instruction multiplies unsigned by signed bytes, so that a row's codes are decoded with 128 added; the sums start from
     -128 times the query's sum.
     """
-    padded = np.zeros((len(queries), -(-components // 4) * 4), np.int8)
+    alone = VNNI and len(queries) == 1
+    together = 4 * LANES if alone else 4
+    padded = np.zeros((len(queries), -(-components // together) * together), np.int8)
     padded[:, :queries.shape[1]] = queries
     if not VNNI:
         return float_panels(padded[:, :components].astype(np.float32))
+    if alone:
+        return Panels(padded.view(np.int32).reshape(1, -1, LANES), -128 * padded.sum(axis=1, dtype=np.int32)[None])
     lanes = _lanes(len(padded))
     count = -(-len(padded) // lanes)
     packed = np.zeros((count * lanes, padded.shape[1] // 4), np.int32)

@@ -13,21 +13,21 @@ from torch import Tensor
 from ..codes import Codes
 from .blocks import ROWS, jit, multiply
 from .decoding import WORD, decode, decode_block, stored
+from .keys import LOWEST, key_of, score_of, scores_and_rows
 from .panels import Array, Panels, code_panels, float_panels
 from .workers import share_rows
 
-_PRODUCTS_A_CHUNK = 1 << 25
-"""Multiplications in a chunk of rows: a tenth of a millisecond, long against handing it out and short against a search."""
+_PRODUCTS_A_CHUNK = 1 << 23
+"""Multiplications that take about a tenth of a millisecond: long against handing a chunk out, short against a search."""
 _NONE = np.empty(0, np.float32)
 
 
 @dataclass(slots=True)
 class _Best:
-    """One thread's candidates. ``scores`` float32 and ``rows`` int64 [queries, capacity], the first ``counts`` [queries] of them filled,
-    ascending by row; a row that is not above ``thresholds`` float32 [panels, lanes] cannot be among the best."""
+    """One thread's candidates: ``keys`` int64 [queries, capacity], the first ``counts`` [queries] of them filled. A row that
+    is not above ``thresholds`` float32 [panels, lanes] cannot be among the best."""
 
-    scores: NDArray[np.float32]
-    rows: NDArray[np.int64]
+    keys: NDArray[np.int64]
     counts: NDArray[np.int64]
     thresholds: NDArray[np.float32]
     scratch: tuple[Array, Array, Array]
@@ -65,32 +65,24 @@ def best_rows(
 
     def new_state() -> _Best:
         rows, products = panels.block(components)
-        return _Best(np.empty((queries, capacity), np.float32), np.empty((queries, capacity), np.int64), np.zeros(queries, np.int64),
-                     thresholds.copy(), (rows, products, np.empty(panels.lanes, np.float32)))
+        return _Best(np.full((queries, capacity), LOWEST), np.zeros(queries, np.int64), thresholds.copy(),
+                     (rows, products, np.empty(panels.lanes, np.float32)))
 
     def work(state: _Best, first: int, last: int) -> None:
-        broken = _scan(data, weights, first, last, panels.data, panels.start, k, *state.scratch, state.thresholds, state.scores, state.rows,
-                       state.counts)
+        broken = _scan(data, weights, first, last, panels.data, panels.start, k, *state.scratch, state.thresholds, state.keys, state.counts)
         if broken >= 0:
             raise ValueError(f"topk_search: the score of row {broken} is NaN or infinite; remove vectors that are not finite")
 
-    row_cost = panels.data.shape[0] * panels.lanes * components
-    chunk = max(ROWS, min(1 << 14, _PRODUCTS_A_CHUNK // row_cost) // ROWS * ROWS)
-    return _merged(share_rows(len(data), chunk, new_state, work), k)
+    states = share_rows(len(data), _rows_a_chunk(len(data), panels.data.size), new_state, work)
+    for state in states:  # what lies beyond was let go
+        state.keys[np.arange(capacity) >= state.counts[:, None]] = LOWEST
+    keys = np.sort(np.concatenate([state.keys for state in states], axis=1), axis=1)
+    return scores_and_rows(keys[:, :-k - 1:-1])
 
 
-def _merged(states: list[_Best], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The best ``k`` over all threads."""
-    queries, capacity = states[0].scores.shape
-    filled = np.concatenate([np.arange(capacity) < state.counts[:, None] for state in states], axis=1)
-    scores = np.concatenate([state.scores for state in states], axis=1)
-    rows = np.concatenate([state.rows for state in states], axis=1)
-    best_scores, best = np.empty((queries, k), np.float32), np.empty((queries, k), np.int64)
-    for query in range(queries):
-        some, where = scores[query, filled[query]], rows[query, filled[query]]
-        order = np.lexsort((where, -some))[:k]
-        best_scores[query], best[query] = some[order], where[order]
-    return best_scores, best
+def _rows_a_chunk(rows: int, products: int) -> int:
+    """Chunks that are worth handing out, and among many rows not too many of them."""
+    return max(_PRODUCTS_A_CHUNK // products, min(rows // 64, 1 << 14), ROWS) // ROWS * ROWS
 
 
 def exact_scores(data: Array, queries: NDArray[np.float32], candidates: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -114,7 +106,7 @@ def exact_scores(data: Array, queries: NDArray[np.float32], candidates: NDArray[
 @jit
 def _scan(
     data: Any, weights: Any, first: int, last: int, panels: Any, start: Any, k: int, decoded: Any, products: Any, values: Any,
-    thresholds: Any, scores: Any, rows: Any, counts: Any,
+    thresholds: Any, keys: Any, counts: Any,
 ) -> int:
     """Offer rows ``first`` to ``last`` to every query's candidates. Gives the first row with a broken score, or -1."""
     lanes = products.shape[1]
@@ -130,14 +122,17 @@ def _scan(
                     value = np.float32(products[r, lane]) * weight
                     values[lane] = value
                     above |= np.int32(not (value <= thresholds[p, lane]))
-                if above and not _keep(values, block + r, p * lanes, thresholds[p], k, scores, rows, counts):
+                if above and not _keep(values, block + r, p * lanes, thresholds[p], k, keys, counts):
                     return block + r
     return -1
 
 
 @jit
-def _keep(values: Any, row: int, first_query: int, thresholds: Any, k: int, scores: Any, rows: Any, counts: Any) -> bool:
-    """Append the row where it is above a query's threshold; a full list shrinks to its best ``k``. False for a broken score."""
+def _keep(values: Any, row: int, first_query: int, thresholds: Any, k: int, keys: Any, counts: Any) -> bool:
+    """Add the row where it is above a query's threshold; a full list shrinks to its best ``k``. False for a broken score.
+
+    A thread sees rows in ascending order, so that one that only equals the threshold comes after k that are as good.
+    """
     for lane in range(len(values)):
         value = values[lane]
         if value <= thresholds[lane]:
@@ -145,30 +140,14 @@ def _keep(values: Any, row: int, first_query: int, thresholds: Any, k: int, scor
         if np.isnan(value) or value == np.inf:
             return False
         query = first_query + lane
-        count = counts[query]
-        scores[query, count] = value
-        rows[query, count] = row
-        counts[query] = count + 1
-        if count + 1 == scores.shape[1]:
-            thresholds[lane] = _shrink(scores[query], rows[query], k)
+        keys[query, counts[query]] = key_of(value, row)
+        counts[query] += 1
+        if counts[query] == keys.shape[1]:
+            best = np.partition(keys[query], len(keys[query]) - k)[len(keys[query]) - k:]
+            keys[query, :k] = best
             counts[query] = k
+            thresholds[lane] = score_of(best[0])
     return True
-
-
-@jit
-def _shrink(scores: Any, rows: Any, k: int) -> Any:
-    """Move the ``k`` highest scores to the front, in their order, the first of equal ones; gives the lowest of them."""
-    lowest = np.partition(scores, len(scores) - k)[len(scores) - k]
-    equal = k - np.sum(scores > lowest)
-    kept = 0
-    for i in range(len(scores)):
-        if scores[i] < lowest or (scores[i] == lowest and equal == 0):
-            continue
-        equal -= scores[i] == lowest
-        scores[kept] = scores[i]
-        rows[kept] = rows[i]
-        kept += 1
-    return lowest
 
 
 @jit

@@ -119,7 +119,7 @@ def block_attention(
     table = _table(tuple(offsets), stacked // group, query.device)
     if len(table) == 0:
         return output
-    rows, before = positions if window is not None and positions is not None else (table, table)
+    rows, before = (part.contiguous() for part in positions) if window is not None and positions is not None else (table, table)
     log2e = math.log2(math.e)
     inner, outer = (scale * log2e, 0.0) if softcap is None else (scale / softcap, softcap * log2e)
     attend_blocks[(len(table), kv_heads)](

@@ -22,8 +22,8 @@ from .tiles import Dot, Tiles, block_width, dense_last
 _PROGRAMS_WANTED = 264
 """Two for each multiprocessor of an H100 or H200; fixed, so that a result does not depend on the GPU's size."""
 
-_SCORES_ONLY = {128: Tiles(64, 64, 4, 3), 256: Tiles(64, 128, 8, 3), 512: Tiles(64, 64, 8, 3)}
-_WITH_VALUES = {128: Tiles(64, 64, 4, 3), 256: Tiles(64, 64, 8, 2), 512: Tiles(64, 32, 8, 2)}
+_SCORES_ONLY = {128: Tiles(64, 64, 4, 3), 256: Tiles(64, 64, 8, 3), 512: Tiles(64, 64, 8, 3)}
+_WITH_VALUES = {128: Tiles(64, 64, 4, 3), 256: Tiles(64, 32, 8, 3), 512: Tiles(32, 64, 8, 2)}
 
 _COMBINED_ROWS = 16
 """Rows that one program of :func:`combine_splits` combines."""
@@ -183,7 +183,7 @@ class Rows:
         """Positions of the rows and of the context, and the window; tensors that nothing reads where there is none."""
         if self.reach is None:
             return self.lse, self.lse, 0
-        return self.reach.rows, self.reach.context, self.reach.window
+        return self.reach.rows.contiguous(), self.reach.context.contiguous(), self.reach.window
 
 
 def softmax_rows(
@@ -218,7 +218,7 @@ def softmax_rows(
     row_positions, context_positions, window = result.window()
     partial_softmax[(splits + 1, row_tiles, kv_heads)](
         query, key, value, own_key, own_value, result.weights, visible.contiguous().view(torch.uint8),
-        row_positions, context_positions, lse if reach is None else reach.own, partial_lse, partial_output,
+        row_positions, context_positions, lse if reach is None else reach.own.contiguous(), partial_lse, partial_output,
         rows, total, columns, own, splits, per_split, window, inner, outer,
         query.stride(0), query.stride(1), key.stride(0), key.stride(1), value.stride(0), value.stride(1),
         own_key.stride(0), own_key.stride(1), own_value.stride(0), own_value.stride(1),

@@ -75,4 +75,6 @@ def dense_last(tensor: Tensor) -> Tensor:
 @functools.cache
 def _shared_memory(device: torch.device) -> int:
     """Bytes of shared memory that a program may use; under the interpreter there is no limit."""
-    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin) if device.type == "cuda" else _ROOMY
+    if device.type != "cuda":
+        return _ROOMY
+    return int(triton.runtime.driver.active.utils.get_device_properties(device.index)["max_shared_mem"])

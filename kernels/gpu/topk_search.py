@@ -117,7 +117,7 @@ def topk_search(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None, c
     scores = queries.new_empty((*chosen.shape, first.bin), dtype=torch.float32)
     score_bins[(chosen.shape[1], len(queries))](
         queries, vectors, chosen, scores, len(vectors), vectors.stride(0),
-        WIDTH=vectors.shape[1], BLOCK_D=64, BIN=first.bin, num_warps=4)
+        WIDTH=vectors.shape[1], BLOCK_D=32 if vectors.dtype == torch.float32 else 64, BIN=first.bin, num_warps=4)
     if (scores.isnan() | scores.isposinf()).any():
         raise ValueError("topk_search: a score is NaN or infinite; remove vectors that are not finite")
     rows = (chosen[:, :, None] * first.bin + torch.arange(first.bin, device=chosen.device)).flatten(1)

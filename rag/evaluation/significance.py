@@ -62,6 +62,23 @@ def randomisation_test(a: Sequence[float], b: Sequence[float], rounds: int = 10_
     return TestResult(mean, p, identical=False, exact=exact)
 
 
+def bootstrap_interval(
+    a: Sequence[float], b: Sequence[float], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0,
+) -> tuple[float, float]:
+    """The percentile bootstrap interval of mean(b) - mean(a), paired: whole queries are drawn with replacement.
+
+    Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13. Deterministic under ``seed``. Raises ``EvaluationError``
+    for unequal lengths or no values.
+    """
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.ndim != 1 or first.shape != second.shape or not len(first):
+        raise EvaluationError(f"a paired interval needs one value a query of each run, got {first.shape} and {second.shape}")
+    n = len(first)
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    low, high = np.percentile(counts @ (second - first) / n, [50 * (1 - level), 50 * (1 + level)])
+    return float(low), float(high)
+
+
 def _every_sign(n: int) -> Iterator[Signs]:
     """All 2^n rows of signs [rows, n], in chunks."""
     rows = max(1, _CHUNK // n)

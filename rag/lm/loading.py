@@ -37,6 +37,8 @@ def model_and_tokenizer(files: ModelFiles, device: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from ...kernels.linear import accelerate
+
     with _typed_errors(files), gguf.quiet_progress():
         folder = _folder(files)
         model, loaded = AutoModelForCausalLM.from_pretrained(
@@ -47,6 +49,7 @@ def model_and_tokenizer(files: ModelFiles, device: str) -> tuple[Any, Any]:
     if loaded["missing_keys"]:
         raise UnsupportedModel(f"{files.name!r} lacks weights of a causal language model", where=str(folder),
                                hint=f"missing: {', '.join(sorted(loaded['missing_keys'])[:3])}, ...; is it an encoder?")
+    accelerate(model)
     return model.eval().to(device), tokenizer
 
 

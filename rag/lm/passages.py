@@ -89,8 +89,8 @@ class Block:
 class StoredPrefills(Protocol):
     """Passages' keys and values that were computed once, for prompts of one :class:`Format`."""
 
-    def prefill(self, ranking: Ranking) -> tuple[Prefill, list[Span]]:
-        """The context of the ranking's passages, shortest first, and their scored spans in it, in the ranking's order."""
+    def prefill(self, ranking: Ranking, device: str) -> tuple[Prefill, list[Span]]:
+        """The context of the ranking's passages on ``device``, shortest first, and their scored spans in it, in the ranking's order."""
 
 
 @runtime_checkable

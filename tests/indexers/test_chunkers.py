@@ -63,7 +63,8 @@ def test_no_passage_is_over_its_budget(text, kind, budget, data):
     starts = TokenStarts.of(text, "minilm")
     passages = kind(budget, overlap).chunk(Document("d", text))
     for passage in passages:
-        assert starts.count(passage.start, passage.end) <= budget
+        one_character = len(passage.text) == 1  # a Hangul syllable is up to three tokens, and cannot be cut
+        assert starts.count(passage.start, passage.end) <= budget or one_character
     for before, after in pairwise(passages):
         assert starts.count(after.start, before.end) <= overlap
 

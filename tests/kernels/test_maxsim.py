@@ -131,7 +131,7 @@ def test_a_nan_makes_its_passage_nan_and_no_other(path, at):
 def test_nothing_to_score(shape, lengths, path):
     scores = maxsim(torch.ones(shape), torch.ones(sum(lengths), 8), offsets_of(lengths), path=path)
     assert scores.shape == (*shape[:-2], len(lengths))
-    assert (scores == (0 if 0 in lengths or len(shape) == 3 and shape[1] == 0 else 8 * shape[-2])).all()
+    assert (scores == (0 if 0 in lengths or (len(shape) == 3 and shape[1] == 0) else 8 * shape[-2])).all()
 
 
 def test_bad_arguments_are_named():

@@ -238,6 +238,6 @@ def test_older_processors(features, tmp_path):
     name = "haswell" if "avx512" not in features else "skylake-avx512"
     environment = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
     files = [__file__, str(Path(__file__).with_name("test_maxsim.py"))]
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", *files], env={**os.environ, **environment},
+    done = subprocess.run([sys.executable, "-m", "pytest", "-x", *files], env={**os.environ, **environment},
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]

@@ -155,7 +155,7 @@ def test_what_the_model_did_not_read_is_said(stage: AttentionReranker) -> None:
     assert read.unread == len(long.strip()) - len("".join(t.text for t in read.tokens).strip()) > 0
     assert (unread.tokens, unread.marker) == ((), ())
     text = "".join(parse(ranking.show_attention()._repr_html_()).itertext())
-    assert f"the last {read.unread} characters were cut off" in text
+    assert f"cut off: the last {read.unread} characters" in text
     assert "not read by the model" in text
     assert "not read" in str(ranking.show_attention())
 

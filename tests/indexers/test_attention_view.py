@@ -1,0 +1,537 @@
+"""Cached passages: scores from the view are those of a fresh prefill; the job is resumable; what does not fit is refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from regard.indexers import LanceStore, build_index, delete_documents
+from regard.indexers.chunkers import chunker
+from regard.indexers.views import attention_job, attention_shards, build_view, parse_view, view_specs
+from regard.indexers.views.attention_layout import Layout, slots
+from regard.indexers.views.attention_shards import CUT, TOKENS
+from regard.indexers.views.attention_view import AttentionView, open_prefills
+from regard.indexers.writer import Shard, StoreWriter, locked
+from regard.rag import Batch, Document, Passage, PassageList, Query, Ranking
+from regard.rag.cli import app
+from regard.rag.doctor import examine
+from regard.rag.errors import (
+    ConfigError,
+    FingerprintMismatch,
+    IndexFormatError,
+    IndexNotFound,
+    ModelNotFound,
+    StageError,
+    StorageError,
+)
+from regard.rag.lm import LanguageModel, gguf
+from regard.rag.lm.passages import Format
+from regard.rag.lm.prefill import Prefill
+from regard.rag.models import resolve
+from regard.rag.trace import StageTrace, tracing
+from regard.rerankers import AttentionReranker
+from regard.rerankers.policies import BlockICR, SignalTokens
+from typer.testing import CliRunner
+
+QUERY = Query("how long does a flea live")
+SHAPE = {"vocab_size": 49152, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 256, "initializer_range": 0.5,
+         "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+FAMILIES = {"Llama": {}, "Gemma3Text": {"query_pre_attn_scalar": 24, "sliding_window": 40,
+                                        "layer_types": ["sliding_attention", "full_attention"] * 2}}
+TINY_TOKEN = 7 * 2 * 16
+"""Numbers a token of the tiny models: keys of four layers, values of three, two KV heads of 16."""
+
+
+def tiny_model(folder: Path, family: str, seed: int = 0) -> str:
+    """A random model on disk, with SmolLM2's tokenizer."""
+    transformers.set_seed(seed)
+    config = getattr(transformers, f"{family}Config")(**SHAPE, **FAMILIES[family])
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    for file in gguf.converted(resolve("smollm2")).iterdir():
+        if "token" in file.name or "template" in file.name:
+            shutil.copy(file, folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_model(tmp_path_factory.mktemp("llama") / "tiny llama v1", "Llama")
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """About 60 tokens of the tiny model a shard."""
+    monkeypatch.setattr(attention_job, "SHARD_BYTES", 60 * 4 * TINY_TOKEN)
+
+
+@pytest.fixture
+def prefilled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many passages each prefill from now on computes."""
+    counts: list[int] = []
+    real = LanguageModel.prefill
+
+    def counted(self: LanguageModel, context: Sequence[int], **settings: Any) -> Prefill:
+        counts.append(len(settings.get("blocks", ())))
+        return real(self, context, **settings)
+
+    monkeypatch.setattr(LanguageModel, "prefill", counted)
+    return counts
+
+
+def indexed(path: Path, documents: list[Document], view: str) -> LanceStore:
+    build_index(documents, path, encoder=None, chunker="whole", views=[view], progress=False)
+    return LanceStore(path)
+
+
+def add_passages(path: Path, texts: list[str]) -> LanceStore:
+    """Passages that no chunker would make, straight into the store."""
+    store = LanceStore(path)
+    passages = [Passage(f"x{i}", f"x{i}", text, 0, len(text)) for i, text in enumerate(texts)]
+    with locked(path):
+        writer = StoreWriter(path, chunker=store.manifest["chunker"])
+        writer.commit(Shard(passages, [b"0" * 16] * len(texts), {}, []), writer.next_row())
+    return LanceStore(path)
+
+
+def ranking_of(store: LanceStore, rows: Sequence[int] | None = None) -> Ranking:
+    chosen = store.rows if rows is None else np.asarray(rows, dtype=np.int64)
+    return Ranking.ranked(chosen, -np.arange(len(chosen)), "bm25", store, stage="first")
+
+
+def reranked(ranking: Ranking, lm: str, cache: Path | None = None, **settings: Any) -> dict[int, float]:
+    """The score of each row."""
+    settings = {"policy": BlockICR(fusion=None), **settings}
+    stage = AttentionReranker(lm, depth=100, device="cpu", cache=str(cache) if cache else "", **settings)
+    stage.open()
+    try:
+        result = stage.run(Batch([QUERY]), Batch([ranking]))[0]
+    finally:
+        stage.close()
+    return dict(zip(result.rows.tolist(), result.scores.tolist(), strict=True))
+
+
+def difference(a: dict[int, float], b: dict[int, float]) -> float:
+    assert a.keys() == b.keys()
+    return max(abs(a[row] - b[row]) for row in a)
+
+
+def view_folder(store: LanceStore) -> Path:
+    (home,) = (store.path / "views").glob("attention-*")
+    return home
+
+
+def data_files(store: LanceStore) -> dict[int, int]:
+    """Inode and size of the data of every shard that the view and an unfinished job hold."""
+    stats = [file.stat() for file in view_folder(store).rglob("data.bin")]
+    return {stat.st_ino: stat.st_size for stat in stats}
+
+
+# -- scores ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Iterator[LanguageModel]:
+    lm = LanguageModel.acquire("smollm2", device="cpu")
+    yield lm
+    lm.release()
+
+
+def test_scores_from_the_cache_are_those_of_a_fresh_prefill(smollm2: LanguageModel, facts: list[Document], tmp_path: Path) -> None:
+    store = indexed(tmp_path, facts, "attention:smollm2,bits=32")
+    ranking = ranking_of(store)
+    fresh = reranked(ranking, "smollm2")
+    cached = reranked(ranking, "smollm2", tmp_path)
+    assert difference(fresh, cached) < 1e-5
+    assert max(cached, key=cached.__getitem__) == 0  # the flea
+    shuffled = ranking.take(np.random.default_rng(1).permutation(len(ranking)))
+    assert reranked(shuffled, "smollm2", tmp_path) == cached  # to the last bit
+    fused = {"policy": BlockICR(fusion=0.3)}
+    assert difference(reranked(ranking, "smollm2", **fused), reranked(ranking, "smollm2", tmp_path, **fused)) < 1e-5
+
+
+def test_fewer_bits_score_nearly_the_same(smollm2: LanguageModel, facts: list[Document], tmp_path: Path) -> None:
+    store = indexed(tmp_path, facts, "attention:smollm2")
+    fresh = reranked(ranking_of(store), "smollm2")
+    spread = float(np.std(list(fresh.values())))
+    half = reranked(ranking_of(store), "smollm2", tmp_path)
+    assert difference(fresh, half) < 0.01 * spread  # 0.002 measured
+    whole = sum(data_files(store).values())
+    store = indexed(tmp_path, facts, "attention:smollm2,bits=8")
+    codes = reranked(ranking_of(store), "smollm2", tmp_path)
+    assert difference(fresh, codes) < 0.2 * spread  # 0.03 measured
+    assert sum(data_files(store).values()) / whole == (64 + 2) / 128
+
+
+def test_a_view_for_the_shipped_heads(smollm2: LanguageModel, facts: list[Document], tmp_path: Path) -> None:
+    store = indexed(tmp_path, facts, "attention:smollm2,bits=32,heads=shipped")
+    policy = BlockICR(fusion=None, heads="shipped")
+    deepest = max(layer for layer, _ in policy.heads_in("smollm2") or [])
+    assert view_specs(tmp_path)[0].layers(30) == deepest + 1
+    ranking = ranking_of(store)
+    assert difference(reranked(ranking, "smollm2", policy=policy), reranked(ranking, "smollm2", tmp_path, policy=policy)) < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families_and_every_kind_of_passage(family: str, facts: list[Document], tmp_path: Path) -> None:
+    lm = tiny_model(tmp_path / "model", family)
+    store = indexed(tmp_path / "index", facts, f"attention:{lm},bits=32")
+    store = add_passages(tmp_path / "index", ["", "x", "Fleas lay eggs.", "Fleas lay eggs."])
+    build_view(store, view_specs(store.path)[0], progress=False)
+    ranking = ranking_of(store)
+    fresh, cached = reranked(ranking, lm), reranked(ranking, lm, store.path)
+    assert difference(fresh, cached) < 1e-5
+    assert len(set(fresh.values())) > 5
+    again = ranking_of(store, [0, 0, 3])
+    assert difference(reranked(again, lm), reranked(again, lm, store.path)) < 1e-5
+    assert reranked(ranking_of(store, []), lm, store.path) == {}
+
+
+def test_a_passage_that_does_not_fit_the_window_is_cut_and_counted(llama: str, tmp_path: Path) -> None:
+    sentence = "A flea jumps over the dog again and again. "
+    store = indexed(tmp_path, [Document("long", sentence * 12), Document("short", "Fleas jump.")], f"attention:{llama}")
+    view = open_prefills(str(tmp_path), llama, Format(), 3)
+    table = np.concatenate([shard.table for shard in view._shards])
+    assert table[:, CUT].tolist() == [1, 0]
+    lm = LanguageModel.acquire(llama, device="cpu")
+    try:
+        prefill, spans = view.prefill(ranking_of(store))
+        shown = lm.text(prefill.plan.ids[slice(*spans[0])])
+        assert shown.startswith("[1] A flea")
+        assert shown.endswith("again.")  # at a sentence's end
+        assert spans[0][1] - spans[0][0] <= 256 - len(Format().prefix(lm)) - 1 - 128
+    finally:
+        lm.release()
+    with tracing(StageTrace("attention", "AttentionReranker")) as entry:
+        assert np.isfinite(list(reranked(ranking_of(store), llama, tmp_path).values())).all()
+    assert entry.notes["passages_cut"] == 1
+
+
+def test_a_view_of_the_lower_layers_serves_only_these(llama: str, facts: list[Document], tmp_path: Path) -> None:
+    store = indexed(tmp_path, facts, f"attention:{llama},bits=32,last=2")
+    policy = SignalTokens(depth=0.4)  # layer 1
+    ranking = ranking_of(store)
+    assert difference(reranked(ranking, llama, policy=policy), reranked(ranking, llama, tmp_path, policy=policy)) < 1e-5
+    prefill, _ = open_prefills(str(tmp_path), llama, Format(), 1).prefill(ranking)
+    assert (len(prefill.keys), len(prefill.values), prefill.complete) == (2, 1, False)
+    with pytest.raises(FingerprintMismatch, match=r"(?s)'layers': 3.*'layers': 4.*store more layers"):
+        reranked(ranking, llama, tmp_path)
+
+
+# -- refusals ----------------------------------------------------------------------
+
+
+def test_what_was_made_otherwise_is_refused(llama: str, facts: list[Document], tmp_path: Path) -> None:
+    store = indexed(tmp_path / "index", facts, f"attention:{llama}")
+    ranking = ranking_of(store)
+    for settings in ({"max_words": 200}, {"turn": ("user: ", "\nassistant: ")}):
+        with pytest.raises(FingerprintMismatch, match=r"(?s)stored:.*wanted:.*without cache"):
+            reranked(ranking, llama, store.path, **settings)
+    other = tiny_model(tmp_path / "other", "Llama", seed=1)
+    with pytest.raises(IndexNotFound, match=r"(?s)no view attention:.*it has: attention:.*tiny llama"):
+        reranked(ranking, other, store.path)
+    copied = shutil.copytree(llama, tmp_path / "copy")
+    assert reranked(ranking, str(copied), store.path) == reranked(ranking, llama, store.path)  # the same weights by another name
+    shutil.copytree(llama, tmp_path / "revised")
+    revised = indexed(tmp_path / "index2", facts, f"attention:{tmp_path / 'revised'},bits=32")
+    tiny_model(tmp_path / "revised", "Llama", seed=1)
+    with pytest.raises(FingerprintMismatch, match=r"(?s)stored:.*weights.*wanted:.*weights.*make it anew: regard index"):
+        reranked(ranking_of(revised), str(tmp_path / "revised"), revised.path)
+    build_view(revised, view_specs(revised.path)[0], progress=False)
+    assert difference(reranked(ranking_of(revised), str(tmp_path / "revised"), revised.path), reranked(ranking, other)) < 1e-5
+
+
+def test_a_ranking_of_another_store_is_refused(llama: str, facts: list[Document], tmp_path: Path) -> None:
+    store = indexed(tmp_path / "a", facts, f"attention:{llama}")
+    view = open_prefills(str(store.path), llama, Format(), 3)
+    copy = LanceStore(shutil.copytree(store.path, tmp_path / "b"))
+    in_memory = PassageList(store.passages(store.rows))
+    for other in (copy, in_memory):
+        with pytest.raises(StageError, match="rank and rerank with one index"):
+            view.prefill(replace(ranking_of(store), store=other))
+    link = tmp_path / "link"
+    link.symlink_to(store.path)
+    view.prefill(replace(ranking_of(store), store=LanceStore(link)))
+    shutil.rmtree(store.path)
+    anew = indexed(tmp_path / "a", facts, f"attention:{llama}")
+    with pytest.raises(StageError, match="rank and rerank with one index"):
+        view.prefill(ranking_of(anew))
+
+
+def test_an_index_without_the_view_or_without_text(llama: str, facts: list[Document], tmp_path: Path, hash_encoder: Any) -> None:
+    store = indexed(tmp_path / "a", facts, "bm25")
+    with pytest.raises(IndexNotFound, match=r"add it: regard index --index .* --view attention:smollm2"):
+        open_prefills(str(store.path), "smollm2", Format(), 3)
+    with pytest.raises(ConfigError, match=r"attention:.* needs the passages' text"):
+        build_index(facts, tmp_path / "b", encoder=hash_encoder(8), text=False, views=[f"attention:{llama}"], progress=False)
+    assert not (tmp_path / "b").exists()
+
+
+def test_names_of_attention_views(llama: str, tmp_path: Path) -> None:
+    for name in ("attention:smollm2", "attention:smollm2,bits=8", "attention:smollm2,last=15", "attention:smollm2,bits=32,last=0"):
+        assert str(parse_view(name)) == name
+    assert str(parse_view("attention:smollm2,bits=16,last=29")) == "attention:smollm2"
+    for name in ("attention:smollm2,bits=4", "attention:smollm2,last=30", "attention:smollm2,last=-2", "attention:smollm2,k1=2"):
+        with pytest.raises(ConfigError, match="views: bm25"):
+            parse_view(name)
+    with pytest.raises(ConfigError, match="needs a language model"):
+        parse_view("attention:")
+    with pytest.raises(ModelNotFound):
+        parse_view(f"attention:{tmp_path}/none")
+    slugs = {parse_view(f"attention:{model}").slug for model in (llama, llama + "/", "smollm2")}
+    assert len(slugs) == 3
+    assert all("/" not in slug and " " not in slug for slug in slugs)
+
+
+def test_a_head_set_says_which_layers_a_view_needs(llama: str, tmp_path: Path) -> None:
+    from regard.rag.lm.heads import HeadSet
+    from regard.rag.models import weights_hash
+
+    table = [[0.1] * 4, [0.9] * 4, [0.8] * 4, [0.0] * 4]
+    found = HeadSet(llama, weights_hash(resolve(llama)), {}, {"ndcg": table, "qr_score": table, "contrastive": table}, {})
+    found.save(tmp_path / "heads.json")
+    assert str(parse_view(f"attention:{llama},heads={tmp_path / 'heads.json'}")) == f"attention:{llama},last=2"
+    with pytest.raises(ConfigError, match="not on these weights"):
+        parse_view(f"attention:smollm2,heads={tmp_path / 'heads.json'}")
+
+
+# -- the job -----------------------------------------------------------------------
+
+
+def test_an_index_that_grew_is_extended_and_until_then_refused(
+    llama: str, facts: list[Document], tmp_path: Path, prefilled: list[int], small_shards: None,
+) -> None:
+    store = indexed(tmp_path, facts[:5], f"attention:{llama},bits=32")
+    before = data_files(store)
+    assert sum(prefilled) == 5
+    assert len(before) > 1
+    grown = add_passages(tmp_path, ["A late passage.", "Another one."])
+    with pytest.raises(StageError, match=r"(?s)2 of the ranking's 7 passages are not in the view of 5.*regard index --index"):
+        reranked(ranking_of(grown), llama, tmp_path)
+    old = reranked(ranking_of(store), llama, tmp_path)
+    prefilled.clear()
+    build_view(grown, view_specs(tmp_path)[0], progress=False)
+    assert sum(prefilled) == 2
+    assert before.items() <= data_files(grown).items()
+    assert difference(reranked(ranking_of(grown), llama), reranked(ranking_of(grown), llama, tmp_path)) < 1e-5
+    assert reranked(ranking_of(store), llama, tmp_path) == old
+    prefilled.clear()
+    build_view(grown, view_specs(tmp_path)[0], progress=False)
+    assert prefilled == []
+
+
+def test_deleted_passages_vanish_from_the_view(
+    llama: str, facts: list[Document], tmp_path: Path, prefilled: list[int], small_shards: None,
+) -> None:
+    store = indexed(tmp_path, facts, f"attention:{llama},bits=32")
+    prefilled.clear()
+    assert delete_documents(tmp_path, ["moon", "heart"]) == 2
+    assert prefilled == []
+    rest = LanceStore(tmp_path)
+    view = open_prefills(str(tmp_path), llama, Format(), 3)
+    assert sorted(view.rows.tolist()) == sorted(rest.rows.tolist())
+    assert sum(data_files(rest).values()) == sum(int(s.table[:, TOKENS].sum()) for s in view._shards) * 4 * TINY_TOKEN
+    assert difference(reranked(ranking_of(rest), llama), reranked(ranking_of(rest), llama, tmp_path)) < 1e-5
+    with pytest.raises(StageError, match="2 of the ranking's 8 passages"):
+        view.prefill(ranking_of(store))
+
+
+KILLED = """
+import os, signal, sys
+from regard.indexers import build_index
+from regard.indexers.views import attention_job, attention_shards
+attention_job.SHARD_BYTES = {bytes}
+real, calls = os.fsync, []
+def fsync(descriptor):
+    calls.append(descriptor)
+    if len(calls) > {calls}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(descriptor)
+os.fsync = fsync
+build_index(None, {index!r}, encoder=None, views=[{view!r}], progress=False)
+"""
+
+
+def test_a_killed_job_goes_on_after_its_last_committed_shard(
+    llama: str, facts: list[Document], tmp_path: Path, prefilled: list[int], small_shards: None,
+) -> None:
+    store = indexed(tmp_path, facts, "bm25")
+    view = f"attention:{llama},bits=32"
+    code = KILLED.format(bytes=attention_job.SHARD_BYTES, calls=2 * 5 + 2, index=str(tmp_path), view=view)  # in the third shard's files
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    (pending,) = view_folder(store).glob("pending-*")
+    committed = data_files(store)
+    assert len(list(pending.glob("0*"))) == 2
+    assert len(list(pending.glob("new-*"))) == 1
+    rows = np.concatenate([np.load(file)[:, 0] for file in pending.glob("0*/passages.npy")])
+    assert [spec.kind for spec in view_specs(tmp_path)] == ["bm25"]  # half a view is none
+    build_index(None, tmp_path, encoder=None, views=[view], progress=False)
+    assert sum(prefilled) == len(store) - len(rows)
+    assert {file.stat().st_ino for file in view_folder(store).rglob("0000000[01]/data.bin")} <= committed.keys()
+    assert not list(view_folder(store).glob("pending-*"))
+    assert difference(reranked(ranking_of(store), llama), reranked(ranking_of(store), llama, tmp_path)) < 1e-5
+
+
+def test_a_disk_that_fills_up_keeps_what_is_committed(
+    llama: str, facts: list[Document], tmp_path: Path, prefilled: list[int], small_shards: None, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = indexed(tmp_path, facts, "bm25")
+    real, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 2 * 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(attention_shards.os, "fsync", full)
+        with pytest.raises(StorageError, match=r"(?s)everything committed before is safe: .*No space left.*goes on where it stopped"):
+            build_view(store, parse_view(f"attention:{llama}"), progress=False)
+    (pending,) = view_folder(store).glob("pending-*")
+    assert sorted(f.name for f in pending.iterdir()) == ["00000000", "00000001"]
+    kept = sum(len(np.load(file)) for file in pending.glob("0*/passages.npy"))
+    prefilled.clear()
+    build_view(store, parse_view(f"attention:{llama}"), progress=False)
+    assert sum(prefilled) == len(store) - kept
+
+
+def test_a_view_that_cannot_fit_is_refused_before_it_starts_and_doctor_warns(
+    llama: str, facts: list[Document], tmp_path: Path, prefilled: list[int], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store = indexed(tmp_path, facts, "bm25")
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda path: usage._replace(free=50_000))
+        with pytest.raises(StorageError, match=r"(?s)needs [\d.]+ kB for 8 passages, and 50 kB are free.*bits=8: [\d.]+ kB.*heads="):
+            build_index(None, tmp_path, encoder=None, views=[f"attention:{llama}"])
+        assert sum(prefilled) == 0
+        (finding,) = examine(tmp_path)["views"]
+        assert not finding["ok"]
+        assert "50 kB free" in finding["detail"]
+        assert "bits=8" in finding["hint"]
+    said = capsys.readouterr().err
+    assert f"attention:{llama}: 448 bytes a token" in said
+    assert "8 passages" in said
+    build_view(store, parse_view(f"attention:{llama}"), progress=False)
+    (finding,) = examine(tmp_path)["views"]
+    assert finding["ok"]
+    assert "to come" not in finding["detail"]
+    whole = int(json.loads((view_folder(store) / "footprint.json").read_text())["bytes"])
+    assert whole == sum(data_files(store).values())
+    add_passages(tmp_path, ["More of it."] * 8)
+    (finding,) = examine(tmp_path)["views"]
+    assert "to come" in finding["detail"]  # the index has grown
+
+
+def test_the_footprint_is_what_the_view_takes(
+    llama: str, facts: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = indexed(tmp_path, facts, "bm25")
+    said: list[str] = []
+    monkeypatch.setattr(attention_job, "_announce", said.append)
+    build_view(store, parse_view(f"attention:{llama},bits=8"))
+    tokens = sum(data_files(store).values()) // (7 * 2 * (16 + 2))
+    assert said == [f"attention:{llama},bits=8: 252 bytes a token, {tokens / 8 * 252 / 1000:.3g} kB a passage ({tokens / 8:.0f} tokens), "
+                    f"{tokens * 252 / 1000:.3g} kB for 8 passages"]
+    said.clear()
+    monkeypatch.setattr(attention_job, "_SAMPLE", 3)
+    build_view(store, parse_view(f"attention:{llama}"))
+    assert "(about " in said[0]
+
+
+def test_a_damaged_shard_is_refused_and_mended(
+    llama: str, facts: list[Document], tmp_path: Path, prefilled: list[int], small_shards: None,
+) -> None:
+    store = indexed(tmp_path, facts, f"attention:{llama},bits=32")
+    scores = reranked(ranking_of(store), llama, tmp_path)
+    (file,) = view_folder(store).rglob("00000001/data.bin")
+    lost = len(np.load(file.parent / "passages.npy"))
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(IndexFormatError, match=r"(?s)cannot be read.*regard index --index"):
+        open_prefills(str(tmp_path), llama, Format(), 3)
+    prefilled.clear()
+    build_view(store, view_specs(tmp_path)[0], progress=False)
+    assert sum(prefilled) == lost
+    assert reranked(ranking_of(store), llama, tmp_path) == pytest.approx(scores, abs=1e-5)
+
+
+def test_an_empty_index(llama: str, facts: list[Document], tmp_path: Path) -> None:
+    store = indexed(tmp_path, facts[:1], f"attention:{llama}")
+    delete_documents(tmp_path, [facts[0].id])
+    view = open_prefills(str(tmp_path), llama, Format(), 3)
+    prefill, spans = view.prefill(ranking_of(LanceStore(tmp_path)))
+    assert (len(prefill.plan.ids), spans) == (len(view._prefix.ids), [])
+    with pytest.raises(StageError, match="1 of the ranking's 1 passages"):
+        view.prefill(ranking_of(store))
+
+
+def test_the_command_line_builds_the_view(llama: str, facts: list[Document], tmp_path: Path) -> None:
+    store = indexed(tmp_path, facts, "bm25")
+    command = ["index", "--index", str(tmp_path), "--encoder", "none", "--view", f"attention:{llama}"]
+    done = subprocess.run([sys.executable, "-m", "regard.rag.cli", *command], check=True, capture_output=True, text=True)
+    assert "448 bytes a token" in done.stderr
+    assert f"attention:{llama}" in done.stdout.replace("\n", "")
+    view = AttentionView.load(view_folder(store) / str(store.version), parse_view(f"attention:{llama}"), store.rows)
+    assert len(view.rows) == 8
+    shown = CliRunner().invoke(app, ["doctor", "--index", str(tmp_path)], catch_exceptions=False)
+    assert "on disk" in shown.stdout
+
+
+# -- bytes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [32, 16, 8])
+def test_what_is_unpacked_is_what_was_packed(bits: int) -> None:
+    layout = Layout(layers=3, kv_heads=2, head_dim=16, bits=bits)
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(2, 20, 16, generator=generator) * 10 ** layer for layer in range(3)]
+    tensors[1][:, 7] = 0
+    prefill = Prefill(None, tensors, [-t for t in tensors[:2]])  # type: ignore[arg-type]  # the plan is not looked at
+    spans = [(4, 5), (5, 17), (17, 20)]
+    data = layout.packed(prefill, spans)
+    assert len(data) == 16 * layout.token_bytes
+    for wanted in (slots(3), slots(2)):
+        at = 0
+        for start, stop in spans:
+            size = (stop - start) * layout.token_bytes
+            into = torch.full((wanted, 2, stop - start, 16), torch.nan)
+            layout.unpack(data[at:at + size], into)
+            at += size
+            for slot in range(wanted):
+                exact = (prefill.values if slot % 2 else prefill.keys)[slot // 2][:, start:stop]
+                bound = {32: 0.0 * exact.abs(), 16: exact.abs() * 2 ** -11 + 1e-7,
+                         8: exact.abs().amax(-1, keepdim=True).expand_as(exact) * (0.5 / 127 + 2 ** -10) + 1e-7}[bits]
+                assert ((into[slot] - exact).abs() <= bound).all()
+
+
+def test_numbers_beyond_the_bits_are_refused() -> None:
+    layout = Layout(layers=1, kv_heads=1, head_dim=4, bits=16)
+    huge = Prefill(None, [torch.full((1, 2, 4), 7e4)])  # type: ignore[arg-type]  # the plan is not looked at
+    with pytest.raises(StageError, match=r"(?s)keys of layer 0.*bits=32"):
+        layout.packed(huge, [(0, 2)])
+    assert replace(layout, bits=32).packed(huge, [(0, 2)]).view(np.float32).tolist() == [7e4] * 8
+
+
+def test_chunked_passages_are_cached_too(llama: str, tmp_path: Path) -> None:
+    text = " ".join(f"Sentence number {i} speaks of fleas." for i in range(12))
+    build_index([Document("d", text, "Fleas")], tmp_path, encoder=None, chunker="sentences:20,overlap=5",
+                views=[f"attention:{llama},bits=32"], progress=False)
+    store = LanceStore(tmp_path)
+    assert len(store) == len(chunker("sentences:20,overlap=5").chunk(Document("d", text, "Fleas"))) > 2
+    assert difference(reranked(ranking_of(store), llama), reranked(ranking_of(store), llama, tmp_path)) < 1e-5
