@@ -12,7 +12,7 @@ from pydantic import Field
 from ..rag.documents import Batch, Query, Ranking, Scores, ScoreSpace
 from ..rag.errors import ConfigError, RegardError, StageError
 from ..rag.lm import LanguageModel, describe
-from ..rag.lm.heads import Heads
+from ..rag.lm.heads import deepest
 from ..rag.lm.passages import LEAST_PASSAGE_TOKENS, Format, Prompt, lay_out
 from ..rag.lm.reading import Reading
 from ..rag.models import resolve, weights_hash
@@ -82,7 +82,7 @@ class AttentionReranker(Stage):
         model = LanguageModel.acquire(self.lm, device=self.device)
         if self.cache:
             try:
-                self._stored = open_prefills(self.cache, self.lm, self.form, last_layer(self.policy.heads_in(self.lm), self.lm))
+                self._stored = open_prefills(self.cache, self.lm, self.form, deepest(self.policy.heads_in(self.lm), model.info.layers))
             except BaseException:
                 model.release()
                 raise
@@ -166,8 +166,3 @@ class AttentionReranker(Stage):
     @property
     def _space(self) -> ScoreSpace:
         return "attention-mass" if self.policy.fusion is None else "weighted-sum"
-
-
-def last_layer(heads: Heads, lm: str) -> int:
-    """The deepest layer that ``heads`` need."""
-    return describe(lm).layers - 1 if heads is None else max(layer for layer, _ in heads)

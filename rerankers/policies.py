@@ -92,13 +92,13 @@ class BlockICR(Policy):
     """ICR without order: each passage sees the prompt's beginning and itself, all stand at the same positions with the same marker.
 
     A passage's keys and values do not depend on the others, so they can be computed once for all queries. What ICR takes from the
-    first stage's order by accident is taken from its scores on purpose (``fusion``). ``heads``: a head set's file, or "shipped" for the
-    one that comes with the model (``top`` heads by ``measure``); None: all heads.
+    first stage's order by accident is taken from its scores on purpose (``fusion``). ``heads``: the ``top`` heads by ``measure`` of a head
+    set's file, of the set that comes with the model ("shipped"), or of that one where there is one ("auto"); None: all heads.
     """
 
     kind: Literal["BlockICR"] = "BlockICR"
     fusion: Annotated[float, Field(ge=0, le=1)] | None = 0.5
-    heads: str | None = None
+    heads: str | None = "auto"
     top: Annotated[int, Field(ge=1)] = 8
     measure: Measure = "ndcg"
 

@@ -174,12 +174,12 @@ def _expect_same(version: Version, lm: str, form: Format, last: int, store: Lanc
         show = sorted(different)
         raise FingerprintMismatch(
             f"the view {version.spec} holds other keys and values than asked for:\n    stored: { {key: stored.get(key) for key in show} }\n"
-            f"    wanted: { {key: wanted[key] for key in show} }", where=str(version.folder), hint=_remedy(different, store, lm))
+            f"    wanted: { {key: wanted[key] for key in show} }", where=str(version.folder), hint=_remedy(different, store, lm, last))
 
 
-def _remedy(different: set[str], store: LanceStore, lm: str) -> str:
+def _remedy(different: set[str], store: LanceStore, lm: str, last: int) -> str:
     if "prompt" in different:
         return f"rerank with the format of the cache (policy, max_words, turn: the defaults), or without cache; it was made for {Format()}"
     if different == {"layers"}:
-        return f"choose lower heads, or store more layers: regard index --index {store.path} --view attention:{lm}"
+        return f"choose lower heads, or store more layers: regard index --index {store.path} --view attention:{lm},last={last}"
     return f"make it anew: regard index --index {store.path} --view attention:{lm}"

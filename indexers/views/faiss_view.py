@@ -16,7 +16,7 @@ from .spec import ViewSpec
 _FILE = "index.faiss"
 _TRAINING_PER_LIST = 64  # FAISS warns below 39
 _FUSED_FROM = 20_000
-"""Vectors from which ``kernels.topk_search`` beats FAISS's flat search: 1.2 to 2.2 times the speed at 50,000 x 384 and more. With fewer
+"""Vectors from which ``kernels.topk_search`` beats FAISS's flat search: 1.3 to 2.7 times the speed at 50,000 x 384 and more. With fewer
 there is nothing to gain, and numba would take half a second to import."""
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from ...rag.errors import ConfigError
 from ...rag.lm import describe
-from ...rag.lm.heads import chosen
+from ...rag.lm.heads import AUTO, chosen, deepest
 
 ATTENTION = "attention"
 _ALL_LAYERS = -1
@@ -88,26 +88,27 @@ def _parse_attention(text: str) -> ViewSpec:
     model, *settings = text.partition(":")[2].split(",")
     if not model:
         raise ConfigError("an attention view needs a language model", where=f"view {text!r}", hint="name one: attention:smollm2")
-    deepest = describe(model).layers - 1
+    layers = describe(model).layers
     parameters = dict(_PARAMETERS[ATTENTION])
+    parameters["last"] = _deepest_head(AUTO, model, layers)
     for setting in settings:
         name, _, value = setting.partition("=")
         if name == "bits" and value in map(str, _BITS):
             parameters["bits"] = int(value)
-        elif name == "last" and value.isdecimal() and int(value) <= deepest:
+        elif name == "last" and value.isdecimal() and int(value) < layers:
             parameters["last"] = int(value)
         elif name == "heads" and value:
-            parameters["last"] = _deepest_head(value, model)
+            parameters["last"] = _deepest_head(value, model, layers)
         else:
-            raise _no_setting(setting, f"{ATTENTION}:{model} (layers 0 to {deepest})", text)
-    if parameters["last"] == deepest:
+            raise _no_setting(setting, f"{ATTENTION}:{model} (layers 0 to {layers - 1})", text)
+    if parameters["last"] == layers - 1:
         parameters["last"] = _ALL_LAYERS
     return ViewSpec(ATTENTION, model, parameters)
 
 
-def _deepest_head(heads: str, model: str) -> int:
-    """The deepest layer that reranking with these heads (a file's, or the shipped ones) looks at."""
-    return max(layer for layer, _ in chosen(heads, model, "ndcg", _HEADS, "block"))
+def _deepest_head(heads: str, model: str, layers: int) -> int:
+    """The deepest layer that reranking with these heads (a file's, the shipped ones; "auto" as rerankers do) looks at."""
+    return deepest(chosen(heads, model, "ndcg", _HEADS, "block"), layers)
 
 
 def _no_setting(setting: str, kind: str, text: str) -> ConfigError:

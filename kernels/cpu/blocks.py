@@ -210,7 +210,7 @@ _product_1, _product_2, _product_4 = _product(1), _product(2), _product(4)
 
 @jit
 def multiply(rows: Any, panel: Any, start: Any, out: Any) -> None:
-    """``out[r, j] = start[j] + rows[r] . panel[:, j]``; see :func:`_product` for shapes and dtypes, for one column :func:`_product_alone`."""
+    """``out[r, j] = start[j] + rows[r] . panel[:, j]``; shapes as in :func:`_product`, or for one column :func:`_product_alone`."""
     width = out.shape[1] // LANES
     if width == 0:
         _product_alone(rows, panel, start, out)

@@ -16,11 +16,11 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 
 from ..errors import ConfigError
-from ..models import resolve, weights_hash
+from ..models import EMBEDDED, resolve, weights_hash
 
 Heads = Sequence[tuple[int, int]] | None
 Measure = Literal["ndcg", "qr_score", "contrastive"]
-SHIPPED = "shipped"
+AUTO, SHIPPED = "auto", "shipped"
 
 _FORMAT = "regard-heads/1"
 _FOLDER = Path(__file__).parent / "head_sets"
@@ -58,13 +58,16 @@ class HeadSet:
                               hint="make one: regard heads detect --help") from None
 
 
-def chosen(heads: str, lm: str, measure: Measure, top: int, mask: str) -> list[tuple[int, int]]:
-    """The ``top`` heads for model ``lm`` from the file ``heads``, or from the set that comes with it.
+def chosen(heads: str, lm: str, measure: Measure, top: int, mask: str) -> Heads:
+    """The ``top`` heads for model ``lm`` from the file ``heads``, or ``"shipped"``, from the set that comes with it.
 
-    Raises ``ConfigError`` when there is none, or it was measured on another model.
+    ``"auto"`` is the shipped set, and None (all heads) where there is none. Raises ``ConfigError`` when there is none otherwise, or it was
+    measured on another model.
     """
-    path = _FOLDER / f"{lm}-{mask}.json" if heads == SHIPPED else Path(heads)
-    if heads == SHIPPED and not path.exists():
+    path = _FOLDER / f"{lm}-{mask}.json" if heads in (AUTO, SHIPPED) else Path(heads)
+    if heads in (AUTO, SHIPPED) and not (lm in EMBEDDED and path.exists()):
+        if heads == AUTO:
+            return None
         raise ConfigError(f"no head set comes with Regard for model {lm!r}", where="heads",
                           hint=f"measure one: regard heads detect --model {lm} --mask {mask} ... -o heads.json")
     found = _loaded(path, path.stat().st_mtime_ns if path.exists() else 0)
@@ -72,6 +75,11 @@ def chosen(heads: str, lm: str, measure: Measure, top: int, mask: str) -> list[t
         raise ConfigError(f"the head set {path.name} was measured on {found.model!r}, and not on these weights of {lm!r}", where="heads",
                           hint=f"measure one for it: regard heads detect --model {lm} ... -o heads.json")
     return found.top(measure, top)
+
+
+def deepest(heads: Heads, layers: int) -> int:
+    """The deepest layer that ``heads`` need in a model of ``layers``."""
+    return layers - 1 if heads is None else max(layer for layer, _ in heads)
 
 
 @functools.lru_cache(maxsize=16)

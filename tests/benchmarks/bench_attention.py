@@ -27,7 +27,7 @@ from regard.rerankers.policies import Policy
 AUTHORS_TURN = ("<|im_start|>user ", "<|im_end|>\n<|im_start|>assistant")
 """The published code writes its own turn, not the model's template."""
 POLICIES: dict[str, Policy] = {
-    "ICR": ICR(), "BlockICR, all heads": BlockICR(), "BlockICR, 8 heads": BlockICR(heads="shipped"),
+    "ICR": ICR(), "BlockICR, all heads": BlockICR(heads=None), "BlockICR, 8 heads": BlockICR(heads="shipped"),
     "BlockICR, 2 heads": BlockICR(heads="shipped", top=2),
 }
 EAGER = "output_attentions"

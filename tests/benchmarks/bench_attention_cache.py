@@ -18,6 +18,7 @@ from regard.indexers.corpus import read_corpus
 from regard.rag import Batch, Query, Ranking
 from regard.rag.evaluation import BeirFolder, read_beir, read_run
 from regard.rag.lm import LanguageModel
+from regard.rag.lm.heads import deepest
 from regard.rag.lm.passages import Format
 from regard.rag.markup import size
 from regard.rag.registry import open_prefills
@@ -28,6 +29,9 @@ from scipy.stats import kendalltau
 LM = "smollm2"
 DEPTH = 100
 BITS = (16, 8)
+POLICY = BlockICR(fusion=None)
+"""With the heads that come with the model: it runs up to layer 18 of 30."""
+
 Times = dict[str, list[float]]
 
 
@@ -41,10 +45,10 @@ def main() -> None:
     queries = folder.queries[:options.queries]
     model = LanguageModel.acquire(LM, device="cpu")  # one load for all stages
     rankings = {bits: candidates(folder, queries, options.cache, bits) for bits in BITS}
-    stages = {"fresh": AttentionReranker(LM, BlockICR(fusion=None), depth=DEPTH, device="cpu")}
+    stages = {"fresh": AttentionReranker(LM, POLICY, depth=DEPTH, device="cpu")}
     if not options.no_published:
         stages["published"] = AttentionReranker(LM, ICR(), depth=DEPTH, device="cpu")
-    stages |= {f"{bits} bits": AttentionReranker(LM, BlockICR(fusion=None), depth=DEPTH, device="cpu", cache=index_of(rankings[bits]))
+    stages |= {f"{bits} bits": AttentionReranker(LM, POLICY, depth=DEPTH, device="cpu", cache=index_of(rankings[bits]))
                for bits in BITS}
     times, results = timed(stages, queries, rankings)
     report_times(figures, times)
@@ -125,13 +129,15 @@ def footprint(figures: Figures, bits: int, rankings: Sequence[Ranking]) -> None:
 
 def parts(figures: Figures, lm: LanguageModel, bits: int, rankings: Sequence[Ranking], queries: Sequence[Query]) -> None:
     """Where the time from the cache goes."""
-    view = open_prefills(index_of(rankings), LM, Format(), lm.info.layers - 1)
+    heads = POLICY.heads_in(LM)
+    view = open_prefills(index_of(rankings), LM, Format(), deepest(heads, lm.info.layers))
     gather, forward = [], []
     for query, ranking in list(zip(queries, rankings, strict=True)) * 3:
         start = perf_counter()
         prefill, _ = view.prefill(ranking)
         gathered = perf_counter()
-        lm.attention_mass(prefill, [Format().suffix(lm, f"Query: {text}") for text in (query.text, "N/A")], weights=[1, -1])
+        lm.attention_mass(prefill, [Format().suffix(lm, f"Query: {text}") for text in (query.text, "N/A")],
+                          heads=heads, weights=[1, -1])
         gather.append(gathered - start)
         forward.append(perf_counter() - gathered)
     read = f"{len(prefill.plan.ids)} tokens, {size(prefill.nbytes)}"

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_quality import candidates
 from common import arguments, collection, collection_index
+from regard.indexers import LanceStore
 from regard.indexers.views.attention_layout import Layout, room_for, tensor_of
 from regard.rag import Batch, Query, Ranking
-from regard.rag.evaluation import evaluate, read_beir
+from regard.rag.evaluation import BeirFolder, evaluate, read_beir
 from regard.rag.evaluation.significance import bootstrap_interval
 from regard.rag.lm import LanguageModel
 from regard.rag.lm.passages import Prompt
@@ -30,7 +32,7 @@ from regard.retrievers import BM25
 COLLECTIONS = {"msmarco-dl19": ("search", 20, 0), "scifact": ("search", 10, 40), "hotpotqa-100": ("qa", 20, 50)}
 """The instruction's wording, candidates a query, and how many queries by default (0: all)."""
 
-ALONE, HEADS = BlockICR(fusion=None), BlockICR(fusion=None, heads="shipped")
+ALONE, HEADS = BlockICR(fusion=None, heads=None), BlockICR(fusion=None, heads="shipped")
 CAUSAL: dict[str, Policy] = {"ICR": ICR(), "QRHead": QRHead(), "CoRe": CoRe(), "LayerBand": LayerBand()}
 BLOCK: dict[str, Policy] = {"BlockICR": ALONE, "BlockICR heads": HEADS, "BlockICR 2 heads": BlockICR(fusion=None, heads="shipped", top=2),
                             "SignalTokens": SignalTokens()}
@@ -52,10 +54,7 @@ def measured(model: LanguageModel, name: str, cache: Path, limit: int | None) ->
     task, depth, usual = COLLECTIONS[name]
     folder = read_beir(collection(name))
     queries = folder.queries[:(limit or usual or None)]
-    first = BM25(str(collection_index(name, cache)), k=depth)
-    first.open()
-    rankings = first.run(Batch(queries))
-    first.close()
+    rankings = first_stage(name, folder, queries, collection_index(name, cache), depth)
     kept = cache / "attention-quality" / f"{name}.jsonl"
     kept.parent.mkdir(parents=True, exist_ok=True)
     known = dict(json.loads(line) for line in kept.read_text().splitlines()) if kept.exists() else {}
@@ -67,6 +66,18 @@ def measured(model: LanguageModel, name: str, cache: Path, limit: int | None) ->
                 file.flush()
             advance(1, "")
     return folder, [(query, ranking, known[query.id]) for query, ranking in zip(queries, rankings, strict=True)]
+
+
+def first_stage(name: str, folder: BeirFolder, queries: list[Query], index: Path, depth: int) -> list[Ranking]:
+    """BM25's candidates: over all of MS MARCO as they come with DL19, over the collection for the others."""
+    if name == "msmarco-dl19":
+        return [ranking.top(depth) for ranking in candidates(folder, LanceStore(index))][:len(queries)]
+    first = BM25(str(index), k=depth)
+    first.open()
+    try:
+        return list(first.run(Batch(queries)))
+    finally:
+        first.close()
 
 
 def scored(model: LanguageModel, query: Query, ranking: Ranking, task: Any) -> Iterator[tuple[str, list[float]]]:

@@ -45,8 +45,9 @@ def test_equals_the_definition(seed, count, d, dtype, lengths):
     got = maxsim(query, tokens, offsets)
     assert got.shape == (len(lengths),)
     assert got.dtype == torch.float32
-    if any(lengths):
-        assert relative_error(got, definition(query, tokens, offsets)) < 1e-5
+    if any(lengths):  # relative to what is summed: the sum itself may be next to nothing
+        summed = float(query.double().norm(dim=1).sum() * tokens.double().norm(dim=1).max())
+        assert float((got - definition(query, tokens, offsets)).abs().max()) < 1e-6 * summed
     assert (got[[i for i, n in enumerate(lengths) if n == 0]] == 0).all()
 
 
