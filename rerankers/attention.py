@@ -28,6 +28,7 @@ INSTRUCTIONS = {
     "search": "Please find information that are relevant to the following query in the paragraphs above.",  # their grammar
     "qa": "Please answer the following question based on the information in the paragraphs above.",
 }
+Task = Literal["search", "qa"]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -57,7 +58,7 @@ class AttentionReranker(Stage):
     def __init__(
         self, lm: str = "smollm2", policy: Literal["ICR", "BlockICR", "QRHead", "CoRe", "LayerBand", "SignalTokens",
                                                    "AttentionSorting"] | AnyPolicy = BlockICR(),  # noqa: B008 - it is immutable
-        depth: Count = 20, task: Literal["search", "qa"] = "search", max_words: Count = 300, turn: tuple[str, str] | None = None,
+        depth: Count = 20, task: Task = "search", max_words: Count = 300, turn: tuple[str, str] | None = None,
         keep_tail: bool = False, cache: str = "", share: Annotated[int, Field(ge=0)] = 0, device: str | None = None,
     ) -> None:
         self.lm = lm
@@ -138,9 +139,7 @@ class AttentionReranker(Stage):
     def _lay(self, model: LanguageModel, query: Query, head: Ranking) -> Lay:
         """How the policy puts the candidates into a prompt: as tokens, prefilled for a reader too, or out of the cache."""
         policy = self.policy
-        ask = INSTRUCTIONS[self.task] + policy.separator + "Query: "
-        asked = [query.text] if policy.calibration is None else [query.text, policy.calibration]
-        suffixes = [self.form.suffix(model, ask + text) for text in asked]
+        suffixes = suffixes_of(model, self.form, self.task, query.text, policy.calibration)
 
         def lay(order: Order) -> Prompt:
             return lay_out(model, self.form, head.passages(), order, suffixes, policy.mask, policy.positions,
@@ -166,3 +165,9 @@ class AttentionReranker(Stage):
     @property
     def _space(self) -> ScoreSpace:
         return "attention-mass" if self.policy.fusion is None else "weighted-sum"
+
+
+def suffixes_of(model: LanguageModel, form: Format, task: Task, query: str, calibration: str | None) -> list[list[int]]:
+    """What follows the passages: the instruction with the query, and with the content-free one if there is one."""
+    ask = INSTRUCTIONS[task] + form.separator + "Query: "
+    return [form.suffix(model, ask + text) for text in (query, calibration) if text is not None]

@@ -30,11 +30,10 @@ from ..rag.lm.passages import Format, lay_out
 from ..rag.models import resolve, weights_hash
 from ..rag.progress import progress_bar
 from ..rag.registry import stage_class
-from .attention import INSTRUCTIONS
+from .attention import Task, suffixes_of
 from .policies import ICR, BlockICR, Policy
 
 Tables = dict[Measure, NDArray[np.float64]]
-Task = Literal["search", "qa"]
 
 TEMPERATURE = 0.01
 """Of the contrastive measure; a head's attention to a passage lies between -1 and 1."""
@@ -119,8 +118,7 @@ def _judged(
 def _head_scores(model: LanguageModel, policy: Policy, case: Judged, task: Task) -> NDArray[np.float64]:
     """Calibrated attention of each head to each candidate, [layers, heads, candidates]."""
     form = Format(policy.marker, policy.separator)
-    ask = INSTRUCTIONS[task] + policy.separator + "Query: "
-    suffixes = [form.suffix(model, ask + text) for text in (case.query.text, policy.calibration or "N/A")]
+    suffixes = suffixes_of(model, form, task, case.query.text, policy.calibration)
     prompt = lay_out(model, form, case.candidates.passages(), range(len(case.candidates)), suffixes, policy.mask, policy.positions,
                      where=f"query {case.query.id!r}")
     scores = model.head_scores(prompt.context, suffixes, prompt.spans, mask=prompt.mask, positions=prompt.positions,

@@ -88,7 +88,18 @@ class ICR(Policy):
         return range(n) if self.first == "best-first" else super().order(n)
 
 
-class BlockICR(Policy):
+class _OrderFree(Policy):
+    """Passages that see the prompt's beginning and themselves, at the same positions with the same marker: their order is no matter."""
+
+    mask: ClassVar[Mask] = "block"
+    positions: ClassVar[Positions] = "shared"
+    marker: ClassVar[str] = CONSTANT_MARKER
+
+    def order(self, n: int) -> Order:
+        return None
+
+
+class BlockICR(_OrderFree):
     """ICR without order: each passage sees the prompt's beginning and itself, all stand at the same positions with the same marker.
 
     A passage's keys and values do not depend on the others, so they can be computed once for all queries. What ICR takes from the
@@ -101,13 +112,6 @@ class BlockICR(Policy):
     heads: str | None = "auto"
     top: Annotated[int, Field(ge=1)] = 8
     measure: Measure = "ndcg"
-
-    mask: ClassVar[Mask] = "block"
-    positions: ClassVar[Positions] = "shared"
-    marker: ClassVar[str] = CONSTANT_MARKER
-
-    def order(self, n: int) -> Order:
-        return None
 
     def heads_in(self, lm: str) -> Heads:
         return None if self.heads is None else chosen(self.heads, lm, self.measure, self.top, self.mask)
@@ -155,7 +159,7 @@ class LayerBand(Policy):
         return [(layer, head) for layer in layers for head in range(info.heads)]
 
 
-class SignalTokens(Policy):
+class SignalTokens(_OrderFree):
     """BlockRank's score (arXiv 2510.05396): how the last two tokens of the query's turn share their attention out among the passages.
 
     At the layer at share ``depth`` of the model, the softmax over passage tokens only, averaged over heads. As in the paper a passage
@@ -166,13 +170,6 @@ class SignalTokens(Policy):
     calibration: None = None
     deviations: None = None
     depth: Annotated[float, Field(ge=0, le=1)] = 0.6
-
-    mask: ClassVar[Mask] = "block"
-    positions: ClassVar[Positions] = "shared"
-    marker: ClassVar[str] = CONSTANT_MARKER
-
-    def order(self, n: int) -> Order:
-        return None
 
     def heads_in(self, lm: str) -> Heads:
         from ..rag.lm import describe
