@@ -83,7 +83,7 @@ class AttentionReranker(Stage):
         model = LanguageModel.acquire(self.lm, device=self.device)
         if self.cache:
             try:
-                self._stored = open_prefills(self.cache, self.lm, self.form, deepest(self.policy.heads_in(self.lm), model.info.layers))
+                self._stored = self._open_cache()
             except BaseException:
                 model.release()
                 raise
@@ -96,7 +96,8 @@ class AttentionReranker(Stage):
             self._model = None
 
     def state(self) -> Any:
-        return {"weights": weights_hash(resolve(self.lm)), "heads": self.policy.heads_in(self.lm)}
+        cache = self._open_cache().fingerprint if self.cache else None
+        return {"weights": weights_hash(resolve(self.lm)), "heads": self.policy.heads_in(self.lm), "cache": cache}
 
     def check(self) -> Iterator[Problem]:
         try:
@@ -135,6 +136,9 @@ class AttentionReranker(Stage):
     def _with_tail(self, head: Ranking, ranking: Ranking, scores: Scores) -> Ranking:
         tail = np.arange(1, len(ranking) - len(head) + 1, dtype=np.float32)
         return ranking.rescore(np.concatenate([scores, scores.min() - tail]), self._space, stage=self.label)
+
+    def _open_cache(self) -> StoredPrefills:
+        return open_prefills(self.cache, self.lm, self.form, deepest(self.policy.heads_in(self.lm), describe(self.lm).layers))
 
     def _lay(self, model: LanguageModel, query: Query, head: Ranking) -> Lay:
         """How the policy puts the candidates into a prompt: as tokens, prefilled for a reader too, or out of the cache."""

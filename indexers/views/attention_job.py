@@ -59,7 +59,7 @@ def recipe(spec: ViewSpec) -> Recipe:
     Raises what ``describe`` raises when the model is not there.
     """
     info = describe(spec.encoder)
-    layout = Layout(spec.layers(info.layers), info.kv_heads, info.head_dim, int(spec.parameters["bits"]))
+    layout = Layout(spec.layers, info.kv_heads, info.head_dim, int(spec.parameters["bits"]))
     return {"format": FORMAT, "weights": weights_hash(resolve(spec.encoder)), "prompt": asdict(Format()), **asdict(layout)}
 
 

@@ -7,6 +7,7 @@ shared positions after the fixed prefix: it does not depend on the query or on t
 from __future__ import annotations
 
 from dataclasses import asdict
+from hashlib import blake2b
 from json import dumps, loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -57,6 +58,7 @@ class AttentionView:
         """``home``: the index. ``dataset``: the identity of its passage store."""
         self.home = home
         self.dataset = dataset
+        self.fingerprint = blake2b(dumps([made_by, dataset], sort_keys=True).encode(), digest_size=16).hexdigest()
         self.layout = layout_of(made_by)
         self.layers = layers or self.layout.layers
         self.rows: Rows = np.concatenate([shard.rows for shard in shards]) if shards else np.zeros(0, dtype=np.int64)

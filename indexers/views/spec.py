@@ -12,13 +12,12 @@ from ...rag.lm import describe
 from ...rag.lm.heads import AUTO, chosen, deepest
 
 ATTENTION = "attention"
-_ALL_LAYERS = -1
 _PARAMETERS: dict[str, dict[str, float]] = {
     "bm25": {"k1": 0.9, "b": 0.4},
     "faiss:flat": {},
     "faiss:hnsw": {"m": 32, "ef_construction": 200, "ef_search": 128},
     "faiss:ivf": {"lists": 0, "probes": 16},
-    ATTENTION: {"bits": 16, "last": _ALL_LAYERS},
+    ATTENTION: {"bits": 16, "last": -1},  # -1 stands for the deepest layer that reranking with the model looks at
 }
 _FORMS = ("bm25[,k1=0.9,b=0.4]; faiss:flat; faiss:hnsw[,m=32,ef_construction=200,ef_search=128]; faiss:ivf[,lists=256,probes=16]; "
           "attention:MODEL[,bits=16 or 8 or 32][,last=LAYER or heads=shipped or heads=FILE.json]")
@@ -45,10 +44,10 @@ class ViewSpec:
         """A folder name: one view of a kind for each encoder or model."""
         return self.kind.replace(":", "-") + (f"-{_folder_name(self.encoder)}" if self.encoder else "")
 
-    def layers(self, of_model: int) -> int:
-        """How many of a model's layers an ``attention`` view holds, from the lowest."""
-        last = int(self.parameters["last"])
-        return of_model if last == _ALL_LAYERS else last + 1
+    @property
+    def layers(self) -> int:
+        """How many of its model's layers an ``attention`` view holds, from the lowest."""
+        return int(self.parameters["last"]) + 1
 
     def __str__(self) -> str:
         changed = [f"{k}={v:g}" for k, v in self.parameters.items() if v != _PARAMETERS[self.kind][k]]
@@ -101,8 +100,6 @@ def _parse_attention(text: str) -> ViewSpec:
             parameters["last"] = _deepest_head(value, model, layers)
         else:
             raise _no_setting(setting, f"{ATTENTION}:{model} (layers 0 to {layers - 1})", text)
-    if parameters["last"] == layers - 1:
-        parameters["last"] = _ALL_LAYERS
     return ViewSpec(ATTENTION, model, parameters)
 
 

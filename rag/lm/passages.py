@@ -87,7 +87,12 @@ class Block:
 
 
 class StoredPrefills(Protocol):
-    """Passages' keys and values that were computed once, for prompts of one :class:`Format`."""
+    """Passages' keys and values that were computed once, for prompts of one :class:`Format`.
+
+    ``fingerprint`` names what was computed: the model's weights, the prompt, the layers, the bits.
+    """
+
+    fingerprint: str
 
     def prefill(self, ranking: Ranking, device: str) -> tuple[Prefill, list[Span]]:
         """The context of the ranking's passages on ``device``, shortest first, and their scored spans in it, in the ranking's order."""

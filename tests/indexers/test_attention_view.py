@@ -176,11 +176,19 @@ def test_fewer_bits_score_nearly_the_same(smollm2: LanguageModel, facts: list[Do
     assert sum(data_files(store).values()) / whole == (64 + 2) / 128
 
 
+def test_a_stages_fingerprint_follows_its_cache(llama: str, facts: list[Document], tmp_path: Path) -> None:
+    prints = set()
+    for view in (f"attention:{llama}", f"attention:{llama},bits=8"):
+        indexed(tmp_path, facts, view)
+        prints.add(AttentionReranker(llama, policy=BlockICR(), cache=str(tmp_path)).fingerprint())
+    assert len(prints | {AttentionReranker(llama, policy=BlockICR()).fingerprint()}) == 3
+
+
 def test_a_view_for_the_shipped_heads(smollm2: LanguageModel, facts: list[Document], tmp_path: Path) -> None:
     store = indexed(tmp_path, facts, "attention:smollm2,bits=32,heads=shipped")
     policy = BlockICR(fusion=None, heads="shipped")
     deepest = max(layer for layer, _ in policy.heads_in("smollm2") or [])
-    assert view_specs(tmp_path)[0].layers(30) == deepest + 1
+    assert view_specs(tmp_path)[0].layers == deepest + 1
     ranking = ranking_of(store)
     assert difference(reranked(ranking, "smollm2", policy=policy), reranked(ranking, "smollm2", tmp_path, policy=policy)) < 1e-5
 
@@ -281,9 +289,10 @@ def test_an_index_without_the_view_or_without_text(llama: str, facts: list[Docum
 
 
 def test_names_of_attention_views(llama: str, tmp_path: Path) -> None:
-    for name in ("attention:smollm2", "attention:smollm2,bits=8", "attention:smollm2,last=15", "attention:smollm2,bits=32,last=0"):
+    for name in ("attention:smollm2,last=29", "attention:smollm2,bits=8,last=15", "attention:smollm2,bits=32,last=0"):
         assert str(parse_view(name)) == name
-    assert str(parse_view("attention:smollm2,bits=16,last=29")) == "attention:smollm2"
+    assert str(parse_view("attention:smollm2,bits=16")) == "attention:smollm2,last=18"  # as deep as the heads that ship
+    assert str(parse_view(f"attention:{llama}")) == f"attention:{llama},last=3"  # none ship: all layers
     for name in ("attention:smollm2,bits=4", "attention:smollm2,last=30", "attention:smollm2,last=-2", "attention:smollm2,k1=2"):
         with pytest.raises(ConfigError, match="views: bm25"):
             parse_view(name)
@@ -426,7 +435,7 @@ def test_a_view_that_cannot_fit_is_refused_before_it_starts_and_doctor_warns(
         assert "50 kB free" in finding["detail"]
         assert "bits=8" in finding["hint"]
     said = capsys.readouterr().err
-    assert f"attention:{llama}: 448 bytes a token" in said
+    assert f"attention:{llama},last=3: 448 bytes a token" in said
     assert "8 passages" in said
     build_view(store, parse_view(f"attention:{llama}"), progress=False)
     (finding,) = examine(tmp_path)["views"]
@@ -447,8 +456,8 @@ def test_the_footprint_is_what_the_view_takes(
     monkeypatch.setattr(attention_job, "_announce", said.append)
     build_view(store, parse_view(f"attention:{llama},bits=8"))
     tokens = sum(data_files(store).values()) // (7 * 2 * (16 + 2))
-    assert said == [f"attention:{llama},bits=8: 252 bytes a token, {tokens / 8 * 252 / 1000:.3g} kB a passage ({tokens / 8:.0f} tokens), "
-                    f"{tokens * 252 / 1000:.3g} kB for 8 passages"]
+    assert said == [f"attention:{llama},bits=8,last=3: 252 bytes a token, {tokens / 8 * 252 / 1000:.3g} kB a passage "
+                    f"({tokens / 8:.0f} tokens), {tokens * 252 / 1000:.3g} kB for 8 passages"]
     said.clear()
     monkeypatch.setattr(attention_job, "_SAMPLE", 3)
     build_view(store, parse_view(f"attention:{llama}"))
