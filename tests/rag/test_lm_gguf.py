@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from regard.kernels.linear import accelerate
 from regard.rag.errors import StorageError, UnsupportedModel
 from regard.rag.lm import gguf
 from regard.rag.lm.loading import model_and_tokenizer
@@ -85,6 +86,7 @@ def direct_and_converted_logits(path: Path, text: str):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     direct = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+    accelerate(direct)  # as the engine does
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     converted, saved_tokenizer = model_and_tokenizer(resolve(str(path)), "cpu")
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
