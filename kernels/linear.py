@@ -22,7 +22,7 @@ def accelerate(model: nn.Module) -> None:
 
 
 def _forward(layer: nn.Linear, x: Tensor) -> Tensor:
-    plain = layer.weight.device.type == "cpu" and layer.weight.dtype == x.dtype == torch.float32 and x.numel() > 0
+    plain = layer.weight.device.type == "cpu" and layer.weight.dtype == x.dtype == torch.float32 and x.numel() > 0 and x.dim() > 1
     if plain and not torch.is_grad_enabled():
         output: Tensor = torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "none", [], "")
         return output

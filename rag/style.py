@@ -99,7 +99,7 @@ ATTENTION = f"""
 .rg .rg-tokens{{line-height:1.9}}
 .rg .rg-tokens>span,.rg .rg-legend>span>span{{border-radius:2px 2px 0 0}}
 .rg .rg-prompt{{border:1px dashed rgba(128,128,128,.8);border-radius:3px;font-size:.8em;opacity:.75;padding:0 .25em}}
-.rg .rg-legend>span{{white-space:nowrap;margin-right:.8em}}
+.rg .rg-legend>span{{display:inline-block;white-space:nowrap;margin-right:.8em}}
 .rg .rg-legend>span>span{{padding:0 .3em}}
 {_heat_rules()}
 """

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from bench_quality import candidates
-from common import DATA, Figures, arguments, collection, collection_index, median
+from common import DATA, Figures, arguments, collection, collection_index, forget_peak, median, peak_memory
 from regard.indexers import LanceStore
 from regard.rag import Batch, Passage, PassageList, Query, Ranking
 from regard.rag.evaluation import read_beir
@@ -129,20 +129,13 @@ def peak(name: str, cache: Path) -> float:
         from regard.rag.models import resolve
 
         model = AutoModelForCausalLM.from_pretrained(gguf.converted(resolve("smollm2")), attn_implementation="eager", dtype=torch.float32)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
-    before = peak_rss()
+    before = forget_peak()
     if name == EAGER:
         with torch.inference_mode():
             model(torch.tensor([[*prompt.ids, *prompt.suffixes[0]]]), output_attentions=True, logits_to_keep=1)
     else:
         stage.run(Batch(queries[1:2]), Batch(rankings[1:2]))
-    return peak_rss() - before
-
-
-def peak_rss() -> float:
-    """The process's greatest resident memory so far, in MB."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
+    return peak_memory() - before
 
 
 def dl19(cache: Path, depth: int) -> tuple[list[Query], list[Ranking]]:

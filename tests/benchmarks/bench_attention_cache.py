@@ -12,7 +12,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from common import Figures, arguments, collection, median
+from common import Figures, arguments, collection, forget_peak, median, peak_memory
 from regard.indexers import LanceStore, build_index
 from regard.indexers.corpus import read_corpus
 from regard.rag import Batch, Query, Ranking
@@ -55,6 +55,7 @@ def main() -> None:
     for bits in BITS:
         footprint(figures, bits, rankings[bits])
         parts(figures, model, bits, rankings[bits], queries)
+        memory(figures, bits, stages[f"{bits} bits"], queries[-1], rankings[bits][-1])
         agreement(figures, bits, results["fresh"], results[f"{bits} bits"])
     model.release()
     figures.exit()
@@ -143,6 +144,16 @@ def parts(figures: Figures, lm: LanguageModel, bits: int, rankings: Sequence[Ran
     read = f"{len(prefill.plan.ids)} tokens, {size(prefill.nbytes)}"
     figures.show(f"of it reading keys and values, {bits} bits ({read})", 1000 * median(gather), "ms", digits=0)
     figures.show(f"of it the suffixes' forward pass, {bits} bits", 1000 * median(forward), "ms", digits=0)
+
+
+def memory(figures: Figures, bits: int, stage: AttentionReranker, query: Query, ranking: Ranking) -> None:
+    """With what it reads of the view: those pages are counted, too."""
+    stage.open()
+    before = forget_peak()
+    rerank(stage, query, ranking)
+    taken = peak_memory() - before
+    figures.show(f"peak memory above the loaded model, {DEPTH} passages from the cache, {bits} bits", taken, "MB", digits=0)
+    stage.close()
 
 
 def agreement(figures: Figures, bits: int, fresh: Sequence[Ranking], cached: Sequence[Ranking]) -> None:

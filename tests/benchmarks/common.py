@@ -67,6 +67,18 @@ def collection_index(name: str, cache: Path, *, encoder: str | None = None) -> P
     return index
 
 
+def forget_peak() -> float:
+    """Let the process's peak memory begin anew (Linux); the memory resident now, in MB."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak_memory()
+
+
+def peak_memory() -> float:
+    """The greatest resident memory since :func:`forget_peak`, in MB."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
 def alternate(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[list[float], list[float]]:
     """Seconds of each of ``rounds`` runs of both, interleaved, so that a busy moment hits both alike."""
     times: tuple[list[float], list[float]] = ([], [])

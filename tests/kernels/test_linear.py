@@ -7,7 +7,7 @@ from torch import nn
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(1, 64), (7, 64), (2, 33, 64), (0, 64)])
+@pytest.mark.parametrize("shape", [(64,), (1, 64), (7, 64), (2, 33, 64), (0, 64)])
 def test_an_accelerated_layer_computes_what_it_did(shape, bias):
     layer = nn.Linear(64, 96, bias=bias)
     x = torch.randn(shape)
