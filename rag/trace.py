@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
@@ -91,6 +91,11 @@ def record(*, tokens_in: int = 0, tokens_out: int = 0, **notes: Any) -> None:
     for name, note in notes.items():
         counted = isinstance(note, int) and not isinstance(note, bool)
         entry.notes[name] = entry.notes.get(name, 0) + note if counted else note
+
+
+def record_kernels(paths: Mapping[str, str]) -> None:
+    """Note which path each kernel took, as ``kernels.dispatch.taken`` gave it."""
+    record(kernels=", ".join(f"{kernel}: {path}" for kernel, path in sorted(paths.items())))
 
 
 def emit(event: Event) -> None:

@@ -18,7 +18,7 @@ from ..rag.lm.reading import Reading
 from ..rag.models import resolve, weights_hash
 from ..rag.registry import open_prefills
 from ..rag.stage import Problem, Stage
-from ..rag.trace import record
+from ..rag.trace import record, record_kernels
 from .policies import POLICIES, AnyPolicy, BlockICR, Lay, Order, Policy, fused
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class AttentionReranker(Stage):
 
         with taken() as paths:
             done = Batch(self._rerank(self._model, query, ranking) for query, ranking in zip(queries, rankings, strict=True))
-        record(kernels=", ".join(f"{kernel}: {path}" for kernel, path in sorted(paths.items())))
+        record_kernels(paths)
         return done
 
     def _rerank(self, model: LanguageModel, query: Query, ranking: Ranking) -> Ranking:

@@ -10,6 +10,7 @@ import numpy as np
 from ...rag.documents import Rows, Scores
 from ...rag.encoding import Vectors
 from ...rag.errors import DimensionMismatch, IndexFormatError, MissingDependency, StageError
+from ...rag.trace import record_kernels
 from ..store import LanceStore
 from .spec import ViewSpec
 
@@ -97,13 +98,16 @@ class FaissView:
         """The flat search without a matrix of scores, over FAISS's own copy of the vectors."""
         import torch
 
+        from ...kernels.dispatch import taken
         from ...kernels.topk_search import topk_search
 
         stored = import_faiss().rev_swig_ptr(self.index.get_xb(), self.index.ntotal * self.index.d).reshape(-1, self.index.d)
         try:
-            scores, positions = topk_search(torch.from_numpy(np.ascontiguousarray(vectors)), torch.from_numpy(stored), k)
+            with taken() as paths:
+                scores, positions = topk_search(torch.from_numpy(np.ascontiguousarray(vectors)), torch.from_numpy(stored), k)
         except ValueError as error:
             raise StageError(str(error), where=f"view {self.spec}", hint="the encoder gave NaN or infinity: check its dtype") from None
+        record_kernels(paths)
         return scores.numpy(), positions.numpy()
 
     def _parameters(self, allowed: Rows | None) -> Any:

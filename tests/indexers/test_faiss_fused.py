@@ -9,6 +9,7 @@ from regard.indexers.views.faiss_view import import_faiss
 from regard.indexers.views.spec import parse_view
 from regard.kernels.dispatch import taken
 from regard.rag.errors import StageError
+from regard.rag.trace import StageTrace, tracing
 
 
 def view(vectors: np.ndarray) -> FaissView:
@@ -25,9 +26,10 @@ def vectors() -> np.ndarray:
 @pytest.mark.parametrize("batch", [1, 40])
 def test_ranks_as_faiss_does(monkeypatch: pytest.MonkeyPatch, vectors: np.ndarray, batch: int) -> None:
     queries = np.random.default_rng(1).standard_normal((batch, 24), dtype=np.float32)
-    with taken() as paths:
+    entry = StageTrace("dense", "Dense")
+    with tracing(entry):
         rows, scores = view(vectors).search(queries, 30)
-    assert paths == {"topk_search": "cpu"}
+    assert entry.notes == {"kernels": "topk_search: cpu"}
     monkeypatch.setattr(faiss_view, "_FUSED_FROM", 1 << 40)
     with taken() as paths:
         wanted_rows, wanted_scores = view(vectors).search(queries, 30)

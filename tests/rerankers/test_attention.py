@@ -177,6 +177,7 @@ def test_long_passages_are_cut_evenly_to_the_window(opened, monkeypatch):
     with tracing(entry):
         one(stage, ranking)
     assert entry.notes["passages_cut"] == 2
+    assert entry.notes["kernels"] == "attention_mass: cpu, block_attention: cpu, span_filter_sum: cpu"
     assert entry.tokens_in == prompt.tokens
 
 
