@@ -61,12 +61,14 @@ def rounded() -> Callable[[torch.Tensor, torch.dtype], torch.Tensor]:
 
 
 @pytest.fixture(scope="session")
-def relative_error() -> Callable[[torch.Tensor, torch.Tensor], float]:
-    def measure(got: torch.Tensor, wanted: torch.Tensor) -> float:
+def relative_error() -> Callable[..., float]:
+    """The norm of the difference over that of ``wanted``, or of ``terms``: for a sum whose signed terms may cancel, what it adds up."""
+
+    def measure(got: torch.Tensor, wanted: torch.Tensor, terms: torch.Tensor | None = None) -> float:
         assert got.shape == wanted.shape
         assert got.isfinite().all()
         assert wanted.isfinite().all()
-        size = wanted.double().norm()
+        size = (wanted if terms is None else terms).double().norm()
         difference = (got.cpu().double() - wanted.cpu().double()).norm()
         return float(difference / size) if size > 0 else float(difference)
 
