@@ -13,12 +13,30 @@ import typer
 from .errors import ConfigError, RegardError
 
 app = typer.Typer(
-    name="regard", no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False,
+    name="regard", no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
     help="Retrieval-augmented generation as a typed DAG: index, search, rerank, and answer with citations.",
     epilog="Start with [bold]regard demo[/bold], or: regard index docs/ --index my-index && regard ask my-index 'How do I ...?'",
 )
-heads = typer.Typer(no_args_is_help=True, help="Attention heads of a language model, for reranking.")
+_DETECT_EXAMPLE = ("Example: regard heads detect --model smollm2 --queries xquad/queries.jsonl --index xquad-index "
+                   "--qrels xquad/qrels/test.tsv -o heads.json")
+heads = typer.Typer(no_args_is_help=True, help="Attention heads of a language model, for reranking.", epilog=_DETECT_EXAMPLE)
 app.add_typer(heads, name="heads")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"regard {version('regard')}")
+        raise typer.Exit
+
+
+@app.callback()
+def regard(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    """What all commands share: nothing but these options (the help text is the app's)."""
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 IndexDir = Annotated[Path, typer.Argument(metavar="DIR", help="An index folder, made by `regard index`.", show_default=False)]
@@ -110,8 +128,8 @@ def ask(
         show_citations(answer, result.trace)
 
 
-@app.command(epilog="Example: regard run pipeline.yaml --index my-index --queries queries.jsonl --out run.trec && "
-                    "regard eval run.trec --qrels qrels/test.tsv")
+@app.command(epilog="Example: regard init pipeline.yaml && regard run pipeline.yaml --index my-index --queries queries.jsonl "
+                    "--out run.trec && regard eval run.trec --qrels qrels/test.tsv")
 def run(
     file: PipelineFile,
     queries: Annotated[Path, typer.Option(help="Queries: JSON lines with _id (or id) and text.")],
@@ -187,7 +205,23 @@ def _evaluate_order(
         show_order(report)
 
 
-@app.command(epilog="Example: regard check pipeline.yaml --index my-index")
+@app.command(epilog="Examples: regard init · regard init hybrid.yaml --index my-index --no-answer")
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="The file to write.")] = Path("pipeline.yaml"),
+    index: Annotated[Path | None, typer.Option(metavar="DIR", help="Name this index in it; else the file runs with --index.")] = None,
+    answer: Annotated[bool, typer.Option(help="With the stage that answers, or the search alone.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write the default pipeline as a YAML file, to change and to run: the stages that `regard search` and `regard ask` run."""
+    if file.exists() and not force:
+        raise ConfigError("the file is there already", where=str(file), hint="name another, or replace it with --force")
+    from .presets import default_pipeline
+
+    default_pipeline(index, answer=answer).save(file)
+    typer.echo(f"wrote {file}; next: regard check {file}" + ("" if index else " --index my-index"))
+
+
+@app.command(epilog="Example: regard init pipeline.yaml && regard check pipeline.yaml --index my-index")
 def check(
     file: PipelineFile,
     index: Annotated[Path | None, typer.Option(help="The index for every stage that takes one.")] = None,
@@ -224,8 +258,7 @@ def graph(
     typer.echo(f"wrote {out}")
 
 
-@heads.command("detect", epilog="Example: regard heads detect --model smollm2 --queries xquad/queries.jsonl --index xquad-index "
-                                "--qrels xquad/qrels/test.tsv -o heads.json")
+@heads.command("detect", epilog=_DETECT_EXAMPLE)
 def detect(
     queries: Annotated[Path, typer.Option(help="Queries: JSON lines with _id (or id) and text.")],
     index: Annotated[Path, typer.Option(metavar="DIR", help="An index with a BM25 view, which gives the candidates.")],
@@ -274,11 +307,14 @@ def doctor(
 def demo(
     out: Annotated[Path, typer.Option(help="Where the index and the report go.")] = Path("regard-demo"),
     question: Annotated[list[str] | None, typer.Option("--ask", help="Ask this instead of the demo's own; again for more.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Index the standard library's docstrings, ask questions, show cited answers, and write an HTML report."""
     from .demo import run_demo
 
-    run_demo(out, question)
+    shown = run_demo(out, question, quiet=as_json)
+    if as_json:
+        _print_json(shown.to_dict())
 
 
 def _pipeline(index: Path, file: Path | None, *, answer: bool) -> Any:
@@ -326,7 +362,10 @@ def _print_json(value: Any) -> None:
 
 
 def main() -> None:
-    """Run the command; one of Regard's own errors is printed, not traced (``REGARD_DEBUG=1`` traces it)."""
+    """Run the command; one of Regard's own errors is printed, not traced (``REGARD_DEBUG=1`` traces it).
+
+    Who reads the output may stop reading (``regard search ... | head``): nothing is said then.
+    """
     try:
         app()
     except RegardError as error:
@@ -334,6 +373,17 @@ def main() -> None:
             raise
         print(f"error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         sys.exit(1)
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Python would complain about a closed pipe when it flushes at its very end; then nothing can catch it any more."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)  # as click does where it meets the closed pipe first
 
 
 if __name__ == "__main__":

@@ -68,7 +68,8 @@ def load(path: str | Path, settings: Mapping[str, Any] | None = None) -> Pipelin
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the pipeline file cannot be read: {error}", where=str(path), hint="check the path") from None
+        raise ConfigError(f"the pipeline file cannot be read: {error}", where=str(path),
+                          hint=f"check the path; regard init {path} writes the default pipeline") from None
     return parse(text, settings or {}, str(path))
 
 
@@ -100,13 +101,13 @@ def _validate(text: str, where: str) -> _PipelineConfig:
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"this is not YAML: {error}", where=where, hint="see regard run --help for an example") from None
+        raise ConfigError(f"this is not YAML: {error}", where=where, hint="regard init writes an example") from None
     try:
         return _PipelineConfig.model_validate(data)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"this is not a pipeline file: {problems}", where=where,
-                          hint="a file has regard: 1, stages (stage, inputs, settings) and outputs") from None
+                          hint="a file has regard: 1, stages (stage, inputs, settings) and outputs; regard init writes one") from None
 
 
 def _ordered(config: _PipelineConfig, where: str) -> list[str]:

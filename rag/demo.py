@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from rich.console import Console
 from rich.markup import escape
 from rich.rule import Rule
 
 from .documents import Query
-from .pipeline import Pipeline, RunDone
+from .pipeline import Pipeline, Result, RunDone
 from .presets import default_pipeline
 from .registry import load
 from .report import ReportEntry, report_html
-from .terminal import console, show_citations, show_report
+from .terminal import answer_json, ranking_json, show_citations, show_report
 from .trace import Token
 
 QUESTIONS = (
@@ -23,30 +26,53 @@ QUESTIONS = (
 _SHOWN = 5
 
 
-def run_demo(out: Path, questions: list[str] | None = None) -> Path:
-    """Index ``python:`` below ``out``, ask ``questions`` (or the demo's own), print and write ``out/report.html``; its path."""
-    index = out / "index"
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What the demo made: its index, the report page, and what was asked."""
+
+    index: Path
+    report: Path
+    entries: list[ReportEntry]
+
+    def to_dict(self) -> dict[str, Any]:
+        asked = [{"query": entry.query.text, "passages": ranking_json(entry.ranking), "answer": answer_json(entry.answer)}
+                 for entry in self.entries if entry.answer is not None]
+        return {"index": str(self.index), "report": str(self.report), "asked": asked}
+
+
+def run_demo(out: Path, questions: list[str] | None = None, *, quiet: bool = False) -> Demo:
+    """Index ``python:`` below ``out``, ask ``questions`` (or the demo's own), and write ``out/report.html``; prints all of it, unless
+    ``quiet``."""
+    console = Console(quiet=quiet)
+    index, report = out / "index", out / "report.html"
     console.print("[bold]1. Index[/bold] the docstrings of the Python that runs this (again: nothing is encoded twice)")
-    show_report(load("regard.jobs", "index")("python:", index))
+    indexed = load("regard.jobs", "index")("python:", index)
+    if not quiet:
+        show_report(indexed)
     console.print("\n[bold]2. Ask[/bold] BM25 + dense, fused, reranked by a cross-encoder, read by SmolLM2-135M\n")
     with default_pipeline(index) as pipeline:
-        entries = [_ask(pipeline, question) for question in questions or QUESTIONS]
-        report = out / "report.html"
+        entries = [_ask(pipeline, question, console) for question in questions or QUESTIONS]
         report.write_text(report_html("Regard demo", pipeline.graph(), entries), encoding="utf-8")
     console.print(f"\n[bold]3. Look[/bold] at {report.resolve().as_uri()}")
-    return report
+    return Demo(index, report, entries)
 
 
-def _ask(pipeline: Pipeline, question: str) -> ReportEntry:
+def _ask(pipeline: Pipeline, question: str, console: Console) -> ReportEntry:
     console.print(Rule(escape(question), align="left"))
     for event in pipeline.stream(question):
-        if isinstance(event, Token):
+        if isinstance(event, Token) and not console.quiet:
             print(event.text, end="", flush=True)
         elif isinstance(event, RunDone):
             result = event.result
+    if not console.quiet:
+        _show(result, console)
+    return ReportEntry(Query(question), result.passages.top(2 * _SHOWN), result.answer, result.trace)
+
+
+def _show(result: Result, console: Console) -> None:
+    """What follows the streamed answer."""
     print()
     for hit in result.passages.top(_SHOWN):
         before = " · ".join(f"{touch.stage} #{touch.rank}" for touch in hit.history[:-1])
         console.print(f"  {hit.rank}. [bold]{escape(hit.passage.document_id)}[/bold]  {hit.score:.2f}  [dim]{escape(before)}[/dim]")
     show_citations(result.answer, result.trace)
-    return ReportEntry(Query(question), result.passages.top(2 * _SHOWN), result.answer, result.trace)

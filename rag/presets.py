@@ -16,12 +16,12 @@ READ = 2
 
 
 def default_pipeline(
-    index: str | Path, *, answer: bool = True, lm: str = "smollm2", cross_encoder: str = "minilm-cross-encoder", read: int = READ,
+    index: str | Path | None, *, answer: bool = True, lm: str = "smollm2", cross_encoder: str = "minilm-cross-encoder", read: int = READ,
 ) -> Pipeline:
     """BM25 and dense retrieval, fused by reciprocal rank, reranked by a cross-encoder, read by a language model.
 
     Outputs ``passages`` and, with ``answer``, ``answer``, read from the best ``read`` passages, best first. An index without dense vectors
-    gets BM25 alone.
+    gets BM25 alone. ``index`` None leaves the index to be named when the pipeline's file is loaded.
     """
     pipeline = Pipeline("default")
     query = pipeline.input(Query)
@@ -33,9 +33,9 @@ def default_pipeline(
     return pipeline
 
 
-def _first_stage(pipeline: Pipeline, query: Wire, index: str | Path) -> Wire:
+def _first_stage(pipeline: Pipeline, query: Wire, index: str | Path | None) -> Wire:
     lexical = pipeline.add(_make("BM25", index=index, k=CANDIDATES), query)
-    if not getattr(open_store(f"lance:{index}"), "encoders", None):
+    if index is not None and not getattr(open_store(f"lance:{index}"), "encoders", None):
         return lexical
     dense = pipeline.add(_make("Dense", index=index, k=CANDIDATES), query)
     return pipeline.add(_make("Fuse", k=CANDIDATES), lexical, dense)

@@ -20,14 +20,22 @@ KERNEL_LIBRARIES = {"torch", "triton", "numpy", "numba", "llvmlite"}
 
 def _packages_on_disk() -> set[str]:
     found = {folder for name in MAY_IMPORT for folder in [ROOT / name, *(ROOT / name).rglob("*/")]}
-    return {"regard." + ".".join(f.relative_to(ROOT).parts) for f in found if list(f.glob("*.py"))}
+    return {"regard." + ".".join(f.relative_to(ROOT).parts) for f in found if list(f.glob("*.py"))} - {"regard.rag.top"} | {"regard"}
 
 
 def test_pyproject_lists_every_package() -> None:
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert set(config["packages"]) == _packages_on_disk()
     assert {name: folder.replace("/", ".") for name, folder in config["package-dir"].items()} == {
-        name: name.removeprefix("regard.") for name in config["packages"]}
+        name: name.removeprefix("regard.") for name in config["packages"]} | {"regard": "rag.top"}
+
+
+def test_the_package_itself_says_its_version() -> None:
+    import regard
+
+    assert regard.__version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        regard.nothing  # noqa: B018
 
 
 def test_every_top_package_is_typed_and_says_what_it_is() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 from regard.rag.cli import app
@@ -16,7 +18,7 @@ from regard.rag.presets import default_pipeline
 from regard.retrievers import BM25, Dense, Fuse
 from typer.testing import CliRunner
 
-COMMANDS = ["index", "search", "ask", "run", "eval", "check", "graph", "doctor", "demo"]
+COMMANDS = ["index", "search", "ask", "run", "eval", "init", "check", "graph", "doctor", "demo", "heads", "heads detect"]
 
 
 def _run(*arguments: object) -> str:
@@ -42,11 +44,62 @@ def lexical(tmp_path: Path, facts_index: Path) -> Path:
     return tmp_path / "lexical.yaml"
 
 
-@pytest.mark.parametrize("command", [[], *[[c] for c in COMMANDS]])
+@pytest.mark.parametrize("command", [[], *[c.split() for c in COMMANDS]])
 def test_every_command_explains_itself(command: list[str]) -> None:
     text = _run(*command, "--help")
     assert "Usage" in text
     assert not command or "Example" in text
+
+
+def test_no_command_is_left_out_above() -> None:
+    import typer.main
+
+    group: Any = typer.main.get_command(app)
+    nested = {f"{name} {sub}" for name, command in group.commands.items() for sub in getattr(command, "commands", {})}
+    assert set(COMMANDS) == set(group.commands) | nested
+
+
+def test_every_command_that_prints_results_takes_json() -> None:
+    """``init`` and ``graph`` print a file's name, or a drawing that is a text format itself."""
+    for command in set(COMMANDS) - {"init", "graph", "heads"}:
+        assert "--json" in _run(*command.split(), "--help"), command
+
+
+def test_the_version_is_the_distributions() -> None:
+    import regard
+
+    assert _run("--version") == f"regard {regard.__version__}\n"
+
+
+def test_shells_can_complete() -> None:
+    environment = {**os.environ, "_REGARD_COMPLETE": "complete_bash", "COMP_WORDS": "regard ev", "COMP_CWORD": "1"}
+    code = "import sys; sys.argv = ['regard']; from regard.rag.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.stdout.split() == ["eval"]
+
+
+@pytest.mark.parametrize("long", [False, True], ids=["output that waits in a buffer", "output longer than that"])
+def test_who_stops_reading_the_output_sees_no_complaint(facts_index: Path, lexical: Path, long: bool) -> None:
+    more = ["search", str(facts_index), "the surface " * (2_000 if long else 1), "--pipeline", str(lexical), "--json"]
+    command = [sys.executable, "-m", "regard.rag.cli", *more]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
+def test_init_writes_a_pipeline_that_check_and_search_take(tmp_path: Path, facts_index: Path) -> None:
+    file = tmp_path / "p.yaml"
+    assert str(file) in _run("init", file)
+    assert default_pipeline(facts_index).to_mermaid() == Pipeline.load(file, index=facts_index).to_mermaid()
+    assert "no problem" in _run("check", file, "--index", facts_index)
+    assert "--force" in _fails("init", file)
+    _run("init", file, "--index", facts_index, "--no-answer", "--force")
+    found = json.loads(_run("search", facts_index, "honey bees", "--pipeline", file, "--json"))
+    assert found["passages"][0]["document_id"] == "honey"
+    assert "regard init" in _fails("check", tmp_path / "none.yaml")
 
 
 def test_index_then_search_as_json(tmp_path: Path) -> None:
