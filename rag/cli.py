@@ -362,10 +362,7 @@ def _print_json(value: Any) -> None:
 
 
 def main() -> None:
-    """Run the command; one of Regard's own errors is printed, not traced (``REGARD_DEBUG=1`` traces it).
-
-    Who reads the output may stop reading (``regard search ... | head``): nothing is said then.
-    """
+    """Run the command; one of Regard's own errors is printed, not traced (``REGARD_DEBUG=1`` traces it)."""
     try:
         app()
     except RegardError as error:
@@ -373,17 +370,6 @@ def main() -> None:
             raise
         print(f"error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         sys.exit(1)
-    finally:
-        _flush()
-
-
-def _flush() -> None:
-    """Python would complain about a closed pipe when it flushes at its very end; then nothing can catch it any more."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)  # as click does where it meets the closed pipe first
 
 
 if __name__ == "__main__":
