@@ -158,6 +158,7 @@ def evaluate(
     runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN...", show_default=False,
                                                        help="TREC runs; the others are compared with the first.")] = None,
     metric: Annotated[list[str] | None, typer.Option("-m", "--metric", help="nDCG@10, AP, RR@10, R@100, P@10, ...")] = None,
+    correction: Annotated[Literal["holm", "none"], typer.Option(help="Of the p values of scored runs, over all comparisons.")] = "holm",
     order_sensitivity: Annotated[bool, typer.Option("--order-sensitivity", help="Instead of scoring runs: rerank a pipeline's candidates "
                                                     "best first, best last and shuffled, and compare.")] = False,
     pipeline: OtherPipeline = None,
@@ -182,7 +183,7 @@ def evaluate(
 
     names = [str(path) if [r.stem for r in runs].count(path.stem) > 1 else path.stem for path in runs]
     rows = compare({name: read_run(path) for name, path in zip(names, runs, strict=True)}, read_qrels(qrels),
-                   metric or ["nDCG@10", "AP", "R@100"])
+                   metric or ["nDCG@10", "AP", "R@100"], correction=correction)
     if as_json:
         _print_json([row.to_dict() for row in rows])
     else:

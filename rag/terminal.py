@@ -90,14 +90,28 @@ def show_report(report: Any) -> None:
 
 
 def show_comparison(rows: Sequence[Comparison]) -> None:
-    table = Table("run", "metric", "mean", "difference", "p", "wins/ties/losses", title_style="dim", title_justify="left",
-                  title="p: paired randomisation test against the first run")
+    """The rows of ``compare``; a star where p, corrected as the caption says, is below .05."""
+    tests = sum(row.test is not None for row in rows)
+    corrected = tests > 1 and rows[0].correction == "holm"
+    note = f"Holm-corrected over {tests} comparisons" if corrected else f"not corrected for {tests} comparisons" if tests > 1 else ""
+    table = Table("run", "metric", "mean", "difference", "p", *(["p, Holm"] if corrected else []), "wins/ties/losses",
+                  title_style="dim", title_justify="left",
+                  title="p: paired randomisation test against the first run" + (f"; *: p < .05, {note}" if note else "; *: p < .05"))
     for row in rows:
-        test = row.test
-        difference = "" if test is None else "identical" if test.identical else f"{test.difference:+.4f}"
-        p = "" if test is None or test.identical else f"{test.p:.4f}" + (" *" if test.p < 0.05 else "")
-        table.add_row(row.run, row.metric, f"{row.mean:.4f}", difference, p, "" if test is None else f"{row.wins}/{row.ties}/{row.losses}")
+        table.add_row(row.run, row.metric, f"{row.mean:.4f}", *_tested(row, corrected))
     console.print(table)
+
+
+def _tested(row: Comparison, corrected: bool) -> list[str]:
+    """The cells right of a row's mean: difference, p, p after correction, wins/ties/losses."""
+    test = row.test
+    if test is None or row.p_adjusted is None:
+        return [""] * (3 + corrected)
+    counts = f"{row.wins}/{row.ties}/{row.losses}"
+    if test.identical:
+        return ["identical", *[""] * (1 + corrected), counts]
+    starred = f"{row.p_adjusted:.4f}" + (" *" if row.p_adjusted < 0.05 else "")
+    return [f"{test.difference:+.4f}", *([f"{test.p:.4f}", starred] if corrected else [starred]), counts]
 
 
 def show_order(report: OrderReport) -> None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from ..rag.documents import Batch, Query, Ranking
 from ..rag.errors import EvaluationError
 from ..rag.evaluation.beir import read_queries
+from ..rag.evaluation.significance import mean_interval
 from ..rag.evaluation.trec import read_qrels
 from ..rag.lm import LanguageModel
 from ..rag.lm.heads import HeadSet, Measure
@@ -40,6 +41,7 @@ TEMPERATURE = 0.01
 
 _CUT = 10
 _RESAMPLES = 1000
+_BOUNDS: dict[Measure, tuple[float, float]] = {"ndcg": (0, 1), "qr_score": (-1, 1), "contrastive": (0, 1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +150,11 @@ def _contrastive(scores: NDArray[np.float64], relevant: NDArray[np.bool_]) -> ND
 
 
 def _head_set(lm: str, recipe: dict[str, Any], measured: Sequence[Tables], seed: int) -> HeadSet:
-    """Means and 95 % percentile bootstrap intervals over the queries."""
-    counts = np.random.default_rng(seed).multinomial(len(measured), np.full(len(measured), 1 / len(measured)), size=_RESAMPLES)
+    """Means and 95 % intervals (:func:`mean_interval`) over the queries."""
     means, intervals = {}, {}
     for name in measured[0]:
         table = np.stack([one[name] for one in measured])
-        low, high = np.percentile(np.tensordot(counts / len(measured), table, axes=1), [2.5, 97.5], axis=0)
+        interval = mean_interval(table, resamples=_RESAMPLES, seed=seed, bounds=_BOUNDS[name])
         means[name] = table.mean(axis=0).round(6).tolist()
-        intervals[name] = np.stack([low, high], axis=-1).round(6).tolist()
+        intervals[name] = np.stack(interval, axis=-1).round(6).tolist()
     return HeadSet(lm, weights_hash(resolve(lm)), recipe, means, intervals)

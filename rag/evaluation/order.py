@@ -24,7 +24,7 @@ from ..progress import progress_bar
 from ..stage import ports
 from .beir import read_queries
 from .runs import Qrels, Run, run_from_rankings
-from .significance import Comparison, bootstrap_interval, compare
+from .significance import Comparison, compare, mean_interval
 from .trec import read_qrels
 
 Rerank = Callable[[Batch[Query], Batch[Ranking]], Batch[Ranking]]
@@ -45,9 +45,10 @@ _RETRIEVED = 64  # queries that are retrieved as one batch
 class OrderEffect:
     """What one arrangement did to the rankings.
 
-    ``tau``: Kendall's tau-b between score and place, the mean over queries, with a 95 % bootstrap ``interval`` over them. Above 0 what
-    comes later scores higher, below 0 what comes earlier. ``top_kept``: how many of the first ten hits under the first arrangement
-    are among the first ten under this one, the mean over queries (all are, where there are no more than ten candidates).
+    ``tau``: Kendall's tau-b between score and place, the mean over queries, with a 95 % bootstrap ``interval`` over them (one query
+    says nothing: -1 to 1). Above 0 what comes later scores higher, below 0 what comes earlier. ``top_kept``: how many of the first ten
+    hits under the first arrangement are among the first ten under this one, the mean over queries (all are, where there are no more
+    than ten candidates).
     ``unchanged``: queries whose whole ranking is that of the first arrangement.
     """
 
@@ -60,7 +61,7 @@ class OrderEffect:
 
 @dataclass(frozen=True, slots=True)
 class OrderReport:
-    """``comparisons`` has one row for each arrangement and measure, tested against the first arrangement.
+    """``comparisons`` has one row for each arrangement and measure, tested against the first arrangement, Holm-corrected over all tests.
 
     All figures are over the ``queries`` that are judged and have at least two candidates; ``candidates`` is their mean number.
     """
@@ -188,8 +189,9 @@ def _places(given: Ranking, got: Ranking, where: str) -> Order:
 def _effect(name: str, outcome: _Outcome, first: _Outcome, seed: int) -> OrderEffect:
     pairs = list(zip(first.orders, outcome.orders, strict=True))
     kept = [len(np.intersect1d(a[:_TOP], b[:_TOP])) for a, b in pairs]
-    interval = bootstrap_interval([0.0] * len(pairs), outcome.taus, seed=seed)
-    return OrderEffect(name, float(np.mean(outcome.taus)), interval, float(np.mean(kept)), sum(np.array_equal(a, b) for a, b in pairs))
+    low, high = mean_interval(outcome.taus, seed=seed, bounds=(-1, 1))
+    return OrderEffect(name, float(np.mean(outcome.taus)), (float(low), float(high)), float(np.mean(kept)),
+                       sum(np.array_equal(a, b) for a, b in pairs))
 
 
 # -- the pipeline around the reranker -----------------------------------------------------

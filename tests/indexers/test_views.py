@@ -114,6 +114,30 @@ def test_a_stale_view_is_extended_before_it_is_used(built: tuple[Path, Any]) -> 
     assert set((path / "views").rglob("view.json")) != before
 
 
+@pytest.mark.parametrize("change", ["a passage in the middle goes", "a passage changes and one comes", "only new ones come"])
+def test_every_passage_is_found_by_its_own_vector_after_the_corpus_changed(built: tuple[Path, Any], change: str) -> None:
+    """A view may be extended only where its rows are the first rows of the store; else position i would stand for another passage."""
+    path, encoder = built
+    documents = [Document(f"d{i}", f"common word{i % 50} unique{i}", metadata={"i": i}) for i in range(300)]
+    if change == "a passage in the middle goes":
+        documents[5:7] = [Document("d5", "five has changed"), Document("d6", "six has changed")]
+    elif change == "a passage changes and one comes":
+        documents[5] = Document("d5", "five has changed")
+        documents += [Document("late", "latecomer arrives")]
+    else:
+        documents += [Document(f"late{i}", f"latecomer{i}") for i in range(3)]
+    build_index(documents, path, encoder=encoder, chunker="whole", progress=False)
+    store = LanceStore(path)
+    texts = [text for block in store.texts() for text in block]
+    assert sorted(texts) == sorted(d.text for d in documents)
+    for kind in ("faiss:flat", "faiss:hnsw", "faiss:ivf"):
+        rows, scores = open_view(store, parse_view(f"{kind}@hash_encoder")).search(encoder.encode_queries(texts), 1)
+        assert rows[:, 0].tolist() == store.rows.tolist()
+        assert scores == pytest.approx(1, abs=1e-5)
+    rows, _ = open_view(store, parse_view("bm25")).search(texts, 1)
+    assert rows[:, 0].tolist() == store.rows.tolist()
+
+
 def test_a_missing_view_names_what_is_there_and_a_damaged_one_is_named(built: tuple[Path, Any], hash_encoder: Any, tmp_path: Path) -> None:
     path, _ = built
     shutil.rmtree(path / "views" / "bm25")

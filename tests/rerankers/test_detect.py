@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from regard.rag.documents import Passage, PassageList, Query, Ranking
 from regard.rag.errors import EvaluationError
+from regard.rag.evaluation import mean_interval
 from regard.rag.lm import describe
 from regard.rag.lm.heads import HeadSet, chosen
 from regard.rerankers import CoRe, QRHead
-from regard.rerankers.detect import TEMPERATURE, detect_heads, measures_of
+from regard.rerankers.detect import TEMPERATURE, _head_set, detect_heads, measures_of
 
 PASSAGES = ["Bread is baked in an oven.", "A flea lives for about a hundred days.", "The Eiffel Tower is in Paris.",
             "The Rhine flows through Basel and Cologne."]
@@ -63,3 +64,15 @@ def test_the_sets_that_ship_are_of_the_embedded_model_and_say_how_they_were_made
         assert len(chosen("shipped", "smollm2", measure, 8, mask)) == 8
     assert len(QRHead().heads_in("smollm2")) == 16
     assert len(CoRe().heads_in("smollm2")) == 8
+
+
+def test_each_heads_interval_is_that_of_its_mean_over_the_queries():
+    random = np.random.default_rng(0)
+    measured = [measures_of(random.normal(0, 0.05, (2, 3, 6)), np.array([1.0, 0, 0, 2, 0, 0])) for _ in range(12)]
+    found = _head_set("smollm2", {}, measured, seed=3)
+    for measure, low_high in found.intervals.items():
+        for layer, head in np.ndindex(2, 3):
+            alone = mean_interval([one[measure][layer, head] for one in measured], resamples=1000, seed=3,
+                                  bounds=(-1, 1) if measure == "qr_score" else (0, 1))
+            assert low_high[layer][head] == pytest.approx(alone, abs=1e-6)
+    assert np.asarray(_head_set("smollm2", {}, measured[:1], seed=3).intervals["ndcg"]).tolist() == [[[0, 1]] * 3] * 2
