@@ -10,7 +10,8 @@ from ..indexers.columns import column_name, require_same, stored_encoder
 from ..indexers.store import LanceStore
 from ..indexers.views import ViewSpec, parse_view
 from ..indexers.views.faiss_view import import_faiss
-from ..rag.documents import Batch, Query, Ranking
+from ..indexers.views.filtered import FilterPlan, describe
+from ..rag.documents import Batch, Query, Ranking, Rows, Scores
 from ..rag.encoding import Encoder
 from ..rag.encoding import encoder as make_encoder
 from ..rag.errors import IndexNotFound
@@ -24,7 +25,9 @@ class Dense(FirstStage):
 
     ``encoder`` None takes the index's own (its last, where it has several) with the settings it was made with; naming one checks
     that its fingerprint is the index's. ``view`` is ``faiss:flat``, ``faiss:hnsw`` or ``faiss:ivf``. A query longer than the encoder's
-    window is cut there, and counted in the trace as ``truncated``. Scores are cosines when the encoder normalises, else inner
+    window is cut there, and counted in the trace as ``truncated``. Under filters the trace notes how the view was searched
+    (``filter_plan``: exactly over few allowed rows, else by the index with a selector), and how many queries the index gave too few
+    hits for and were searched exactly (``filter_redone_exactly``). Scores are cosines when the encoder normalises, else inner
     products; they may differ in the seventh digit with the batch that a query is encoded in.
     """
 
@@ -94,6 +97,16 @@ class Dense(FirstStage):
         if cut:
             record(truncated=cut)
         vectors = self._encoder.encode_queries(texts)
+        plans: list[FilterPlan] = []
+
+        def search(positions: list[int], allowed: Rows | None) -> tuple[Rows, Scores]:
+            if allowed is not None:
+                plans.append(self._view.plan(allowed))
+            found: tuple[Rows, Scores] = self._view.search(vectors[positions], self.k, allowed)
+            return found
+
         normalised = self.store.encoders[self._view.spec.encoder]["normalize"]
-        return self.retrieve(queries, "cosine" if normalised else "inner-product",
-                             lambda positions, allowed: self._view.search(vectors[positions], self.k, allowed))
+        rankings = self.retrieve(queries, "cosine" if normalised else "inner-product", search)
+        if plans:
+            record(filter_plan=describe(plans))
+        return rankings

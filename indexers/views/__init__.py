@@ -1,8 +1,8 @@
 """Derived views of the passage store: FAISS, BM25, and the passages' keys and values. Each is a folder that can be deleted and built again.
 
-Lives here: ``spec`` (names of views), ``faiss_view``, ``bm25_view``, ``attention_view`` (with ``attention_job``, which computes it,
-``attention_shards`` and ``attention_layout``, how it lies on disk), ``footprint`` (what it will take), ``files`` (how a view is
-written whole and found fresh), ``versions`` (what is there).
+Lives here: ``spec`` (names of views), ``faiss_view`` (with ``filtered``, how it searches under filters), ``bm25_view``,
+``attention_view`` (with ``attention_job``, which computes it, ``attention_shards`` and ``attention_layout``, how it lies on disk),
+``footprint`` (what it will take), ``files`` (how a view is written whole and found fresh), ``versions`` (what is there).
 May import: ``regard.rag``, the rest of ``regard.indexers``.
 """
 

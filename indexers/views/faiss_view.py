@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,8 +13,9 @@ import numpy as np
 from ...rag.documents import Rows, Scores
 from ...rag.encoding import Vectors
 from ...rag.errors import DimensionMismatch, IndexFormatError, MissingDependency, StageError
-from ...rag.trace import record_kernels
+from ...rag.trace import record, record_kernels
 from ..store import LanceStore
+from .filtered import FilterPlan, Positions, search_exactly
 from .spec import ViewSpec
 
 _FILE = "index.faiss"
@@ -43,6 +47,7 @@ class FaissView:
         self.index = index
         self.spec = spec
         self.rows = rows
+        self._by_row = None if (np.diff(rows) > 0).all() else np.argsort(rows, kind="stable")
 
     @classmethod
     def build(cls, store: LanceStore, spec: ViewSpec) -> Self:
@@ -76,23 +81,53 @@ class FaissView:
     def search(self, vectors: Vectors, k: int, allowed: Rows | None = None) -> tuple[Rows, Scores]:
         """The ``k`` nearest passages of each query.
 
-        ``vectors`` float32 [n, d]; ``allowed`` limits the search to these rows. Gives rows int64 [n, k] and scores float32 [n, k],
-        best first, equal scores by row; row -1 where there are fewer. Raises ``DimensionMismatch``.
+        ``vectors`` float32 [n, d]; ``allowed`` limits the search to these rows, as :class:`.filtered.FilterPlan` says: rows that the
+        view lacks are no hits, and of the others no query finds fewer than there are. Gives rows int64 [n, k] and scores float32
+        [n, k], best first, equal scores by row; row -1 where there are fewer. Raises ``DimensionMismatch``, and ``StageError`` for NaN.
         """
         if vectors.ndim != 2 or vectors.shape[1] != self.index.d:
             raise DimensionMismatch(f"query vectors have shape {vectors.shape}, the view holds {self.index.d} components each",
                                     where=f"view {self.spec}", hint="query with the encoder that the index was made with")
-        k = min(k, self.index.ntotal if allowed is None else len(allowed))
+        positions = None if allowed is None else self._positions(allowed)
+        k = min(k, self.index.ntotal if positions is None else len(positions))
         if k == 0 or not len(vectors):
             return np.zeros((len(vectors), 0), np.int64), np.zeros((len(vectors), 0), np.float32)
-        if self.spec.kind == "faiss:flat" and allowed is None and self.index.ntotal >= _FUSED_FROM:
-            scores, positions = self._fused(vectors, k)
+        vectors = np.ascontiguousarray(vectors)
+        if positions is not None:
+            scores, found = self._filtered(vectors, k, positions)
+        elif self.spec.kind == "faiss:flat" and self.index.ntotal >= _FUSED_FROM:
+            scores, found = self._fused(vectors, k)
         else:
-            scores, positions = self.index.search(np.ascontiguousarray(vectors), k, params=self._parameters(allowed))
-        rows = np.where(positions >= 0, np.asarray(self.rows)[positions], -1)
-        scores = np.where(positions >= 0, scores, -np.inf).astype(np.float32)
+            scores, found = self.index.search(vectors, k)
+        rows = np.where(found >= 0, np.asarray(self.rows)[found], -1)
+        scores = np.where(found >= 0, scores, -np.inf).astype(np.float32)
         order = np.lexsort((rows, -scores), axis=1)
         return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
+
+    def plan(self, allowed: Rows) -> FilterPlan:
+        """How a search among these rows goes."""
+        return FilterPlan(len(allowed), self.index.ntotal)
+
+    def _positions(self, allowed: Rows) -> Positions:
+        """Where these rows stand in the FAISS index, in the rows' order, each once; rows that the view lacks are left out."""
+        wanted = np.unique(np.asarray(allowed, dtype=np.int64))
+        slots = np.searchsorted(self.rows, wanted, sorter=self._by_row)
+        inside = slots < len(self.rows)
+        positions = slots[inside] if self._by_row is None else self._by_row[slots[inside]]
+        return positions[np.asarray(self.rows)[positions] == wanted[inside]]
+
+    def _filtered(self, vectors: Vectors, k: int, positions: Positions) -> tuple[Scores, Positions]:
+        """Scores and positions [n, k] as the plan says, and exactly for queries that would find fewer than ``k``."""
+        plan = self.plan(positions)
+        with self._refusing_nan():
+            if plan.exact:
+                return search_exactly(self.index, vectors, k, positions)
+            scores, found = self.index.search(vectors, k, params=self._parameters(positions, plan.effort))
+            short = np.flatnonzero((found < 0).any(axis=1))
+            if len(short):
+                record(filter_redone_exactly=len(short))
+                scores[short], found[short] = search_exactly(self.index, vectors[short], k, positions)
+            return scores, found
 
     def _fused(self, vectors: Vectors, k: int) -> tuple[Scores, Rows]:
         """The flat search without a matrix of scores, over FAISS's own copy of the vectors."""
@@ -102,23 +137,28 @@ class FaissView:
         from ...kernels.topk_search import topk_search
 
         stored = import_faiss().rev_swig_ptr(self.index.get_xb(), self.index.ntotal * self.index.d).reshape(-1, self.index.d)
-        try:
-            with taken() as paths:
-                scores, positions = topk_search(torch.from_numpy(np.ascontiguousarray(vectors)), torch.from_numpy(stored), k)
-        except ValueError as error:
-            raise StageError(str(error), where=f"view {self.spec}", hint="the encoder gave NaN or infinity: check its dtype") from None
+        with self._refusing_nan(), taken() as paths:
+            scores, positions = topk_search(torch.from_numpy(vectors), torch.from_numpy(stored), k)
         record_kernels(paths)
         return scores.numpy(), positions.numpy()
 
-    def _parameters(self, allowed: Rows | None) -> Any:
+    @contextmanager
+    def _refusing_nan(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            raise StageError(str(error), where=f"view {self.spec}", hint="the encoder gave NaN or infinity: check its dtype") from None
+
+    def _parameters(self, positions: Positions, effort: float) -> Any:
+        """FAISS's, to search among ``positions`` with ``effort`` times the view's own search width."""
         faiss = import_faiss()
-        if allowed is None:
-            return None
-        selector = faiss.IDSelectorBatch(np.flatnonzero(np.isin(self.rows, allowed)).astype(np.int64))
+        allowed = np.zeros(self.index.ntotal, dtype=bool)
+        allowed[positions] = True
+        selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
         if self.spec.kind == "faiss:hnsw":
-            return faiss.SearchParametersHNSW(sel=selector, efSearch=int(self.spec.parameters["ef_search"]))
+            return faiss.SearchParametersHNSW(sel=selector, efSearch=math.ceil(effort * self.spec.parameters["ef_search"]))
         if self.spec.kind == "faiss:ivf":
-            return faiss.SearchParametersIVF(sel=selector, nprobe=int(self.spec.parameters["probes"]))
+            return faiss.SearchParametersIVF(sel=selector, nprobe=math.ceil(effort * self.spec.parameters["probes"]))
         return faiss.SearchParameters(sel=selector)
 
 
@@ -135,6 +175,7 @@ def _make(store: LanceStore, spec: ViewSpec, dimension: int) -> Any:
     lists = max(1, min(lists, len(store)))
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dimension), dimension, lists, faiss.METRIC_INNER_PRODUCT)
     index.train(_sample(store, spec.encoder, lists * _TRAINING_PER_LIST))
+    _tune(index, spec)
     return index
 
 
@@ -153,4 +194,5 @@ def _tune(index: Any, spec: ViewSpec) -> None:
         index.hnsw.efSearch = int(spec.parameters["ef_search"])
     elif spec.kind == "faiss:ivf":
         index.nprobe = int(spec.parameters["probes"])
+        index.make_direct_map()  # 8 bytes a vector: where in which list each position is, for filtered searches
 
