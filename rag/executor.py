@@ -127,7 +127,8 @@ class Executor:
         for i, value in enumerate(output):
             if not accepts(kind, value):
                 raise StageError(f"run gave {type(value).__name__} for query {i + 1} of {size}, and its port says "
-                                 f"Batch[{type_name(kind)}]", where=f"stage {name!r}", hint="return what run's annotation names, or change it")
+                                 f"Batch[{type_name(kind)}]", where=f"stage {name!r}",
+                                 hint="return what run's annotation names, or change the annotation")
 
     def _cached(self, name: str, arguments: Sequence[Batch[Any]], trace: StageTrace, cache: StageCache) -> Batch[Any]:
         """Look up each query by itself, compute the rest as one batch."""

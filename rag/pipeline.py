@@ -30,7 +30,6 @@ from .registry import open_store
 from .stage import Problem, Stage
 from .trace import Event, Trace, listening
 
-
 T = TypeVar("T")
 A = TypeVar("A", contravariant=True)
 B = TypeVar("B", contravariant=True)
@@ -162,7 +161,8 @@ class Pipeline:
         same object may be added to several pipelines, or twice.
         """
         if not isinstance(stage, Stage):
-            raise PipelineError(f"{stage!r:.80} is no stage", where=self.name, hint="add(stage, *wires): an object of a subclass of Stage first")
+            raise PipelineError(f"{stage!r:.80} is no stage", where=self.name,
+                                hint="add(stage, *wires): first an object of a subclass of Stage")
         own = stage.copy()
         chosen = self._unused(name, type(stage).__name__.lower())
         signature = ports(type(stage))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import EllipsisType, NoneType, UnionType
@@ -32,7 +33,6 @@ class Ports:
     output: Port
 
 
-@functools.cache
 def ports(stage: type) -> Ports:
     """Read the ports from ``run``'s annotations. Raises ``PipelineError`` when they are not ``Batch[...]``."""
     run = getattr(stage, "run", None)
@@ -101,7 +101,7 @@ def meets(given: Any, wanted: Any) -> bool:
     if not _derives(inner, outer):
         return False
     have, want = get_args(given), get_args(wanted)
-    return not have or not want or inner is not outer and len(have) != len(want) or _arguments_meet(have, want)
+    return not have or not want or (inner is not outer and len(have) != len(want)) or _arguments_meet(have, want)
 
 
 def accepts(wanted: Any, value: Any) -> bool:
@@ -126,7 +126,7 @@ def _bare(kind: Any) -> Any:
     if get_origin(kind) is Annotated:
         return _bare(get_args(kind)[0])
     if isinstance(kind, TypeVar):
-        return Union[kind.__constraints__] if kind.__constraints__ else _bare(kind.__bound__ or Any)
+        return functools.reduce(operator.or_, kind.__constraints__) if kind.__constraints__ else _bare(kind.__bound__ or Any)
     if hasattr(kind, "__supertype__") or hasattr(kind, "__value__"):
         return _bare(getattr(kind, "__supertype__", None) or kind.__value__)
     return dict if isinstance(kind, type) and hasattr(kind, "__total__") else kind  # a TypedDict is a dict when it runs

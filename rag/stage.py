@@ -100,7 +100,11 @@ class Stage:
 
     def __enter__(self) -> Self:
         """Open the stage, to try it alone: ``run`` then takes lists too, and plain strings for queries."""
-        self.open()
+        try:
+            self.open()
+        except BaseException:
+            self.close()  # what was loaded before something else was found wrong
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

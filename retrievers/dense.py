@@ -14,6 +14,7 @@ from ..rag.documents import Batch, Query, Ranking
 from ..rag.encoding import Encoder
 from ..rag.encoding import encoder as make_encoder
 from ..rag.errors import IndexNotFound
+from ..rag.settings import Count
 from ..rag.stage import Problem
 from ..rag.trace import record
 from .first_stage import FirstStage
@@ -29,10 +30,10 @@ class Dense(FirstStage):
     """
 
     def __init__(
-        self, index: Path | None = None, k: int = 100, encoder: str | None = None, view: str = "faiss:flat",
+        self, index: str | Path | None = None, k: Count = 100, encoder: str | None = None, view: str = "faiss:flat",
         filters: dict[str, Any] | None = None, device: str | None = None,
     ) -> None:
-        self.index = index
+        self.index = None if index is None else Path(index)
         self.k = k
         self.encoder = encoder
         self.view = view
@@ -88,7 +89,8 @@ class Dense(FirstStage):
 
     def run(self, queries: Batch[Query]) -> Batch[Ranking]:
         """The nearest passages of each query."""
-        assert self._encoder is not None, "run comes after open"
+        if self._encoder is None:
+            raise self.not_open()
         texts = [query.text for query in queries]
         cut = self._encoder.truncated(texts)
         if cut:
