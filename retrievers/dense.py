@@ -11,7 +11,7 @@ from ..indexers.store import LanceStore
 from ..indexers.views import ViewSpec, parse_view
 from ..indexers.views.faiss_view import import_faiss
 from ..rag.documents import Batch, Query, Ranking
-from ..rag.encoding import Encoder
+from ..rag.encoding import Encoder, close_encoder, open_encoder
 from ..rag.encoding import encoder as make_encoder
 from ..rag.errors import IndexNotFound
 from ..rag.settings import Count
@@ -70,13 +70,14 @@ class Dense(FirstStage):
 
     def open(self) -> None:
         super().open()
-        self._encoder = self._make_encoder(self.store)
-        self._encoder.open()
+        made = self._make_encoder(self.store)
+        open_encoder(made)  # it may be an object that another pipeline uses too
+        self._encoder = made
 
     def close(self) -> None:
         super().close()
         if self._encoder is not None:
-            self._encoder.close()
+            close_encoder(self._encoder)
             self._encoder = None
 
     def state(self) -> Any:
