@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Set
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from operator import itemgetter
 from pathlib import PurePath
 from typing import Any
 
@@ -26,18 +27,14 @@ def identity(value: Any) -> Any:
         return str(value)
     if type(value) in (list, tuple):
         return [identity(item) for item in value]
-    if isinstance(value, Mapping):
-        return {_key(name): identity(item) for name, item in value.items()}
+    if isinstance(value, Mapping) and all(type(name) is str for name in value):
+        return {name: identity(item) for name, item in value.items()}
     return {"class": f"{type(value).__module__}.{type(value).__qualname__}", "value": _content(value)}
 
 
 def same_key(value: Any) -> str:
     """``identity`` as text, equal for equal values: the key of what is kept or grouped by them."""
     return json.dumps(identity(value), sort_keys=True)
-
-
-def _key(name: Any) -> str:
-    return name if isinstance(name, str) else same_key(name)
 
 
 def _content(value: Any) -> Any:
@@ -50,6 +47,8 @@ def _content(value: Any) -> Any:
         return {field.name: identity(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Enum):
         return value.name
+    if isinstance(value, Mapping):
+        return sorted(([same_key(name), identity(item)] for name, item in value.items()), key=itemgetter(0))
     if isinstance(value, Set):
         return sorted(same_key(item) for item in value)
     if type(value).__module__ == "numpy" and hasattr(value, "tobytes"):

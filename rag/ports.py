@@ -112,7 +112,7 @@ def accepts(wanted: Any, value: Any) -> bool:
     if _is_union(wanted):
         return any(accepts(part, value) for part in get_args(wanted))
     kind = get_origin(wanted) or wanted
-    if not isinstance(kind, type):  # Any, a Literal
+    if kind is Any or not isinstance(kind, type):  # or a Literal
         return True
     if _is_protocol(kind):
         return all(hasattr(value, member) for member in _members(kind))
