@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from ..rag.errors import QueryError
@@ -28,6 +29,16 @@ def compile_filters(filters: Mapping[str, Any]) -> Accept:
         return all(field in fields and _holds(fields[field], names, wanted) for field, names, wanted in tests)
 
     return accept
+
+
+def expect_known(filters: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    """Raise ``QueryError`` for a filter on a field that no passage has, naming those that there are."""
+    fields = sorted(known)
+    unknown = [field for field in filters if field not in fields]
+    if unknown:
+        near = get_close_matches(str(unknown[0]), fields, n=1)
+        raise QueryError(f"no passage has a field {', '.join(map(repr, unknown))}", where=where,
+                         hint=(f"did you mean {near[0]!r}? " if near else "") + f"fields: {', '.join(fields)}")
 
 
 def _condition(field: str, condition: Any) -> tuple[list[str], list[Any]]:

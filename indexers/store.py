@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from ..rag.documents import Passage, Rows
 from ..rag.encoding import Vectors
 from ..rag.errors import IndexFormatError, IndexNotFound
-from .filters import compile_filters
+from ..rag.identity import same_key
+from .filters import compile_filters, expect_known
 
 DATASET = "passages.lance"
 FORMAT = 1
@@ -128,8 +129,11 @@ class LanceStore:
         yield from scanner.to_batches()
 
     def select(self, filters: Mapping[str, Any]) -> Rows:
-        """The rows whose passage meets ``filters`` (see ``filters``), int64 in the dataset's order; kept for the next call."""
-        key = json.dumps(filters, sort_keys=True, default=str)
+        """The rows whose passage meets ``filters`` (see ``filters``), int64 in the dataset's order; kept for the next call.
+
+        Raises ``QueryError`` for a field that no passage has, and for an operator that there is not.
+        """
+        key = same_key(filters)
         if key not in self._filtered:
             if len(self._filtered) >= _FILTERS_KEPT:
                 self._filtered.pop(next(iter(self._filtered)))
@@ -139,12 +143,16 @@ class LanceStore:
     def _matching(self, filters: Mapping[str, Any]) -> Rows:
         accept = compile_filters(filters)
         rows: list[int] = []
+        known: set[str] = set()
         for batch in self.scan(["row", "id", "document_id", "title", "metadata"]):
             for record in batch.to_pylist():
                 fields = {**json.loads(record["metadata"]), "id": record["id"], "document_id": record["document_id"],
                           "title": record["title"]}
+                known.update(fields)
                 if accept(fields):
                     rows.append(record["row"])
+        if known:  # an index without passages has no fields to name
+            expect_known(filters, known, str(self.path))
         return np.asarray(rows, dtype=np.int64)
 
 

@@ -159,7 +159,7 @@ def attention_view(ranking: Ranking, limit: int = 10) -> AttentionView:
         raise StageError("nothing is known of the attention behind this ranking", where=repr(ranking),
                          hint="rank with AttentionReranker; what it read stays in memory, so a ranking out of a file or a stage cache "
                               "has none, nor has one that another stage made anew")
-    shown = ranking.top(max(0, limit))
+    shown = ranking[:max(0, limit)]
     return AttentionView(reading.model, ranking, tuple(_read(reading, hit, int(row)) for hit, row in zip(shown, shown.rows, strict=True)),
                          _largest(reading, ranking.rows.tolist()))
 

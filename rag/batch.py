@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,25 +15,27 @@ from .evaluation.beir import read_queries
 from .evaluation.runs import Run, run_from_rankings
 from .evaluation.trec import write_run
 from .pipeline import Pipeline
+from .ports import ports
 from .progress import progress_bar
-from .stage import ports
 
 
 def run_queries(
-    pipeline: Pipeline, queries: Path, out: Path, *, batch: int = 64, by: Literal["document", "passage"] = "document",
-    cache: Path | None = None, answers: Path | None = None,
+    pipeline: Pipeline, queries: str | Path, out: str | Path, *, batch: int = 64, by: Literal["document", "passage"] = "document",
+    cache: str | Path | None = None, answers: str | Path | None = None,
 ) -> dict[str, Any]:
     """Run ``pipeline`` over the queries of a JSON-lines file and write the TREC run ``out`` (and ``answers`` as JSON lines).
 
-    What was computed before an interruption is found again when ``cache`` names a folder. Gives a summary with counts and seconds.
+    What was computed before an interruption is found again when ``cache`` names a folder, which stands in for the pipeline's own during
+    the run. Gives a summary with counts and seconds. Raises ``ConfigError`` for a ``batch`` below 1, or without an output to write.
     """
+    if batch < 1:
+        raise ConfigError(f"batch is {batch}", where="run_queries", hint="batch is how many queries run together, at least 1")
     asked = read_queries(queries)
     ranking, answer = _output(pipeline, Ranking, "ranking"), _output(pipeline, Answer, "answer") if answers else None
-    pipeline.cache = cache if cache is not None else pipeline.cache
     run: Run = {}
     lines: list[str] = []
     start = time.perf_counter()
-    with pipeline, progress_bar("running", len(asked), "queries") as advance:
+    with _cached_in(pipeline, cache), pipeline, progress_bar("running", len(asked), "queries") as advance:
         for first in range(0, len(asked), batch):
             some = asked[first:first + batch]
             result = pipeline.run(some)
@@ -40,8 +44,19 @@ def run_queries(
             advance(len(some), "")
     write_run(run, out, tag=pipeline.name)
     if answers:
-        answers.write_text("".join(lines), encoding="utf-8")
+        Path(answers).write_text("".join(lines), encoding="utf-8")
     return {"queries": len(asked), "run": str(out), "answers": str(answers) if answers else None, "seconds": time.perf_counter() - start}
+
+
+@contextmanager
+def _cached_in(pipeline: Pipeline, folder: str | Path | None) -> Iterator[None]:
+    """The pipeline keeps its stages' outputs in ``folder`` for a while (None: where it keeps them anyway)."""
+    before = pipeline.cache
+    pipeline.cache = folder if folder is not None else before
+    try:
+        yield
+    finally:
+        pipeline.cache = before
 
 
 def _output(pipeline: Pipeline, kind: type, what: str) -> str:

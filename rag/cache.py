@@ -17,6 +17,7 @@ from typing import Any
 
 from .documents import PassageStore, Ranking
 from .errors import RegardError
+from .identity import same_key
 from .registry import open_store
 
 log = logging.getLogger(__name__)
@@ -29,11 +30,15 @@ class StageCache:
         self.folder = Path(folder).expanduser()
         self._stores: dict[str, PassageStore] = {}
 
+    def keeps(self, kind: Any) -> bool:
+        """Whether outputs of this type can be kept: the nouns of ``documents`` and others that go to JSON and back."""
+        return hasattr(kind, "to_dict") and hasattr(kind, "from_dict")
+
     def key(self, stage_fingerprint: str, inputs: Sequence[Any]) -> str:
         """The key of one query's output: ``inputs`` are that query's values, one a port."""
         digest = hashlib.blake2b(stage_fingerprint.encode(), digest_size=20)
         for value in inputs:
-            digest.update(json.dumps(value.to_dict(), sort_keys=True, default=str).encode())
+            digest.update(same_key(value.to_dict() if hasattr(value, "to_dict") else value).encode())
         return digest.hexdigest()
 
     def get(self, key: str, kind: type) -> Any | None:
@@ -61,7 +66,7 @@ class StageCache:
             except BaseException:
                 Path(temporary).unlink(missing_ok=True)
                 raise
-        except OSError as error:
+        except (OSError, TypeError, ValueError) as error:  # the disk, or metadata that is no JSON
             log.warning("the stage cache at %s cannot be written (%s); going on without", self.folder, error)
 
     def clear(self) -> int:

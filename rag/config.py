@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from . import documents
 from .errors import ConfigError, PipelineError, RegardError
 from .pipeline import Pipeline, Wire
+from .ports import type_name
 from .registry import stage_class, stage_names
 from .stage import Stage, stage_name
 
@@ -43,18 +44,43 @@ class _PipelineConfig(BaseModel):
 
 
 def dump(pipeline: Pipeline) -> str:
-    """The pipeline as YAML text. Raises ``ConfigError`` for a stage class that is not registered."""
+    """The pipeline as YAML text, which is read back to see that it gives the same pipeline.
+
+    Raises ``ConfigError`` for a stage class that is not registered, for a setting that a file would give back as something else (an object
+    of a subclass, an encoder object), and for an input of a type that a file cannot name.
+    """
     config = {
         "regard": 1,
         "name": pipeline.name,
-        "inputs": {name: kind.__name__ for name, kind in pipeline.inputs.items()},
+        "inputs": {name: type_name(kind) for name, kind in pipeline.inputs.items()},
         "stages": {
             name: {"stage": _registered(node.stage), "inputs": [src for src, _ in node.sources], "settings": node.stage.settings()}
             for name, node in pipeline.nodes.items()
         },
         "outputs": dict(pipeline.outputs),
     }
-    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=120)
+    try:
+        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=120)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"a setting is no plain value: {error}", where=pipeline.name,
+                          hint="name things instead of passing objects; a file holds text, numbers, lists and mappings") from None
+    _expect_same(pipeline, parse(text, {}, "what a file would hold"))
+    return text
+
+
+def _expect_same(pipeline: Pipeline, again: Pipeline) -> None:
+    """Raise ``ConfigError`` naming the setting that did not come back as it was."""
+    for name, node in pipeline.nodes.items():
+        before, after = node.stage.identity(), again.nodes[name].stage.identity()
+        for setting in before:
+            if before[setting] != after[setting]:
+                raise ConfigError(f"a file cannot hold the setting {setting!r}, {_shown(before[setting])}: it would be read back as "
+                                  f"{_shown(after[setting])}", where=f"stage {name!r}",
+                                  hint="use a value of the classes that Regard knows by name, or build this pipeline in Python")
+
+
+def _shown(identity: Any) -> str:
+    return f"a {identity['class']}" if isinstance(identity, dict) and "class" in identity else f"{identity!r:.80}"
 
 
 def save(pipeline: Pipeline, path: str | Path) -> None:
@@ -77,13 +103,13 @@ def parse(text: str, settings: Mapping[str, Any], where: str) -> Pipeline:
     """Build the pipeline that ``text`` describes. Errors name ``where`` and the place in the file."""
     config = _validate(text, where)
     pipeline = Pipeline(config.name)
-    wires: dict[str, Wire] = {}
+    wires: dict[str, Wire[Any]] = {}
     for name, kind in config.inputs.items():
         if kind not in INPUT_TYPES:
             raise ConfigError(f"input {name!r} has type {kind!r}", where=where, hint=f"types: {', '.join(INPUT_TYPES)}")
         wires[name] = pipeline.input(INPUT_TYPES[kind], name)
     for name in _ordered(config, where):
-        stage = _make(name, config.stages[name], settings, where)
+        stage: Any = _make(name, config.stages[name], settings, where)
         try:
             wires[name] = pipeline.add(stage, *(wires[src] for src in config.stages[name].inputs), name=name)
         except RegardError as error:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, overload, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import EmptyQueryError, StageError
+from .errors import ConfigError, EmptyQueryError, StageError
 
 if TYPE_CHECKING:
     from .attention_view import AttentionView
@@ -232,7 +232,9 @@ class Ranking:
         return replace(self, rows=self.rows[index], scores=self.scores[index], steps=tuple(s.take(index) for s in self.steps))
 
     def top(self, k: int) -> Ranking:
-        """The first ``k`` hits (this ranking itself when it has no more)."""
+        """The first ``k`` hits (this ranking itself when it has no more). Raises ``ConfigError`` for a ``k`` below 1."""
+        if k < 1:
+            raise ConfigError(f"k is {k}", where="Ranking.top", hint="k is how many hits are kept, at least 1")
         return self if k >= len(self) else self.take(np.arange(k))
 
     def passages(self) -> list[Passage]:
@@ -248,9 +250,17 @@ class Ranking:
             )
             yield Hit(passage, float(self.scores[i]), i + 1, history)
 
-    def __getitem__(self, position: int) -> Hit:
-        """The hit at ``position`` (from 0; negative from the end)."""
+    @overload
+    def __getitem__(self, position: int) -> Hit: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> Ranking: ...
+
+    def __getitem__(self, position: int | slice) -> Hit | Ranking:
+        """The hit at ``position`` (from 0; negative from the end), or the ranking of the hits in a slice."""
         n = len(self)
+        if isinstance(position, slice):
+            return self.take(np.arange(n)[position])
         if not -n <= position < n:
             raise IndexError(f"position {position} of a ranking with {n} hits")
         position %= n

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from .cache import StageCache
 from .documents import Batch, Ranking
-from .errors import StageError
-from .stage import ports
+from .errors import ConfigError, StageError
+from .ports import accepts, ports, type_name
 from .trace import StageDone, StageStarted, StageTrace, Trace, emit, peak_memory, tracing
 
 if TYPE_CHECKING:
@@ -27,14 +27,14 @@ Values = dict[str, Batch[Any]]
 class Executor:
     """The stages that ``outputs`` need, and what is open of them."""
 
-    def __init__(self, nodes: Mapping[str, StageNode], outputs: set[str], cache: StageCache | None) -> None:
+    def __init__(self, nodes: Mapping[str, StageNode], outputs: set[str]) -> None:
         self._nodes = nodes
-        self._cache = cache
         needed = _needed(nodes, outputs)
         self.order = [name for name in nodes if name in needed]
         self._open: set[str] = set()
         self._locks = {name: threading.Lock() for name in self.order}
-        self._fingerprints: dict[str, str] = {}  # taken once: an open stage goes on reading the index it opened
+        self._fingerprints: dict[str, str] = {}  # of open stages: they go on reading what they opened
+        self._gives = {name: ports(type(nodes[name].stage)).output.type for name in self.order}
         self._threads: ThreadPoolExecutor | None = None
 
     def ensure_open(self, name: str) -> float:
@@ -53,11 +53,12 @@ class Executor:
         for name in self.order:  # all of them: one that only gave its fingerprint may hold its index
             self._nodes[name].stage.close()
         self._open.clear()
+        self._fingerprints.clear()
         if self._threads:
             self._threads.shutdown(wait=False)
             self._threads = None
 
-    def run(self, inputs: Values) -> tuple[Values, Trace]:
+    def run(self, inputs: Values, cache: StageCache | None = None) -> tuple[Values, Trace]:
         """All values by node name, and the trace."""
         start = time.perf_counter()
         values: Values = dict(inputs)
@@ -70,10 +71,10 @@ class Executor:
                 for name in ready:
                     del waiting[name]
                 if len(ready) == 1 and not running:
-                    finished = {ready[0]: self._step(ready[0], values)}
+                    finished = {ready[0]: self._step(ready[0], values, cache)}
                 else:
                     for name in ready:
-                        running[self._pool().submit(copy_context().run, self._step, name, values)] = name
+                        running[self._pool().submit(copy_context().run, self._step, name, values, cache)] = name
                     done, _ = wait(running, return_when=FIRST_COMPLETED)
                     finished = {running.pop(future): future.result() for future in done}
                 for name, (value, trace) in finished.items():
@@ -89,14 +90,14 @@ class Executor:
             self._threads = ThreadPoolExecutor(max_workers=max(2, len(self.order)), thread_name_prefix="regard")
         return self._threads
 
-    def _step(self, name: str, values: Values) -> tuple[Batch[Any], StageTrace]:
+    def _step(self, name: str, values: Values, cache: StageCache | None) -> tuple[Batch[Any], StageTrace]:
         node = self._nodes[name]
         arguments = [values[src] for src, _ in node.sources]
         trace = StageTrace(name, type(node.stage).__name__, queries=len(arguments[0]), candidates_in=_candidates(arguments))
         emit(StageStarted(name))
         try:
             with tracing(trace):
-                output = self._cached(name, arguments, trace) if self._cache else self._compute(name, arguments, trace)
+                output = self._cached(name, arguments, trace, cache) if cache else self._compute(name, arguments, trace)
         except Exception as error:
             error.add_note(f"in stage {name!r} ({type(node.stage).__name__})")
             raise
@@ -113,29 +114,53 @@ class Executor:
         start = time.perf_counter()
         output = stage.run(*arguments)
         trace.seconds += time.perf_counter() - start
-        if not isinstance(output, Batch) or len(output) != len(arguments[0]):
-            size = f"a batch of {len(output)}" if isinstance(output, Batch) else type(output).__name__
-            raise StageError(f"run gave {size} for a batch of {len(arguments[0])}", where=f"stage {name!r}",
-                             hint="run returns a Batch with one value a query, in the queries' order")
-        return output
+        self._expect_batch(name, output, len(arguments[0]))
+        return output  # type: ignore[no-any-return]  # that it is one was just looked at
 
-    def _cached(self, name: str, arguments: Sequence[Batch[Any]], trace: StageTrace) -> Batch[Any]:
+    def _expect_batch(self, name: str, output: Any, size: int) -> None:
+        """Raise ``StageError`` unless ``output`` is what the stage's port promises."""
+        if not isinstance(output, Batch) or len(output) != size:
+            got = f"a batch of {len(output)}" if isinstance(output, Batch) else type(output).__name__
+            raise StageError(f"run gave {got} for a batch of {size}", where=f"stage {name!r}",
+                             hint="run returns a Batch with one value a query, in the queries' order")
+        kind = self._gives[name]
+        for i, value in enumerate(output):
+            if not accepts(kind, value):
+                raise StageError(f"run gave {type(value).__name__} for query {i + 1} of {size}, and its port says "
+                                 f"Batch[{type_name(kind)}]", where=f"stage {name!r}",
+                                 hint="return what run's annotation names, or change the annotation")
+
+    def _cached(self, name: str, arguments: Sequence[Batch[Any]], trace: StageTrace, cache: StageCache) -> Batch[Any]:
         """Look up each query by itself, compute the rest as one batch."""
-        stage = self._nodes[name].stage
-        if not self._cache or not stage.deterministic:
+        if not self._nodes[name].stage.deterministic or not cache.keeps(self._gives[name]):
             return self._compute(name, arguments, trace)
-        if name not in self._fingerprints:
-            self._fingerprints[name] = stage.fingerprint()
-        keys = [self._cache.key(self._fingerprints[name], items) for items in zip(*arguments, strict=True)]
-        kind = ports(type(stage)).output.type
-        found = [self._cache.get(key, kind) for key in keys]
+        fingerprint = self._fingerprint(name)
+        try:
+            keys = [cache.key(fingerprint, items) for items in zip(*arguments, strict=True)]
+        except ConfigError:  # an input holds something that cannot be told from others: it costs the cache, not the run
+            return self._compute(name, arguments, trace)
+        found = [cache.get(key, self._gives[name]) for key in keys]
         missing = [i for i, value in enumerate(found) if value is None]
+        if missing:
+            trace.open_seconds += self.ensure_open(name)
+            if self._fingerprint(name) != fingerprint:  # what it opened is newer than what was looked up
+                return self._cached(name, arguments, trace, cache)
         trace.cache_hits = len(keys) - len(missing)
         computed = self._compute(name, [Batch(a[i] for i in missing) for a in arguments], trace)
         for i, value in zip(missing, computed, strict=True):
-            self._cache.put(keys[i], value)
+            if type(value) is self._gives[name]:  # a subclass would come back as its parent
+                cache.put(keys[i], value)
             found[i] = value
         return Batch(found)
+
+    def _fingerprint(self, name: str) -> str:
+        """Of what the stage has opened, or of what it would open now."""
+        with self._locks[name]:
+            if name not in self._open:
+                return self._nodes[name].stage.fingerprint()
+            if name not in self._fingerprints:
+                self._fingerprints[name] = self._nodes[name].stage.fingerprint()
+            return self._fingerprints[name]
 
 
 def _needed(nodes: Mapping[str, StageNode], outputs: set[str]) -> set[str]:

@@ -97,7 +97,7 @@ def weights_hash(files: ModelFiles) -> str:
     return digest.hexdigest()
 
 
-_HASHED = {".safetensors", ".bin", ".onnx", ".gguf", ".json", ".jinja", ".txt", ".model"}
+_HASHED = {".safetensors", ".bin", ".onnx", ".onnx_data", ".data", ".gguf", ".json", ".jinja", ".txt", ".model", ".spm", ".tiktoken", ".vocab"}
 _hashes: dict[tuple[str, int, int], bytes] = {}
 
 

@@ -18,28 +18,53 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
 from .cache import StageCache
 from .documents import Batch, Query, Ranking
 from .errors import PipelineError, QueryError, RegardError
 from .executor import Executor
 from .graph import Edge, Graph, Node
+from .ports import Port, accepts, meets, ports, type_name
 from .registry import open_store
-from .stage import Port, Problem, Stage, ports
+from .stage import Problem, Stage
 from .trace import Event, Trace, listening
+
+T = TypeVar("T")
+A = TypeVar("A", contravariant=True)
+B = TypeVar("B", contravariant=True)
+C = TypeVar("C", contravariant=True)
+R = TypeVar("R", covariant=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Wire:
-    """What an input or a stage gives, to be handed to ``add`` and ``output``."""
+class Wire(Generic[R]):
+    """What an input or a stage gives, to be handed to ``add`` and ``output``; a type checker knows it as ``Wire[Ranking]``."""
 
     pipeline: Pipeline
     node: str
-    type: type
+    type: Any
 
     def __repr__(self) -> str:
-        return f"Wire({self.node}: Batch[{self.type.__name__}])"
+        return f"Wire({self.node}: Batch[{type_name(self.type)}])"
+
+
+class _OfOne(Protocol[A, R]):
+    """A stage that takes one batch: what type checkers see of it, as of the others below."""
+
+    def run(self, a: Batch[A], /) -> Batch[R]: ...
+
+
+class _OfTwo(Protocol[A, B, R]):
+    def run(self, a: Batch[A], b: Batch[B], /) -> Batch[R]: ...
+
+
+class _OfThree(Protocol[A, B, C, R]):
+    def run(self, a: Batch[A], b: Batch[B], c: Batch[C], /) -> Batch[R]: ...
+
+
+class _OfMany(Protocol[A, R]):
+    def run(self, *each: Batch[A]) -> Batch[R]: ...
 
 
 @dataclass(slots=True)
@@ -95,35 +120,59 @@ class Pipeline:
 
     name: str = "pipeline"
     cache: StageCache | Path | str | None = None
-    inputs: dict[str, type] = field(default_factory=dict, init=False)
+    inputs: dict[str, Any] = field(default_factory=dict, init=False)
     nodes: dict[str, StageNode] = field(default_factory=dict, init=False)
     outputs: dict[str, str] = field(default_factory=dict, init=False)
     trace: Trace | None = field(default=None, init=False)
+    _kept: StageCache | None = field(default=None, init=False, repr=False)
     _executor: Executor | None = field(default=None, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     # -- building --------------------------------------------------------------------
 
-    def input(self, type: type, name: str | None = None) -> Wire:
+    @overload
+    def input(self, type: type[T], name: str | None = None) -> Wire[T]: ...
+
+    @overload
+    def input(self, type: Any, name: str | None = None) -> Wire[Any]: ...
+
+    def input(self, type: Any, name: str | None = None) -> Wire[Any]:
         """Declare an input; what ``run`` is given. Its name defaults to the type's, in lower case."""
-        chosen = self._unused(name, type.__name__.lower())
+        chosen = self._unused(name, getattr(type, "__name__", "value").lower())
         self.inputs[chosen] = type
         return Wire(self, chosen, type)
 
-    def add(self, stage: Stage, *inputs: Wire, name: str | None = None) -> Wire:
-        """Add ``stage``, fed by ``inputs`` in the order of its ``run``'s parameters. Raises where the connection is wrong."""
-        if any(node.stage is stage for node in self.nodes.values()):
-            raise PipelineError(f"this {type(stage).__name__} is already in the pipeline as {stage.name!r}", where=self.name,
-                                hint="make a second stage object; stages that name the same model share it")
+    @overload
+    def add(self, stage: _OfOne[A, R], a: Wire[A], /, *, name: str | None = None) -> Wire[R]: ...
+
+    @overload
+    def add(self, stage: _OfTwo[A, B, R], a: Wire[A], b: Wire[B], /, *, name: str | None = None) -> Wire[R]: ...
+
+    @overload
+    def add(self, stage: _OfThree[A, B, C, R], a: Wire[A], b: Wire[B], c: Wire[C], /, *, name: str | None = None) -> Wire[R]: ...
+
+    @overload
+    def add(self, stage: _OfMany[A, R], /, *inputs: Wire[A], name: str | None = None) -> Wire[R]: ...
+
+    def add(self, stage: Any, /, *inputs: Wire[Any], name: str | None = None) -> Wire[Any]:
+        """Add ``stage``, fed by ``inputs`` in the order of its ``run``'s parameters. Raises where the connection is wrong.
+
+        The pipeline gets a stage of its own with the same settings (``Stage.copy``), which only this pipeline names, opens and closes: the
+        same object may be added to several pipelines, or twice.
+        """
+        if not isinstance(stage, Stage):
+            raise PipelineError(f"{stage!r:.80} is no stage", where=self.name,
+                                hint="add(stage, *wires): first an object of a subclass of Stage")
+        own = stage.copy()
         chosen = self._unused(name, type(stage).__name__.lower())
         signature = ports(type(stage))
         sources = [(wire.node, port) for wire, port in self._connect(chosen, stage, signature.inputs, inputs)]
-        stage.name = chosen
-        self.nodes[chosen] = StageNode(stage, sources)
-        self._executor = None
+        own.name = chosen
+        self.close()
+        self.nodes[chosen] = StageNode(own, sources)
         return Wire(self, chosen, signature.output.type)
 
-    def output(self, **outputs: Wire) -> Self:
+    def output(self, **outputs: Wire[Any]) -> Self:
         """Name what ``run`` gives back."""
         for name, wire in outputs.items():
             self._own(wire, f"output {name!r}")
@@ -132,7 +181,7 @@ class Pipeline:
             if not name.isidentifier() or hasattr(Result, name):
                 raise PipelineError(f"{name!r} cannot name an output", where=self.name, hint="choose a plain word that Result does not use")
             self.outputs[name] = wire.node
-        self._executor = None
+        self.close()
         return self
 
     def _unused(self, name: str | None, default: str) -> str:
@@ -143,14 +192,14 @@ class Pipeline:
             return name
         return next(n for n in (default if i == 1 else f"{default}_{i}" for i in range(1, len(taken) + 2)) if n not in taken)
 
-    def _own(self, wire: Wire, where: str) -> None:
+    def _own(self, wire: Wire[Any], where: str) -> None:
         if not isinstance(wire, Wire) or wire.pipeline is not self:
             raise PipelineError(f"{where} is fed by {wire!r}, which is no wire of this pipeline", where=self.name,
                                 hint="pass what this pipeline's input() and add() returned")
 
-    def _connect(self, name: str, stage: Stage, wanted: Sequence[Port], wires: Sequence[Wire]) -> list[tuple[Wire, Port]]:
+    def _connect(self, name: str, stage: Stage, wanted: Sequence[Port], wires: Sequence[Wire[Any]]) -> list[tuple[Wire[Any], Port]]:
         kind = type(stage).__name__
-        signature = ", ".join(("*" if p.variadic else "") + f"{p.name}: {p.type.__name__}" for p in wanted)
+        signature = ", ".join(("*" if p.variadic else "") + f"{p.name}: {type_name(p.type)}" for p in wanted)
         variadic = next((p for p in wanted if p.variadic), None)
         plain = [p for p in wanted if not p.variadic]
         if len(wires) > len(plain) and not variadic:
@@ -164,7 +213,7 @@ class Pipeline:
         pairs = list(zip(wires, [*plain, *repeat(variadic, len(wires))] if variadic else plain, strict=False))
         for wire, port in pairs:
             self._own(wire, f"port {port.name!r} of stage {name!r}")
-            if not issubclass(wire.type, port.type):
+            if not meets(wire.type, port.type):
                 raise _type_error(self, wire, name, kind, port, wanted)
         return pairs
 
@@ -176,8 +225,8 @@ class Pipeline:
         nodes = [Node(n, "input") for n in self.inputs]
         nodes += [Node(n, type(node.stage).__name__, node.stage.settings()) for n, node in self.nodes.items()]
         nodes += [Node(f"output:{n}", "output") for n in self.outputs]
-        edges = [Edge(src, n, port.name, types[src].__name__) for n, node in self.nodes.items() for src, port in node.sources]
-        edges += [Edge(src, f"output:{n}", n, types[src].__name__) for n, src in self.outputs.items()]
+        edges = [Edge(src, n, port.name, type_name(types[src])) for n, node in self.nodes.items() for src, port in node.sources]
+        edges += [Edge(src, f"output:{n}", n, type_name(types[src])) for n, src in self.outputs.items()]
         return Graph(tuple(nodes), tuple(edges))
 
     def to_mermaid(self) -> str:
@@ -277,9 +326,18 @@ class Pipeline:
                 fatal = [p for p in self.check() if p.fatal]
                 if fatal:
                     raise PipelineError("the pipeline cannot run:\n" + "\n".join(f"- {p}" for p in fatal), where=self.name)
-                cache = StageCache(self.cache) if isinstance(self.cache, str | Path) else self.cache
-                self._executor = Executor(self.nodes, set(self.outputs.values()), cache)
+                self._executor = Executor(self.nodes, set(self.outputs.values()))
             return self._executor
+
+    def _stage_cache(self) -> StageCache | None:
+        """The cache that ``cache`` names now: it may be set, or set to another, between two runs."""
+        cache = self.cache
+        if not isinstance(cache, str | Path):
+            return cache
+        with self._lock:
+            if self._kept is None or self._kept.folder != Path(cache).expanduser():
+                self._kept = StageCache(cache)
+            return self._kept
 
     def run(self, *values: Any, **named: Any) -> Result:
         """Run once. Give a value an input, in their order or by name: a query (or its text), or a list of them for a batch.
@@ -287,7 +345,7 @@ class Pipeline:
         Results do not depend on what else is in the batch. Errors carry the stage's name as a note.
         """
         batches, single = self._batches(values, named)
-        computed, self.trace = self._ready().run(batches)
+        computed, self.trace = self._ready().run(batches, self._stage_cache())
         outputs = {name: computed[node][0] if single else computed[node] for name, node in self.outputs.items()}
         return Result(outputs, self.trace)
 
@@ -342,7 +400,7 @@ class Pipeline:
         given = {**dict(zip(self.inputs, values, strict=False)), **named}
         if len(values) > len(self.inputs) or given.keys() != self.inputs.keys():
             raise PipelineError(f"run was given {sorted(given)} and {len(values)} values by position", where=self.name,
-                                hint=f"inputs: {', '.join(f'{n}: {t.__name__}' for n, t in self.inputs.items())}")
+                                hint=f"inputs: {', '.join(f'{n}: {type_name(t)}' for n, t in self.inputs.items())}")
         single = not any(isinstance(v, list | tuple) for v in given.values())
         batches = {n: _batch(v, self.inputs[n], n) for n, v in given.items()}
         if len({len(b) for b in batches.values()}) > 1:
@@ -366,31 +424,31 @@ class Pipeline:
         return load(path, settings)
 
 
-def _batch(value: Any, type: type, name: str) -> Batch[Any]:
+def _batch(value: Any, type: Any, name: str) -> Batch[Any]:
     if not isinstance(value, list | tuple):
         return Batch((_item(value, type, name, "q"),))
     return Batch(_item(v, type, name, f"q{i}") for i, v in enumerate(value, 1))
 
 
-def _item(value: Any, type: type, name: str, query_id: str) -> Any:
+def _item(value: Any, type: Any, name: str, query_id: str) -> Any:
     if type is Query and isinstance(value, str):
         return Query(value, id=query_id)
-    if not isinstance(value, type):
-        raise QueryError(f"input {name!r} takes {type.__name__}, not {value.__class__.__name__}", where=f"value {value!r:.80}",
-                         hint=f"pass a {type.__name__}" + (" or its text" if type is Query else ""))
+    if not accepts(type, value):
+        raise QueryError(f"input {name!r} takes {type_name(type)}, not {value.__class__.__name__}", where=f"value {value!r:.80}",
+                         hint=f"pass a {type_name(type)}" + (" or its text" if type is Query else ""))
     return value
 
 
-def _type_error(p: Pipeline, wire: Wire, name: str, kind: str, port: Port, wanted: Sequence[Port]) -> PipelineError:
+def _type_error(p: Pipeline, wire: Wire[Any], name: str, kind: str, port: Port, wanted: Sequence[Port]) -> PipelineError:
     from .errors import PortTypeError
 
     source = p.nodes.get(wire.node)
     giver = f"stage {wire.node!r} ({type(source.stage).__name__})" if source else f"input {wire.node!r}"
     output = ports(type(source.stage)).output.name if source else wire.node
-    fits = [q.name for q in wanted if issubclass(wire.type, q.type)]
-    hint = f"connect something that gives Batch[{port.type.__name__}]"
+    fits = [q.name for q in wanted if meets(wire.type, q.type)]
+    hint = f"connect something that gives Batch[{type_name(port.type)}]"
     if fits:
         hint = f"it would fit port {fits[0]!r}: check the order of the inputs"
     return PortTypeError(
-        f"output {output!r} of {giver} is Batch[{wire.type.__name__}], port {port.name!r} of stage {name!r} ({kind}) "
-        f"takes Batch[{port.type.__name__}]", where=p.name, hint=hint)
+        f"output {output!r} of {giver} is Batch[{type_name(wire.type)}], port {port.name!r} of stage {name!r} ({kind}) "
+        f"takes Batch[{type_name(port.type)}]", where=p.name, hint=hint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .documents import Query
+from .documents import Query, Ranking
 from .pipeline import Pipeline, Wire
 from .registry import open_store, stage_class
 
@@ -33,7 +33,7 @@ def default_pipeline(
     return pipeline
 
 
-def _first_stage(pipeline: Pipeline, query: Wire, index: str | Path | None) -> Wire:
+def _first_stage(pipeline: Pipeline, query: Wire[Query], index: str | Path | None) -> Wire[Ranking]:
     lexical = pipeline.add(_make("BM25", index=index, k=CANDIDATES), query)
     if index is not None and not getattr(open_store(f"lance:{index}"), "encoders", None):
         return lexical

@@ -8,7 +8,12 @@
             return Batch(replace(q, text=q.text.upper() + self.mark) for q in queries)
 
 The constructor takes plain, serialisable settings, stores each under its own name and loads nothing; settings are
-validated against the constructor's annotations. Models load in ``open`` and go in ``close``.
+validated against the constructor's annotations and cannot be set afterwards. Models load in ``open`` and go in ``close``.
+
+A stage runs in a pipeline, or alone:
+
+    with Shout("?") as shout:
+        shout.run(["is that so"])
 """
 
 from __future__ import annotations
@@ -19,28 +24,14 @@ import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self
 
-from .documents import Batch
-from .errors import ConfigError, PipelineError
-
-
-@dataclass(frozen=True, slots=True)
-class Port:
-    """One input or output of a stage. ``type`` is what the batch holds; a variadic port takes any number of batches."""
-
-    name: str
-    type: type
-    optional: bool = False
-    variadic: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    inputs: tuple[Port, ...]
-    output: Port
+from .documents import Batch, Query
+from .errors import ConfigError, StageError
+from .identity import identity
+from .ports import Port, accepts, ports, type_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +63,8 @@ class Stage:
         super().__init_subclass__(**kwargs)
         if "__init__" in cls.__dict__:
             cls.__init__ = _validated(cls.__init__, cls.__name__)  # type: ignore[method-assign]
+        if "run" in cls.__dict__:
+            cls.run = _batched(cls.run)  # type: ignore[attr-defined]  # a stage defines it, with ports of its own
 
     # -- what a stage may override -------------------------------------------------
 
@@ -105,13 +98,47 @@ class Stage:
 
     # -- what every stage has ------------------------------------------------------
 
+    def __enter__(self) -> Self:
+        """Open the stage, to try it alone: ``run`` then takes lists too, and plain strings for queries."""
+        try:
+            self.open()
+        except BaseException:
+            self.close()  # what was loaded before something else was found wrong
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__.get("_settings", ()):
+            raise ConfigError(f"{name} was set when the stage was made", where=f"stage {self.label!r}",
+                              hint=f"make another: {type(self).__name__}({name}={value!r:.80}, ...)")
+        super().__setattr__(name, value)
+
+    def copy(self) -> Self:
+        """Another stage with the same settings, not opened and without a name. Settings that are objects are shared.
+
+        Raises ``ConfigError`` for a stage that does not keep each of its constructor's arguments under its own name.
+        """
+        try:
+            return type(self)(**{name: getattr(self, name) for name in self.setting_names()})
+        except AttributeError as error:
+            raise ConfigError(f"{type(self).__name__} does not keep its settings: {error}", where=f"{type(self).__qualname__}.__init__",
+                              hint="store each argument of the constructor under its own name, and take no *args or **kwargs") from None
+
+    def not_open(self) -> StageError:
+        """What ``run`` raises before ``open``."""
+        return StageError(f"the stage {self.label!r} is not open", where=f"stage {self.label!r}",
+                          hint=f"with {type(self).__name__}(...) as stage: stage.run(...), or add it to a pipeline, which opens it")
+
     @property
     def label(self) -> str:
         """The name in a pipeline, or the class name outside one."""
         return self.name or type(self).__name__
 
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments as plain JSON values."""
+        """The constructor's arguments as plain JSON values, for files and for people."""
         return {name: _plain(getattr(self, name)) for name in self.setting_names()}
 
     @classmethod
@@ -121,8 +148,16 @@ class Stage:
 
     def fingerprint(self) -> str:
         """A hash of everything that decides the output, apart from the input, as things stand now."""
-        parts = [type(self).__module__, type(self).__qualname__, self.version, self.label, self.settings(), self.state()]
+        parts = [type(self).__module__, type(self).__qualname__, self.version, self.label, self.identity(), identity(self.state())]
         return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+    def identity(self) -> dict[str, Any]:
+        """The settings as plain JSON, with the classes of those that are objects: what the fingerprint holds of them.
+
+        All of them, also those that should not matter (``device``, ``batch_tokens``): floats differ in the last digits with the device and
+        with how a batch is padded.
+        """
+        return {name: identity(getattr(self, name)) for name in self.setting_names()}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.settings().items())})"
@@ -131,35 +166,6 @@ class Stage:
 def stage_name(stage: type[Stage]) -> str:
     """The name that YAML files use: the class's name."""
     return stage.__name__
-
-
-def ports(stage: type[Stage]) -> Ports:
-    """Read the ports from ``run``'s annotations. Raises ``PipelineError`` when they are not ``Batch[...]``."""
-    run = getattr(stage, "run", None)
-    where = f"{stage.__module__}.{stage.__qualname__}.run"
-    if run is None:
-        raise PipelineError(f"{stage.__qualname__} has no method run", where=where, hint="a stage defines run(...) -> Batch[...]")
-    hints = get_type_hints(run)
-    inputs = []
-    for name, parameter in list(inspect.signature(run).parameters.items())[1:]:
-        element, optional = _element(hints.get(name), where, name)
-        inputs.append(Port(name, element, optional or parameter.default is not inspect.Parameter.empty,
-                           parameter.kind is inspect.Parameter.VAR_POSITIONAL))
-    element, _ = _element(hints.get("return"), where, "return")
-    return Ports(tuple(inputs), Port(element.__name__.lower(), element))
-
-
-def _element(annotation: Any, where: str, name: str) -> tuple[type, bool]:
-    """``Batch[T]`` -> (T, False); ``Batch[T] | None`` -> (T, True)."""
-    if get_origin(annotation) in (Union, UnionType):
-        rest = [a for a in get_args(annotation) if a is not NoneType]
-        if len(rest) == 1:
-            return _element(rest[0], where, name)[0], True
-    if get_origin(annotation) is not Batch:
-        raise PipelineError(f"{name!r} is annotated {annotation!r}, not Batch[...]", where=where,
-                            hint="a port carries a batch: annotate it Batch[Query], Batch[Ranking], ...")
-    (element,) = get_args(annotation)
-    return element, False
 
 
 def _validated(init: Callable[..., None], name: str) -> Callable[..., None]:
@@ -177,12 +183,45 @@ def _validated(init: Callable[..., None], name: str) -> Callable[..., None]:
 
         try:
             checked()(self, *args, **kwargs)
+            if type(self).__init__ is wrapper:  # the outermost constructor has run: what it set stays
+                self.__dict__["_settings"] = frozenset(self.setting_names())
         except ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors())
             raise ConfigError(f"{name} cannot be made: {problems}", where=name,
                               hint=f"settings: {inspect.signature(init)}") from None
 
     return wrapper
+
+
+def _batched(run: Callable[..., Any]) -> Callable[..., Any]:
+    """``run``, which also takes lists and tuples for batches, and strings for queries, so that a stage can be tried alone."""
+
+    @functools.wraps(run)
+    def wrapper(self: Stage, *inputs: Any, **named: Any) -> Any:
+        if all(type(value) is Batch for value in (*inputs, *named.values())):
+            return run(self, *inputs, **named)
+        wanted = ports(type(self)).inputs
+        by_name = {port.name: port for port in wanted}
+        by_place = chain(wanted, repeat(wanted[-1] if wanted[-1].variadic else None))
+        return run(self, *(_batch(self, port, value) for port, value in zip(by_place, inputs, strict=False)),
+                   **{name: _batch(self, by_name.get(name), value) for name, value in named.items()})
+
+    return wrapper
+
+
+def _batch(stage: Stage, port: Port | None, value: Any) -> Any:
+    """``value`` as a batch for ``port``. Raises ``StageError`` for what is none; what no port takes is ``run``'s to refuse."""
+    if port is None or type(value) is Batch or (value is None and port.optional):
+        return value
+    if not isinstance(value, list | tuple):
+        raise StageError(f"{port.name} is a {type(value).__name__}, not a batch", where=f"stage {stage.label!r}",
+                         hint=f"give a list with one {type_name(port.type)} a query")
+    items = [Query(item, id=f"q{i}") if port.type is Query and isinstance(item, str) else item for i, item in enumerate(value, 1)]
+    wrong = next((item for item in items if not accepts(port.type, item)), None)
+    if wrong is not None:
+        raise StageError(f"{port.name} holds a {type(wrong).__name__}, not {type_name(port.type)}", where=f"stage {stage.label!r}",
+                         hint=f"give a list with one {type_name(port.type)} a query")
+    return Batch(items)
 
 
 def _plain(value: Any) -> Any:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated
-
-from pydantic import Field
+from typing import Any
 
 from ..rag import models
 from ..rag.documents import Answer, Query, Ranking, Usage
 from ..rag.encoding import Encoder, encoder
-from ..rag.errors import ConfigError, RegardError, StageError
+from ..rag.errors import ConfigError, RegardError
 from ..rag.stage import Problem, Stage
 from ..rag.trace import Token, emit
 from .citations import cite
@@ -22,9 +20,6 @@ INSTRUCTION = f"{PASSAGES}{QUESTION}"
 """Chosen by trying: with the passages and the bare question SmolLM2-135M answers 10 of 11 test questions with what the passages say,
 with five more explicit instructions 5 to 8; it repeats the order, or the question, instead of answering."""
 NOTHING_FOUND = "No passage was found that answers this question."
-
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class BaseReader(Stage):
@@ -67,6 +62,10 @@ class BaseReader(Stage):
             self._encoder.close()
             self._encoder = None
 
+    def state(self) -> dict[str, Any]:
+        """The fingerprint of the citations' encoder: its weights, and how it is used."""
+        return {"embedder": encoder(self.embedder).fingerprint()}
+
     def check(self) -> Iterator[Problem]:
         """The citations' encoder is there."""
         try:
@@ -87,11 +86,8 @@ class BaseReader(Stage):
     def _answer(self, prompt: Prompt, text: str, usage: Usage, *, sizes: Sequence[int], before: int) -> Answer:
         """The answer with its evidence; ``sizes`` and ``before`` as in :meth:`Prompt.context`."""
         if self._encoder is None:
-            raise self._not_open()
+            raise self.not_open()
         answer = text.strip()
         cited = cite(answer, prompt.passages, self._encoder.encode_passages, self.min_support)
         context = prompt.context(sizes, before, usage.prompt_tokens)
         return Answer(answer, cited.citations, context, cited.confidence, usage, cited.sentences)
-
-    def _not_open(self) -> StageError:
-        return StageError("the stage is not open", where=f"stage {self.label!r}", hint="call open() first, or run a pipeline")

@@ -14,10 +14,11 @@ from ..rag.errors import BudgetError, RegardError
 from ..rag.lm import LanguageModel, describe
 from ..rag.lm.passages import Format, SharesPrefill
 from ..rag.lm.prefill import Mask, Prefill
+from ..rag.settings import Count, Share
 from ..rag.stage import Problem, Stage
 from ..rag.trace import Token, emit, record
 from . import blocks
-from .base import INSTRUCTION, SYSTEM, BaseReader, Count, Share
+from .base import INSTRUCTION, SYSTEM, BaseReader
 from .citations import MIN_SUPPORT
 from .ending import AnswerGuard, Ended
 from .packing import Size
@@ -71,8 +72,8 @@ class Reader(BaseReader):
         return self.temperature == 0
 
     def state(self) -> dict[str, Any]:
-        """The weights hashes of the language model and of the citations' encoder."""
-        return {name: models.weights_hash(models.resolve(name)) for name in (self.lm, self.embedder)}
+        """The weights hash of the language model (tokenizer and chat template in it), and the citations' encoder."""
+        return {**super().state(), "lm": models.weights_hash(models.resolve(self.lm))}
 
     def check(self) -> Iterator[Problem]:
         """The models are there, and a full budget with a question and its answer fits the model's window."""
@@ -124,7 +125,7 @@ class Reader(BaseReader):
     def run(self, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Answer]:
         """Raises ``BudgetError`` for a question that leaves no room for a passage, ``StageError`` when the stage is not open."""
         if self._lm is None:
-            raise self._not_open()
+            raise self.not_open()
         return Batch(
             self._read(self._lm, position, query, ranking)
             for position, (query, ranking) in enumerate(zip(queries, rankings, strict=True))

@@ -13,9 +13,10 @@ from pydantic import Field
 from ..rag import models
 from ..rag.documents import Answer, Batch, Query, Ranking, Usage
 from ..rag.errors import ConfigError, RegardError
+from ..rag.settings import Count, Share
 from ..rag.stage import Problem
 from ..rag.trace import Token, emit, record
-from .base import INSTRUCTION, SYSTEM, BaseReader, Count, Share
+from .base import INSTRUCTION, SYSTEM, BaseReader
 from .chat import OPENAI, ChatClient, Completion, checked_url
 from .citations import MIN_SUPPORT
 from .packing import Size
@@ -69,6 +70,11 @@ class RemoteReader(BaseReader):
         """A server promises nothing, not even with a seed."""
         return False
 
+    def state(self) -> dict[str, Any]:
+        """The server's address, the tokenizer, and the citations' encoder; what the server runs under the model's name it does not say."""
+        tokenizer = models.weights_hash(models.resolve(self.tokenizer)) if self.tokenizer else None
+        return {**super().state(), "server": checked_url(self.base_url), "tokenizer": tokenizer}
+
     def check(self) -> Iterator[Problem]:
         """The address can be used, OpenAI's has its key, and packages and files are there."""
         import os
@@ -102,7 +108,7 @@ class RemoteReader(BaseReader):
     def run(self, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Answer]:
         """Raises ``RemoteError`` when the server refuses, fails or does not answer, ``StageError`` when the stage is not open."""
         if self._client is None:
-            raise self._not_open()
+            raise self.not_open()
         prompts = [self._prompt(q, r, self.budget, self._size) for q, r in zip(queries, rankings, strict=True)]
         completions = self._complete_all(self._client, prompts)
         return Batch(

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from ..rag.documents import Batch, Query, Ranking, Scores, ScoreSpace
-from ..rag.errors import ConfigError, RegardError, StageError
+from ..rag.errors import ConfigError, RegardError
 from ..rag.lm import LanguageModel, describe
 from ..rag.lm.heads import deepest
 from ..rag.lm.passages import LEAST_PASSAGE_TOKENS, Format, Prompt, lay_out
 from ..rag.lm.reading import Reading
 from ..rag.models import resolve, weights_hash
 from ..rag.registry import open_prefills
+from ..rag.settings import Count
 from ..rag.stage import Problem, Stage
 from ..rag.trace import record, record_kernels
 from .policies import POLICIES, AnyPolicy, BlockICR, Lay, Order, Policy, fused
@@ -29,7 +31,6 @@ INSTRUCTIONS = {
     "qa": "Please answer the following question based on the information in the paragraphs above.",
 }
 Task = Literal["search", "qa"]
-Count = Annotated[int, Field(ge=1)]
 
 
 class AttentionReranker(Stage):
@@ -59,7 +60,7 @@ class AttentionReranker(Stage):
         self, lm: str = "smollm2", policy: Literal["ICR", "BlockICR", "QRHead", "CoRe", "LayerBand", "SignalTokens",
                                                    "AttentionSorting"] | AnyPolicy = BlockICR(),  # noqa: B008 - it is immutable
         depth: Count = 20, task: Task = "search", max_words: Count = 300, turn: tuple[str, str] | None = None,
-        keep_tail: bool = False, cache: str = "", share: Annotated[int, Field(ge=0)] = 0, device: str | None = None,
+        keep_tail: bool = False, cache: str | Path = "", share: Annotated[int, Field(ge=0)] = 0, device: str | None = None,
     ) -> None:
         self.lm = lm
         self.policy: Policy = POLICIES[policy]() if isinstance(policy, str) else policy
@@ -68,7 +69,7 @@ class AttentionReranker(Stage):
         self.max_words = max_words
         self.turn = turn
         self.keep_tail = keep_tail
-        self.cache = cache
+        self.cache = str(cache)
         self.share = share
         self.device = device
         self._model: LanguageModel | None = None
@@ -96,7 +97,7 @@ class AttentionReranker(Stage):
             self._model = None
 
     def state(self) -> Any:
-        cache = self._open_cache().fingerprint if self.cache else None
+        cache = (self._stored or self._open_cache()).fingerprint if self.cache else None
         return {"weights": weights_hash(resolve(self.lm)), "heads": self.policy.heads_in(self.lm), "cache": cache}
 
     def check(self) -> Iterator[Problem]:
@@ -114,7 +115,7 @@ class AttentionReranker(Stage):
 
     def run(self, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Ranking]:
         if self._model is None:
-            raise StageError("the stage is not open", where=self.label, hint="call open() first, or run it in a pipeline")
+            raise self.not_open()
         from ..kernels.dispatch import taken
 
         with taken() as paths:

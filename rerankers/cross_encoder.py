@@ -8,24 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from ..rag import models
 from ..rag.documents import Batch, Query, Ranking
-from ..rag.errors import RegardError, StageError, UnsupportedModel
+from ..rag.errors import RegardError, UnsupportedModel
 from ..rag.onnx import OnnxModel, Tokens
 from ..rag.packing import pack
+from ..rag.settings import Count
 from ..rag.stage import Problem, Stage
 from ..rag.trace import record
 
 Pair = tuple[str, str]
 _TOKENIZED_AT_ONCE = 1024
 """Pairs: bounds the memory that the token ids of a large batch of queries take."""
-Count = Annotated[int, Field(ge=1)]
 
 
 class CrossEncoder(Stage):
@@ -92,7 +91,7 @@ class CrossEncoder(Stage):
     def _scores(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
         """float32 [len(pairs)]."""
         if self._scorer is None:
-            raise StageError("the stage is not open", where=f"stage {self.label!r}", hint="call open() first, or run a pipeline")
+            raise self.not_open()
         scores = np.zeros(len(pairs), dtype=np.float32)
         tokens, truncated = 0, 0
         for start in range(0, len(pairs), _TOKENIZED_AT_ONCE):

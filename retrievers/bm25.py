@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..indexers.store import LanceStore
-from ..indexers.views import parse_view
-from ..indexers.views.spec import ViewSpec
+from ..indexers.views import ViewSpec, parse_view
 from ..rag.documents import Batch, Query, Ranking
+from ..rag.settings import Count
 from .first_stage import FirstStage
 
 
@@ -19,8 +19,8 @@ class BM25(FirstStage):
     ``filters`` hold for every query; a query's own filters are added. Scores are in the space ``bm25``.
     """
 
-    def __init__(self, index: Path | None = None, k: int = 100, filters: dict[str, Any] | None = None) -> None:
-        self.index = index
+    def __init__(self, index: str | Path | None = None, k: Count = 100, filters: dict[str, Any] | None = None) -> None:
+        self.index = None if index is None else Path(index)
         self.k = k
         self.filters = filters or {}
 

@@ -12,9 +12,10 @@ from ..indexers.views import ViewSpec, parse_view
 from ..indexers.views.faiss_view import import_faiss
 from ..indexers.views.filtered import FilterPlan, describe
 from ..rag.documents import Batch, Query, Ranking, Rows, Scores
-from ..rag.encoding import Encoder
+from ..rag.encoding import Encoder, close_encoder, open_encoder
 from ..rag.encoding import encoder as make_encoder
 from ..rag.errors import IndexNotFound
+from ..rag.settings import Count
 from ..rag.stage import Problem
 from ..rag.trace import record
 from .first_stage import FirstStage
@@ -32,10 +33,10 @@ class Dense(FirstStage):
     """
 
     def __init__(
-        self, index: Path | None = None, k: int = 100, encoder: str | None = None, view: str = "faiss:flat",
+        self, index: str | Path | None = None, k: Count = 100, encoder: str | None = None, view: str = "faiss:flat",
         filters: dict[str, Any] | None = None, device: str | None = None,
     ) -> None:
-        self.index = index
+        self.index = None if index is None else Path(index)
         self.k = k
         self.encoder = encoder
         self.view = view
@@ -72,13 +73,14 @@ class Dense(FirstStage):
 
     def open(self) -> None:
         super().open()
-        self._encoder = self._make_encoder(self.store)
-        self._encoder.open()
+        made = self._make_encoder(self.store)
+        open_encoder(made)  # it may be an object that another pipeline uses too
+        self._encoder = made
 
     def close(self) -> None:
         super().close()
         if self._encoder is not None:
-            self._encoder.close()
+            close_encoder(self._encoder)
             self._encoder = None
 
     def state(self) -> Any:
@@ -91,7 +93,8 @@ class Dense(FirstStage):
 
     def run(self, queries: Batch[Query]) -> Batch[Ranking]:
         """The nearest passages of each query."""
-        assert self._encoder is not None, "run comes after open"
+        if self._encoder is None:
+            raise self.not_open()
         texts = [query.text for query in queries]
         cut = self._encoder.truncated(texts)
         if cut:

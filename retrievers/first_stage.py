@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ..indexers.store import LanceStore
-from ..indexers.views import open_view, view_specs
-from ..indexers.views.spec import ViewSpec
+from ..indexers.views import Version, ViewSpec, built_view, fresh_view, load_view
 from ..rag import models
 from ..rag.documents import Batch, Query, Ranking, Rows, Scores, ScoreSpace, Step
-from ..rag.errors import ConfigError, IndexNotFound, RegardError
+from ..rag.errors import ConfigError, RegardError
+from ..rag.identity import same_key
 from ..rag.stage import Problem, Stage
 
 Search = Callable[[list[int], Rows | None], tuple[Rows, Scores]]
@@ -28,6 +27,7 @@ class FirstStage(Stage):
     k: int
     filters: dict[str, Any]
     _store: LanceStore | None = None
+    _version: Version | None = None
     _view: Any = None
 
     def spec(self, store: LanceStore) -> ViewSpec:
@@ -55,29 +55,29 @@ class FirstStage(Stage):
         return f"lance:{self.index}" if self.index else ""
 
     def open(self) -> None:
-        spec = self.spec(self.store)
-        self._view_key = ("view", self.store.uri, self.store.fingerprint, spec.slug)
-        self._view = models.acquire(self._view_key, lambda: open_view(self.store, spec))
+        version = fresh_view(self.store, self.spec(self.store))
+        self._view_key = ("view", str(version.folder), same_key(version.meta))
+        self._view = models.acquire(self._view_key, lambda: load_view(version))
+        self._version = version
 
     def close(self) -> None:
         if self._view is not None:
-            self._view = None
+            self._view = self._version = None
             models.release(self._view_key)
         if self._store is not None:
             self._store = None
             models.release(self._store_key)
 
     def state(self) -> Any:
-        return self.store.fingerprint
+        """The store's version and the view's build: the one that is open, or the newest one, which ``open`` would start from."""
+        version = self._version or built_view(self.path, self.spec(self.store))
+        return [self.store.fingerprint, version.meta]
 
     def check(self) -> Iterator[Problem]:
         try:
             store = LanceStore(self.path)
             spec = self.spec(store)
-            built = view_specs(self.path)
-            if spec.slug not in {known.slug for known in built}:
-                raise IndexNotFound(f"the index has no view {spec}", hint=f"regard index --index {self.path} --view {spec.kind}; "
-                                    f"it has: {', '.join(map(str, built)) or 'none'}")
+            built_view(self.path, spec)
             yield from self.check_view(store, spec)
         except RegardError as error:
             yield Problem(error.what, f"stage {self.label!r}", error.hint or "")
@@ -88,6 +88,8 @@ class FirstStage(Stage):
 
     def retrieve(self, queries: Batch[Query], space: ScoreSpace, search: Search) -> Batch[Ranking]:
         """Search the queries in one call for each distinct filter, and make rankings."""
+        if self._view is None:
+            raise self.not_open()
         found: list[Ranking | None] = [None] * len(queries)
         for positions, allowed in self._groups(queries):
             rows, scores = search(positions, allowed)
@@ -102,7 +104,7 @@ class FirstStage(Stage):
         groups: dict[str, tuple[Mapping[str, Any], list[int]]] = {}
         for i, query in enumerate(queries):
             both = {**self.filters, **query.filters}
-            groups.setdefault(json.dumps(both, sort_keys=True, default=str), (both, []))[1].append(i)
+            groups.setdefault(same_key(both), (both, []))[1].append(i)
         for filters, positions in groups.values():
             yield positions, self.store.select(filters) if filters else None
 

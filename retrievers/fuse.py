@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..rag.documents import Batch, Ranking, Rows, ScoreSpace, Step
 from ..rag.errors import ConfigError, StageError
+from ..rag.settings import Count
 from ..rag.stage import Stage
 
 
@@ -25,7 +26,7 @@ class Fuse(Stage):
     """
 
     def __init__(
-        self, method: Literal["rrf", "minmax", "zscore"] = "rrf", weights: list[float] | None = None, c: float = 60.0, k: int = 100,
+        self, method: Literal["rrf", "minmax", "zscore"] = "rrf", weights: list[float] | None = None, c: float = 60.0, k: Count = 100,
     ) -> None:
         self.method = method
         self.weights = weights

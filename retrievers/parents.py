@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..rag.documents import Batch, Ranking
-from ..rag.errors import ConfigError
+from ..rag.settings import Count
 from ..rag.stage import Stage
 
 
@@ -13,9 +13,7 @@ class Parents(Stage):
     The hits are still passages, one a document, so that what made the document rank can be shown. ``k`` limits the documents.
     """
 
-    def __init__(self, k: int | None = None) -> None:
-        if k is not None and k < 1:
-            raise ConfigError(f"k is {k}", where="Parents", hint="k is at least 1, or None for all")
+    def __init__(self, k: Count | None = None) -> None:
         self.k = k
 
     def run(self, rankings: Batch[Ranking]) -> Batch[Ranking]:

@@ -66,7 +66,7 @@ class HashEncoder:
         return vector / np.linalg.norm(vector)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def hash_encoder() -> type[HashEncoder]:
     return HashEncoder
 

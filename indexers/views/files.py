@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 import tempfile
+import uuid
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -24,7 +25,7 @@ from .attention_view import AttentionView
 from .bm25_view import BM25View
 from .faiss_view import FaissView
 from .spec import ATTENTION, ViewSpec
-from .versions import DESCRIPTION, read_meta, spec_json, versions_of, view_specs
+from .versions import DESCRIPTION, Version, newest_versions, read_json, read_meta, spec_json, versions_of
 
 log = logging.getLogger(__name__)
 
@@ -68,15 +69,37 @@ def build_view(store: LanceStore, spec: ViewSpec, *, progress: bool | None = Non
 
 def open_view(store: LanceStore, spec: ViewSpec) -> FaissView | BM25View:
     """Open a view for searching, fresh for the store's version. Raises ``IndexNotFound`` when it was never built."""
-    built = view_specs(store.path)
-    match = next((known for known in built if known.slug == spec.slug), None)
+    return load_view(fresh_view(store, spec))
+
+
+def fresh_view(store: LanceStore, spec: ViewSpec) -> Version:
+    """The view of this name for the store's version, with the parameters it was last built with; extended or built anew if need be."""
+    folder = build_view(store, built_view(store.path, spec).spec)
+    meta = read_meta(folder, store)
+    if meta is None:
+        raise IndexFormatError(f"the view {spec} has no description", where=str(folder), hint="delete the folder; it is built anew")
+    return Version(folder, meta)
+
+
+def built_view(path: Path, spec: ViewSpec) -> Version:
+    """The newest version on disk of the view of this name. Raises ``IndexNotFound`` when it was never built."""
+    built = newest_versions(path)
+    match = next((known for known in built if known.spec.slug == spec.slug), None)
     if match is None:
-        raise IndexNotFound(f"the index has no view {spec}", where=str(store.path),
-                            hint=f"add it: regard index --index {store.path} --view {spec.kind}; it has: "
-                                 f"{', '.join(map(str, built)) or 'none'}")
-    folder = build_view(store, match)
-    rows = np.load(folder / "rows.npy", mmap_mode="r")
-    return _kind(match).load(folder, match, rows)
+        raise IndexNotFound(f"the index has no view {spec}", where=str(path),
+                            hint=f"add it: regard index --index {path} --view {spec.kind}; it has: "
+                                 f"{', '.join(str(known.spec) for known in built) or 'none'}")
+    return match
+
+
+def load_view(version: Version) -> FaissView | BM25View:
+    """Raises ``IndexFormatError`` for a damaged view, and when another build took its place in the meantime."""
+    rows = np.load(version.folder / "rows.npy", mmap_mode="r")
+    view = _kind(version.spec).load(version.folder, version.spec, rows)
+    if read_json(version.folder / DESCRIPTION) != version.meta:
+        raise IndexFormatError(f"the view {version.spec} was built anew while it was opened", where=str(version.folder),
+                               hint="open it again")
+    return view
 
 
 def _is_current(folder: Path, store: LanceStore, spec: ViewSpec, made_by: Recipe | None) -> bool:
@@ -125,7 +148,7 @@ def _write(view: View, folder: Path, store: LanceStore, spec: ViewSpec, made_by:
         view.save(temporary)
         np.save(temporary / "rows.npy", store.rows)
         meta: dict[str, Any] = {"spec": spec_json(spec), "dataset": store.manifest["id"], "version": store.version,
-                                "passages": len(store.rows)}
+                                "passages": len(store.rows), "build": uuid.uuid4().hex}
         if made_by is not None:
             meta["made_by"] = made_by
         (temporary / DESCRIPTION).write_text(json.dumps(meta))

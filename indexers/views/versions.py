@@ -15,7 +15,10 @@ DESCRIPTION = "view.json"
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A view's folder and its description: ``spec``, ``dataset``, ``version``, ``passages``, for some kinds ``made_by``."""
+    """A view's folder and its description: ``spec``, ``dataset``, ``version``, ``passages``, ``build``, for some kinds ``made_by``.
+
+    ``build`` is another each time: an approximate index that was extended is not the one that is built in one go.
+    """
 
     folder: Path
     meta: dict[str, Any]

@@ -20,8 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 from ..documents import Batch, Query, Ranking
 from ..errors import ConfigError, EvaluationError, PipelineError
 from ..pipeline import Pipeline, StageNode, Wire
+from ..ports import ports
 from ..progress import progress_bar
-from ..stage import ports
 from .beir import read_queries
 from .runs import Qrels, Run, run_from_rankings
 from .significance import Comparison, compare, mean_interval
@@ -117,7 +117,7 @@ def pipeline_order_sensitivity(
     Raises ``PipelineError`` or ``ConfigError`` for a pipeline without such a stage, or one that cannot be fed with queries alone.
     """
     name = _reranker(pipeline, reranker)
-    stage = pipeline.nodes[name].stage
+    stage: Any = pipeline.nodes[name].stage
     depth = getattr(stage, "depth", None)
     if isinstance(depth, int) and depth < k:
         raise ConfigError(f"{name!r} reads {depth} candidates only: which {depth} of {k} would depend on their order",
@@ -242,8 +242,9 @@ def _part(pipeline: Pipeline, outputs: Mapping[str, str]) -> Pipeline:
         if name in needed:
             needed |= {source for source, _ in pipeline.nodes[name].sources}
     part = Pipeline(pipeline.name, pipeline.cache)
-    wires: dict[str, Wire] = {name: part.input(kind, name) for name, kind in pipeline.inputs.items()}
+    wires: dict[str, Wire[Any]] = {name: part.input(kind, name) for name, kind in pipeline.inputs.items()}
     for name, node in pipeline.nodes.items():
         if name in needed:
-            wires[name] = part.add(node.stage, *(wires[source] for source, _ in node.sources), name=name)
+            stage: Any = node.stage
+            wires[name] = part.add(stage, *(wires[source] for source, _ in node.sources), name=name)
     return part.output(**{output: wires[name] for output, name in outputs.items()})
