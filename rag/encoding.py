@@ -6,6 +6,7 @@ group ``regard.encoders`` (model kind -> encoder class), so nothing in this fold
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -54,3 +55,26 @@ def encoder(name: str, **settings: Any) -> Encoder:
     """
     made: Encoder = load("regard.encoders", resolve(name).kind)(name, **settings)
     return made
+
+
+_open: dict[int, tuple[Encoder, int]] = {}
+_lock = threading.Lock()
+
+
+def open_encoder(one: Encoder) -> None:
+    """Open an encoder that others may hold too (a job and two stages may have been handed the same object)."""
+    with _lock:
+        _, users = _open.get(id(one), (one, 0))
+        if not users:
+            one.open()
+        _open[id(one)] = one, users + 1
+
+
+def close_encoder(one: Encoder) -> None:
+    """Give back what :func:`open_encoder` opened; the last holder closes it."""
+    with _lock:
+        _, users = _open.pop(id(one), (one, 0))
+        if users > 1:
+            _open[id(one)] = one, users - 1
+        elif users:
+            one.close()

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from ..indexers.store import LanceStore
-from ..indexers.views import open_view, view_specs
+from ..indexers.unfinished import incomplete
+from ..indexers.views import missing_view, open_view, view_specs
 from ..indexers.views.spec import ViewSpec
 from ..rag import models
 from ..rag.documents import Batch, Query, Ranking, Rows, Scores, ScoreSpace, Step
-from ..rag.errors import ConfigError, IndexNotFound, RegardError
+from ..rag.errors import ConfigError, RegardError
 from ..rag.stage import Problem, Stage
 
 Search = Callable[[list[int], Rows | None], tuple[Rows, Scores]]
@@ -74,10 +75,11 @@ class FirstStage(Stage):
         try:
             store = LanceStore(self.path)
             spec = self.spec(store)
-            built = view_specs(self.path)
-            if spec.slug not in {known.slug for known in built}:
-                raise IndexNotFound(f"the index has no view {spec}", hint=f"regard index --index {self.path} --view {spec.kind}; "
-                                    f"it has: {', '.join(map(str, built)) or 'none'}")
+            if spec.slug not in {known.slug for known in view_specs(self.path)}:
+                raise missing_view(self.path, spec)
+            half = incomplete(self.path)
+            if half is not None:
+                yield Problem(half.what, f"stage {self.label!r}", half.hint or "", fatal=False)
             yield from self.check_view(store, spec)
         except RegardError as error:
             yield Problem(error.what, f"stage {self.label!r}", error.hint or "")

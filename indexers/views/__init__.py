@@ -2,7 +2,7 @@
 
 Lives here: ``spec`` (names of views), ``faiss_view``, ``bm25_view``, ``attention_view`` (with ``attention_job``, which computes it,
 ``attention_shards`` and ``attention_layout``, how it lies on disk), ``footprint`` (what it will take), ``files`` (how a view is
-written whole and found fresh), ``versions`` (what is there).
+written whole and found fresh), ``versions`` (what is there), ``missing`` (what to say of what is not).
 May import: ``regard.rag``, the rest of ``regard.indexers``.
 """
 
@@ -10,7 +10,10 @@ from .attention_view import AttentionView
 from .bm25_view import BM25View
 from .faiss_view import FaissView
 from .files import View, build_view, open_view
+from .missing import missing_view
 from .spec import ViewSpec, parse_view
 from .versions import view_specs
 
-__all__ = ["AttentionView", "BM25View", "FaissView", "View", "ViewSpec", "build_view", "open_view", "parse_view", "view_specs"]
+__all__ = [
+    "AttentionView", "BM25View", "FaissView", "View", "ViewSpec", "build_view", "missing_view", "open_view", "parse_view", "view_specs",
+]

@@ -16,13 +16,15 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from ...rag.documents import Rows
-from ...rag.errors import IndexFormatError, IndexNotFound
+from ...rag.errors import IndexFormatError
 from ..store import LanceStore
+from ..unfinished import incomplete
 from ..writer import locked, storage_errors
 from .attention_job import PENDING, Recipe, recipe
 from .attention_view import AttentionView
 from .bm25_view import BM25View
 from .faiss_view import FaissView
+from .missing import missing_view
 from .spec import ATTENTION, ViewSpec
 from .versions import DESCRIPTION, read_meta, spec_json, versions_of, view_specs
 
@@ -68,12 +70,12 @@ def build_view(store: LanceStore, spec: ViewSpec, *, progress: bool | None = Non
 
 def open_view(store: LanceStore, spec: ViewSpec) -> FaissView | BM25View:
     """Open a view for searching, fresh for the store's version. Raises ``IndexNotFound`` when it was never built."""
-    built = view_specs(store.path)
-    match = next((known for known in built if known.slug == spec.slug), None)
+    match = next((known for known in view_specs(store.path) if known.slug == spec.slug), None)
     if match is None:
-        raise IndexNotFound(f"the index has no view {spec}", where=str(store.path),
-                            hint=f"add it: regard index --index {store.path} --view {spec.kind}; it has: "
-                                 f"{', '.join(map(str, built)) or 'none'}")
+        raise missing_view(store.path, spec)
+    half = incomplete(store.path)
+    if half is not None:
+        log.warning("%s", half)
     folder = build_view(store, match)
     rows = np.load(folder / "rows.npy", mmap_mode="r")
     return _kind(match).load(folder, match, rows)
