@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..rag.encoding import Encoder, Vectors
 from ..rag.encoding import encoder as make_encoder
-from ..rag.errors import ConfigError, FingerprintMismatch, StageError
-from ..rag.progress import progress_bar
+from ..rag.errors import ConfigError, DimensionMismatch, FingerprintMismatch, StageError
+from ..rag.progress import Advance, progress_bar
+from .pace import Pace
 from .store import LanceStore, full_texts
 from .writer import StoreWriter, storage_errors
 
@@ -59,11 +60,11 @@ def index_encoders(wanted: str | Encoder | None, existing: LanceStore | None, de
     return encoders
 
 
-def encode_existing(writer: StoreWriter, name: str, one: Encoder, *, progress: bool | None) -> None:
+def encode_existing(writer: StoreWriter, name: str, one: Encoder, *, progress: bool | None, commit_seconds: float) -> None:
     """Make sure the store has the column of ``one``; encode the passages that are there already.
 
-    The vectors gather in a dataset of their own, block by block, so that a killed job goes on where it stopped; one transaction
-    then adds them all. Raises ``FingerprintMismatch`` when the column holds another encoder's vectors.
+    The vectors gather in a dataset of their own, written after so many passages or ``commit_seconds``, so that a killed job goes on where
+    it stopped; one transaction then adds them all. Raises ``FingerprintMismatch`` when the column holds another encoder's vectors.
     """
     fingerprint = one.fingerprint()
     stored = LanceStore(writer.path).encoders
@@ -81,11 +82,46 @@ def encode_existing(writer: StoreWriter, name: str, one: Encoder, *, progress: b
         pending = _Pending(home, {"fingerprint": fingerprint, "version": int(writer.dataset.version)}, one.dimension)
         with progress_bar(f"encoding with {name}", len(writer), "passages", enabled=progress) as advance:
             advance(len(pending), "")
-            for texts in _blocks(writer, len(pending)):
-                pending.append(one.encode_passages(texts))
-                advance(len(texts), "")
+            _encode_rest(writer, one, pending, Pace(commit_seconds), advance)
     writer.add_encoder(name, fingerprint, pending.blocks())
     shutil.rmtree(home.parent)
+
+
+def _encode_rest(writer: StoreWriter, one: Encoder, pending: _Pending, pace: Pace, advance: Advance) -> None:
+    """Encode the passages that ``pending`` lacks. What is encoded is kept when the job breaks off."""
+    waiting: list[Vectors] = []
+
+    def keep() -> None:
+        vectors = waiting[:]
+        waiting.clear()  # first: whatever happens, nothing is written twice
+        if vectors:
+            pending.append(np.concatenate(vectors))
+        pace.restart()
+
+    try:
+        for texts in _blocks(writer, len(pending)):
+            start = 0
+            while start < len(texts):
+                block = texts[start:start + pace.block]
+                with pace.encoding(len(block)):
+                    waiting.append(checked_vectors(one, block))
+                start += len(block)
+                advance(len(block), "")
+                if sum(map(len, waiting)) >= _BLOCK or pace.due:
+                    keep()
+    finally:
+        keep()
+
+
+def checked_vectors(one: Encoder, texts: Sequence[str]) -> Vectors:
+    """Encode, and refuse vectors of another shape or with NaN before they reach the store."""
+    vectors = one.encode_passages(texts)
+    if vectors.shape != (len(texts), one.dimension):
+        raise DimensionMismatch(f"the encoder gave {vectors.shape} for {len(texts)} passages of {one.dimension} components",
+                                where=f"encoder {one.name!r}", hint="its dimension and its output must agree")
+    if not np.isfinite(vectors).all():
+        raise StageError("a vector is not finite", where=f"encoder {one.name!r}", hint="the model gave NaN: try another dtype or device")
+    return vectors
 
 
 def _blocks(writer: StoreWriter, start: int) -> Iterator[list[str]]:

@@ -2,47 +2,60 @@
 
 Each commit is one transaction of whole documents with their vectors, so a job that is killed leaves a prefix of its work and a
 rerun goes on after it: a document whose hash is stored is not chunked again, a passage whose hash is stored is not encoded again.
+A job that breaks off (Ctrl-C, an error) first commits what it has encoded.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..rag.documents import Document, Passage
-from ..rag.encoding import Encoder, Vectors
-from ..rag.errors import ConfigError, DimensionMismatch, EmptyCorpusError, IndexNotFound, StageError
+from ..rag.encoding import Encoder, Vectors, close_encoder, open_encoder
+from ..rag.errors import ConfigError, EmptyCorpusError, IndexNotFound, Interrupted, RegardError
 from ..rag.progress import Advance, progress_bar
 from .chunkers import Chunker
 from .chunkers import chunker as make_chunker
-from .columns import encode_existing, index_encoders
-from .corpus import Skip, estimate_size, read_corpus
+from .columns import checked_vectors, encode_existing, index_encoders
+from .corpus import Skip, estimate_size, objects, read_corpus
+from .pace import COMMIT_SECONDS, ENCODED_AT_ONCE, Pace
 from .seen import SeenDocuments
+from .sources import LeftOut, Sources, source_name
 from .store import DATASET, LanceStore
+from .unfinished import UnfinishedJob, unfinished
 from .views import ViewSpec, build_view, parse_view, view_specs
 from .views.faiss_view import import_faiss
-from .writer import Shard, StoreWriter, content_hash, document_hash, locked
+from .writer import Shard, StoreWriter, content_hash, document_hash, joined, locked
 
 DEFAULT_ENCODER = "minilm"
 DEFAULT_CHUNKER = "sentences:200,overlap=40"
 _SHARD_CHARACTERS = 16_000_000
-_SKIPS_KEPT = 100
-_ENCODED_AT_ONCE = 256  # passages between two steps of the progress bar
+_LISTED = 100
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_OBJECTS = "documents in Python"
+"""The name of a corpus of Python objects among the sources of a job; not one that ``Sources`` notes."""
 
-Sources = str | Path | Sequence[str | Path] | Iterable[Document]
+Corpus = str | Path | Sequence[str | Path] | Iterable[Any]
+Sourced = tuple[Document, str | None]
+"""A document and the name of the source that it was read from, None for a corpus of Python objects."""
 
 
 @dataclass(slots=True)
 class IndexReport:
-    """What a job did. Times in seconds; ``skips`` holds the first hundred of ``skipped``."""
+    """What a job did. Times in seconds; ``skips`` holds the first hundred of ``skipped``.
+
+    ``vanished`` counts the documents in the index that were last read from one of this job's sources and are no longer there (a file that
+    is there and could not be read has not vanished); ``vanished_ids`` holds the first hundred. They stay in the index.
+    """
 
     index: str
     documents: int = 0
@@ -59,35 +72,49 @@ class IndexReport:
     seconds: float = 0.0
     encode_seconds: float = 0.0
     skips: list[Skip] = field(default_factory=list)
+    vanished: int = 0
+    vanished_ids: list[str] = field(default_factory=list)
 
     def skip(self, skip: Skip) -> None:
         self.skipped += 1
-        if len(self.skips) < _SKIPS_KEPT:
+        if len(self.skips) < _LISTED:
             self.skips.append(skip)
+
+    def vanish(self, document_id: str) -> None:
+        self.vanished += 1
+        if len(self.vanished_ids) < _LISTED:
+            self.vanished_ids.append(document_id)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def build_index(
-    sources: Sources | None, index: str | Path, *, format: str = "auto", encoder: str | Encoder | None = "auto", chunker: str = "auto",
-    views: Sequence[str] | None = None, text: bool = True, shard_passages: int = 2048, progress: bool | None = None,
-    on_skip: Callable[[Skip], None] | None = None,
+    sources: Corpus | None, index: str | Path, *, format: str = "auto", encoder: str | Encoder | None = "auto", chunker: str = "auto",
+    views: Sequence[str] | None = None, text: bool = True, shard_passages: int = 2048, commit_seconds: float = COMMIT_SECONDS,
+    progress: bool | None = None, on_skip: Callable[[Skip], None] | None = None,
 ) -> IndexReport:
     """Index documents into the folder ``index``; run it again to add, to update, or to finish a job that was killed.
 
-    ``sources`` are files, folders or ``python:`` (see ``corpus``), or documents; None only adds encoders and views to an index
-    that is there. ``encoder`` is a model name, an ``Encoder``, None for no further one, or ``"auto"``: the index's own, ``minilm`` for a
-    new index. ``chunker`` likewise (``"auto"``: sentences packed to 200 tokens). ``views`` default to ``faiss:flat`` and ``bm25``, as
-    far as the index can hold them; ``text`` False stores no text, and so has no BM25. ``attention:smollm2`` holds the passages' keys and
-    values by that model, for ``AttentionReranker(cache=index)``; what it will take is said on standard error before it starts, unless
-    ``progress`` is False. A bad document is a counted skip; nothing committed is ever lost. Raises ``EmptyCorpusError``,
+    ``sources`` are files, folders or ``python:`` (see ``corpus``); or an iterable of documents: ``Document``, mappings, named tuples,
+    LangChain documents, objects with an id and a text, a pandas DataFrame, a Hugging Face ``Dataset``, an ir_datasets dataset (see
+    ``corpus.objects``; further fields become metadata). None only adds encoders and views to an index that is there. ``encoder`` is a
+    model name, an ``Encoder``, None for no further one, or ``"auto"``: the index's own, ``minilm`` for a new index. ``chunker`` likewise
+    (``"auto"``: sentences packed to 200 tokens). ``views`` default to ``faiss:flat`` and ``bm25``, as far as the index can hold them;
+    ``text`` False stores no text, and so has no BM25. ``attention:smollm2`` holds the passages' keys and values by that model, for
+    ``AttentionReranker(cache=index)``; what it will take is said on standard error before it starts, unless ``progress`` is False.
+
+    Work is committed, in whole documents, after ``shard_passages`` passages or ``commit_seconds`` of work, whichever comes first. A bad
+    document is a counted skip; nothing committed is ever lost. Ctrl-C commits what is encoded and raises ``Interrupted``, a
+    ``KeyboardInterrupt``. Raises ``CorpusError`` (for an iterable: where an item is no document), ``EmptyCorpusError``,
     ``FingerprintMismatch``, ``StorageError``, ``MissingDependency``.
     """
     path, report, start = Path(index), IndexReport(str(index)), time.perf_counter()
+    left_out = LeftOut()
 
     def skip(item: Skip) -> None:
         report.skip(item)
+        left_out.add(item)
         if on_skip:
             on_skip(item)
 
@@ -97,25 +124,32 @@ def build_index(
     specs = _views(views, existing, path, list(encoders), existing.has_text if existing else text)
     if any(spec.dense for spec in specs):
         import_faiss()  # a missing package is reported before the work, not after it
-    documents, total = (_nothing_new(existing, path), None) if sources is None else _documents(sources, format, skip)
+    names = _names(sources)
+    documents, total = (_nothing_new(existing, path), None) if sources is None else _documents(sources, names, format, skip)
     if sources is not None:
         documents = _not_empty(documents, report)
+    again = UnfinishedJob(_command(sources, names, path, format, encoder, chunker, views, text), _sources(sources, names),
+                          [spec.slug for spec in specs])
     try:
         for one in encoders.values():
-            one.open()  # before the index is made: a model that cannot be loaded leaves nothing behind
-        with locked(path):
+            open_encoder(one)  # before the index is made: a model that cannot be loaded leaves nothing behind
+        with locked(path), unfinished(path, again):
             writer = StoreWriter(path, chunker={"spec": splitter.spec, "fingerprint": splitter.fingerprint()}, text=text,
                                  encoders={name: one.fingerprint() for name, one in encoders.items()})
             for name, one in encoders.items():
-                encode_existing(writer, name, one, progress=progress)
-            with progress_bar("indexing", total, "documents", enabled=progress) as advance:
-                _Job(writer, splitter, encoders, report, skip, shard_passages).run(documents, advance)
+                encode_existing(writer, name, one, progress=progress, commit_seconds=commit_seconds)
+            with progress_bar("indexing", total, "documents", enabled=progress) as advance, closing(Sources(path)) as places:
+                job = _Job(writer, splitter, encoders, report, skip, places, shard_passages, Pace(commit_seconds))
+                job.run(documents, advance)
+                job.look_for_vanished([source_name(name) for name in names], left_out)
             store = LanceStore(path)
             for spec in specs:
                 build_view(store, spec, progress=progress)
+    except KeyboardInterrupt:
+        raise Interrupted(f"{_held(path)}; the same command goes on from there") from None
     finally:
         for one in encoders.values():
-            one.close()
+            close_encoder(one)
     report.total_passages = len(store)
     report.views = [str(spec) for spec in specs]
     report.seconds = time.perf_counter() - start
@@ -136,47 +170,54 @@ def delete_documents(index: str | Path, document_ids: Sequence[str]) -> int:
 
 
 class _Job:
-    """The stream itself: what is collected for the next commit, and what was seen."""
+    """The stream itself: what is collected for the next commit, and what was seen.
+
+    Documents gather in ``block`` until there are enough passages to encode at once; encoded blocks wait for the next commit.
+    """
 
     def __init__(
         self, writer: StoreWriter, chunker: Chunker, encoders: dict[str, Encoder], report: IndexReport, skip: Callable[[Skip], None],
-        shard_passages: int,
+        places: Sources, shard_passages: int, pace: Pace,
     ) -> None:
         self.writer = writer
         self.chunker = chunker
         self.encoders = encoders
         self.report = report
         self.skip = skip
+        self.places = places
         self.shard_passages = shard_passages
+        self.pace = pace
         self.stored = _stored_documents(writer)
         self.seen = SeenDocuments()
         self.next_row = writer.next_row()
-        self._clear()
-
-    def _clear(self) -> None:
-        self.shard = Shard([], [], {}, [])
-        self.characters = 0
+        self.block = Shard()
+        self.encoded: list[Shard] = []
+        self.known: dict[str, dict[bytes, Vectors]] = {}  # by encoder and content hash, until the next commit
         self.waiting = 0  # documents that were read and are not yet done
 
-    def run(self, documents: Iterable[Document], advance: Advance) -> None:
+    def run(self, documents: Iterable[Sourced], advance: Advance) -> None:
         """``advance`` is told of documents as they are done: at once when there is nothing to encode, else as encoding goes on."""
         self.advance = advance
-        for document in documents:
-            self._take(_clean(document))
-            self.waiting += 1
-            if len(self.shard.passages) >= self.shard_passages or self.characters >= _SHARD_CHARACTERS:
-                self._flush()
-            elif not self.shard.passages:
-                self._done(self.waiting)
-        self._flush()
+        try:
+            for document, source in documents:
+                self._take(_clean(document), source)
+                self._keep_pace()
+            self._encode_block()
+            self._commit()
+        except BaseException as error:
+            self._commit()
+            if isinstance(error, RegardError):
+                error.add_note(f"{_held(self.writer.path)}; the same command goes on from there")
+            raise
 
     def _done(self, documents: int) -> None:
         self.waiting -= documents
         self.advance(documents, f"{self.report.encoded:,} passages encoded, {self.report.skipped:,} skipped")
 
-    def _take(self, document: Document) -> None:
-        """Chunk one document into the shard, unless it is stored as it is or came before."""
+    def _take(self, document: Document, source: str | None) -> None:
+        """Chunk one document into the block, unless it is stored as it is or came before."""
         self.report.documents += 1
+        self.waiting += 1
         digest = document_hash(document)
         before = self.seen.get(document.id)
         if before is not None:
@@ -184,73 +225,96 @@ class _Job:
             self.skip(Skip("corpus", document.id, f"duplicate document id with {same}"))
             return
         self.seen.add([(document.id, digest)])
+        self.places.note(document.id, source)
         stored = self.stored.get(document.id)
         if stored == digest:
             self.report.unchanged += 1
             return
+        if not (self.encoded or self.block):
+            self.pace.restart()
         passages = self.chunker.chunk(document)
         if stored is not None:
-            self.shard.replaced.append(document.id)
+            self.block.replaced.append(document.id)
             self.report.updated += 1
         elif passages:
             self.report.added += 1
         if not passages:
             self.skip(Skip("corpus", document.id, "the document has no text"))
-        self.shard.passages += passages
-        self.shard.hashes += [digest] * len(passages)
-        self.characters += sum(len(p.text) for p in passages)
+        self.block.add(passages, digest)
 
-    def _flush(self) -> None:
-        shard = self.shard
-        if shard.passages:
-            start = time.perf_counter()
-            each = self.waiting // max(1, len(self.encoders))
-            shard.vectors = {name: self._encode(name, one, shard, each) for name, one in self.encoders.items()}
-            self.report.encode_seconds += time.perf_counter() - start
+    def _keep_pace(self) -> None:
+        """Encode when there is enough for a block; commit when there is enough for a shard, or it is time."""
+        passages, characters = sum(map(len, self.encoded)), sum(shard.characters for shard in self.encoded) + self.block.characters
+        full = passages + len(self.block) >= self.shard_passages or characters >= _SHARD_CHARACTERS
+        if full or len(self.block) >= self.pace.block:
+            self._encode_block()
+        elif not self.block:
+            self._done(self.waiting)
+        if full:
+            self._commit()
+        elif self.pace.due:
+            if not self.encoded:
+                self._encode_block()
+            self._commit()
+
+    def _encode_block(self) -> None:
+        block, self.block = self.block, Shard()
+        each = self.waiting // max(1, len(self.encoders))
+        start = time.perf_counter()
+        with self.pace.encoding(len(block)):
+            block.vectors = {name: self._encode(name, one, block, each) for name, one in self.encoders.items()}
+        self.report.encode_seconds += time.perf_counter() - start
+        if block:
+            self.encoded.append(block)
+        self._done(self.waiting)
+
+    def _commit(self) -> None:
+        """Commit the encoded blocks. They are let go of first: whatever happens, nothing is written twice."""
+        shard, self.encoded, self.known = joined(self.encoded), [], {}
+        self.places.commit()
+        if len(shard):
             self.writer.commit(shard, self.next_row)
-            self.next_row += len(shard.passages)
-            self.report.passages += len(shard.passages)
+            self.next_row += len(shard)
+            self.report.passages += len(shard)
         elif shard.replaced:
             self.writer.delete(shard.replaced)
-        self._done(self.waiting)
-        self._clear()
+        self.pace.restart()
 
-    def _encode(self, name: str, one: Encoder, shard: Shard, documents: int) -> Vectors:
-        """Vectors of the shard's passages; each distinct text is encoded once, and not at all where the store has its vector.
+    def _encode(self, name: str, one: Encoder, block: Shard, documents: int) -> Vectors:
+        """Vectors of the block's passages; each distinct text is encoded once, and not at all where the store has its vector.
 
         Encoding all of them counts as the work for ``documents`` documents.
         """
-        hashes = [content_hash(p) for p in shard.passages]
-        known = self.writer.stored_vectors(shard.replaced, name) if shard.replaced else {}
+        hashes = [content_hash(p) for p in block.passages]
+        known = self.known.setdefault(name, {})
+        if block.replaced:
+            known.update(self.writer.stored_vectors(block.replaced, name))
         fresh: dict[bytes, Passage] = {}
-        for digest, passage in zip(hashes, shard.passages, strict=True):
+        for digest, passage in zip(hashes, block.passages, strict=True):
             if digest not in known:
                 fresh.setdefault(digest, passage)
-        texts = [p.full_text for p in fresh.values()]
+        digests, texts = list(fresh), [p.full_text for p in fresh.values()]
         self.report.reused += len(hashes) - len(texts)
         self.report.truncated += one.truncated(texts)
-        encoded = np.empty((len(texts), one.dimension), dtype=np.float32)
-        for start in range(0, len(texts), _ENCODED_AT_ONCE):
-            stop = min(start + _ENCODED_AT_ONCE, len(texts))
-            encoded[start:stop] = _checked_vectors(one, texts[start:stop])
+        for start, stop in pairwise(_cuts(len(texts))):
+            known.update(zip(digests[start:stop], checked_vectors(one, texts[start:stop]), strict=True))
             self.report.encoded += stop - start
             self._done(documents * stop // len(texts) - documents * start // len(texts))
-        where = {digest: i for i, digest in enumerate(fresh)}
-        vectors = np.empty((len(hashes), one.dimension), dtype=np.float32)
-        for i, digest in enumerate(hashes):
-            vectors[i] = encoded[where[digest]] if digest in where else known[digest]
-        return vectors
+        return np.stack([known[digest] for digest in hashes]) if hashes else np.empty((0, one.dimension), dtype=np.float32)
+
+    def look_for_vanished(self, sources: Sequence[str], left_out: LeftOut) -> None:
+        """Count the stored documents that were last read from one of ``sources``, and this time were not there."""
+        for batch in self.writer.dataset.scanner(columns=["document_id"]).to_batches() if sources else ():
+            for document_id in dict.fromkeys(batch.column("document_id").to_pylist()):
+                if self.seen.get(document_id) is None and self.places.holds(sources, document_id) and not left_out.holds(document_id):
+                    self.report.vanish(document_id)
+                    self.seen.add([(document_id, b"")])  # its passages may lie in several batches
 
 
-def _checked_vectors(one: Encoder, texts: Sequence[str]) -> Vectors:
-    """Encode, and refuse vectors of another shape or with NaN before they reach the store."""
-    vectors = one.encode_passages(texts)
-    if vectors.shape != (len(texts), one.dimension):
-        raise DimensionMismatch(f"the encoder gave {vectors.shape} for {len(texts)} passages of {one.dimension} components",
-                                where=f"encoder {one.name!r}", hint="its dimension and its output must agree")
-    if not np.isfinite(vectors).all():
-        raise StageError("a vector is not finite", where=f"encoder {one.name!r}", hint="the model gave NaN: try another dtype or device")
-    return vectors
+def _cuts(n: int) -> list[int]:
+    """Where ``n`` texts are cut into even pieces of about ``ENCODED_AT_ONCE``: from 0 to ``n``."""
+    pieces = max(1, round(n / ENCODED_AT_ONCE)) if n else 0
+    return [n * i // max(1, pieces) for i in range(pieces + 1)]
 
 
 def _stored_documents(writer: StoreWriter) -> SeenDocuments:
@@ -260,20 +324,31 @@ def _stored_documents(writer: StoreWriter) -> SeenDocuments:
     return stored
 
 
-def _documents(sources: Sources, format: str, skip: Callable[[Skip], None]) -> tuple[Iterator[Document], int | None]:
-    """The documents of all sources as one stream, and how many there will be where that is cheap to know."""
+def _names(sources: Corpus | None) -> list[str | Path]:
+    """The files, folders and ``python:`` that ``sources`` names; none when it holds the documents itself."""
     if isinstance(sources, str | Path):
-        sources = [sources]
+        return [sources]
     if isinstance(sources, Sequence) and all(isinstance(s, str | Path) for s in sources):
-        names = [s for s in sources if isinstance(s, str | Path)]
-        sizes = [estimate_size(s, format) for s in names]
-        known = [size for size in sizes if size is not None]
-        stream = chain.from_iterable(read_corpus(s, format=format, on_skip=skip) for s in names)
-        return stream, sum(known) if len(known) == len(sizes) else None
-    return (d for d in sources if isinstance(d, Document)), len(sources) if isinstance(sources, Sequence) else None
+        return list(sources)
+    return []
 
 
-def _nothing_new(existing: LanceStore | None, path: Path) -> Iterator[Document]:
+def _documents(sources: Corpus, names: list[str | Path], format: str, skip: Callable[[Skip], None]) -> tuple[Iterator[Sourced], int | None]:
+    """The documents of all sources as one stream, and how many there will be where that is cheap to know."""
+    if not names:
+        return ((document, None) for document in objects.read(sources, skip)), objects.estimate(sources)
+    sizes = [estimate_size(s, format) for s in names]
+    known = [size for size in sizes if size is not None]
+    stream = chain.from_iterable(_read(s, format, skip) for s in names)
+    return stream, sum(known) if len(known) == len(sizes) else None
+
+
+def _read(source: str | Path, format: str, skip: Callable[[Skip], None]) -> Iterator[Sourced]:
+    name = source_name(source)
+    return ((document, name) for document in read_corpus(source, format=format, on_skip=skip))
+
+
+def _nothing_new(existing: LanceStore | None, path: Path) -> Iterator[Sourced]:
     """No documents, for an index that is there."""
     if existing is None:
         raise IndexNotFound(f"there is no index at {path} to add to, and no source to make one from", where=str(path),
@@ -281,7 +356,7 @@ def _nothing_new(existing: LanceStore | None, path: Path) -> Iterator[Document]:
     return iter(())
 
 
-def _not_empty(documents: Iterator[Document], report: IndexReport) -> Iterator[Document]:
+def _not_empty(documents: Iterator[Sourced], report: IndexReport) -> Iterator[Sourced]:
     """The same stream; raises before anything is written when it holds nothing."""
     first = next(documents, None)
     if first is None:
@@ -297,6 +372,32 @@ def _clean(document: Document) -> Document:
         return document
     id, text, title = (_SURROGATE.sub("\ufffd", part) for part in (document.id, document.text, document.title))
     return replace(document, id=id, text=text, title=title)
+
+
+def _held(path: Path) -> str:
+    """What is committed now."""
+    if not (path / DATASET).exists():
+        return "nothing is committed"
+    writer = LanceStore(path)
+    return f"{len(writer):,} passages of {writer.documents():,} documents are committed to {path}"
+
+
+def _sources(sources: Corpus | None, names: list[str | Path]) -> list[str]:
+    """How a note on the job calls its sources."""
+    return [] if sources is None else [source_name(name) for name in names] or [_OBJECTS]
+
+
+def _command(
+    sources: Corpus | None, names: list[str | Path], path: Path, format: str, encoder: str | Encoder | None, chunker: str,
+    views: Sequence[str] | None, text: bool,
+) -> str:
+    """How to run this job again."""
+    if (sources is not None and not names) or not isinstance(encoder, str | None):
+        return f"call build_index for {str(path)!r} again with the same arguments"
+    options = [("--format", format, "auto"), ("--encoder", encoder or "none", "auto"), ("--chunker", chunker, "auto")]
+    given = [word for option, value, default in options if value != default for word in (option, value)]
+    given += [word for view in views or () for word in ("--view", view)]
+    return shlex.join(["regard", "index", *map(str, names), "--index", str(path), *given, *([] if text else ["--no-text"])])
 
 
 def _chunker_spec(chunker: str, existing: LanceStore | None) -> str:

@@ -22,12 +22,12 @@ class SeenDocuments:
 
     def get(self, document_id: str) -> bytes | None:
         """The document's hash, or None when it was not seen."""
-        found = self._database.execute("SELECT hash FROM seen WHERE id = ?", (_key(document_id),)).fetchone()
+        found = self._database.execute("SELECT hash FROM seen WHERE id = ?", (document_key(document_id),)).fetchone()
         return found[0] if found else None
 
     def add(self, documents: Iterable[tuple[str, bytes]]) -> None:
         """Remember documents; a later hash replaces an earlier one."""
-        rows = ((_key(name), digest) for name, digest in documents)
+        rows = ((document_key(name), digest) for name, digest in documents)
         try:
             self._database.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?)", rows)
         except sqlite3.OperationalError as error:
@@ -35,5 +35,6 @@ class SeenDocuments:
                                hint="free some space there, or set TMPDIR to another folder; then run the same command again") from None
 
 
-def _key(document_id: str) -> bytes:
+def document_key(document_id: str) -> bytes:
+    """16 bytes that stand for an id, however long it is."""
     return hashlib.blake2b(document_id.encode(), digest_size=16).digest()

@@ -72,6 +72,13 @@ class LanceStore:
     def __len__(self) -> int:
         return int(self._dataset.count_rows())
 
+    def documents(self) -> int:
+        """How many documents have passages here."""
+        found: set[str] = set()
+        for batch in self.scan(["document_id"]):
+            found.update(batch.column("document_id").to_pylist())
+        return len(found)
+
     # -- rows --------------------------------------------------------------------------
 
     @property

@@ -8,7 +8,7 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,33 @@ def content_hash(passage: Passage) -> bytes:
 class Shard:
     """What one commit writes: passages, the hash of each one's document, and their vectors by encoder name."""
 
-    passages: list[Passage]
-    hashes: list[bytes]
-    vectors: dict[str, Vectors]
-    replaced: list[str]
+    passages: list[Passage] = field(default_factory=list)
+    hashes: list[bytes] = field(default_factory=list)
+    vectors: dict[str, Vectors] = field(default_factory=dict)
+    replaced: list[str] = field(default_factory=list)
     """Documents whose older passages this commit removes."""
+
+    characters: int = 0
+
+    def add(self, passages: Sequence[Passage], document: bytes) -> None:
+        """The passages of one document, whose hash is ``document``."""
+        self.passages += passages
+        self.hashes += [document] * len(passages)
+        self.characters += sum(len(passage.text) for passage in passages)
+
+    def __len__(self) -> int:
+        return len(self.passages)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to commit."""
+        return bool(self.passages or self.replaced)
+
+
+def joined(shards: Sequence[Shard]) -> Shard:
+    """One shard that holds what ``shards`` hold, in order."""
+    vectors = {name: np.concatenate([shard.vectors[name] for shard in shards]) for name in (shards[0].vectors if shards else ())}
+    return Shard([p for s in shards for p in s.passages], [h for s in shards for h in s.hashes], vectors,
+                 [name for s in shards for name in s.replaced], sum(s.characters for s in shards))
 
 
 class StoreWriter:
@@ -147,11 +169,10 @@ class StoreWriter:
             "metadata": [json.dumps(p.metadata, sort_keys=True, default=str) for p in passages],
             "content_hash": [content_hash(p) for p in passages], "document_hash": shard.hashes,
         }
-        for field in schema:
-            if field.name.startswith("vector_"):
-                name = field.name.removeprefix("vector_")
-                columns[field.name] = _vector_array(shard.vectors[name], field.type)
-        return pa.table({field.name: columns[field.name] for field in schema}, schema=schema)
+        for column in schema:
+            if column.name.startswith("vector_"):
+                columns[column.name] = _vector_array(shard.vectors[column.name.removeprefix("vector_")], column.type)
+        return pa.table({column.name: columns[column.name] for column in schema}, schema=schema)
 
 
 @contextmanager

@@ -62,12 +62,16 @@ def index(
     no_text: Annotated[bool, typer.Option("--no-text", help="Do not store the text (dense search only, no reranking).")] = False,
     as_json: Json = False,
 ) -> None:
-    """Index documents; run it again to add, to update, or to finish a job that was killed."""
+    """Index documents; run it again to add, to update, or to finish a job that was killed. Ctrl-C keeps what is done."""
     from .registry import load
 
-    report = load("regard.jobs", "index")(
-        sources or None, index, format=format, encoder=None if encoder == "none" else encoder, chunker=chunker, views=view,
-        text=not no_text)
+    try:
+        report = load("regard.jobs", "index")(
+            sources or None, index, format=format, encoder=None if encoder == "none" else encoder, chunker=chunker, views=view,
+            text=not no_text)
+    except KeyboardInterrupt as stop:
+        print(f"interrupted: {stop or 'nothing is committed'}", file=sys.stderr)
+        raise typer.Exit(130) from None  # as shells report a process that Ctrl-C ended
     if as_json:
         _print_json(report.to_dict())
     else:

@@ -95,3 +95,8 @@ class RemoteError(RegardError):
 
 class EvaluationError(RegardError):
     """A run, qrels file or metric name cannot be used."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C stopped a job that had committed part of its work; the message says how much. No ``RegardError``: it passes ``except
+    Exception``, as every ``KeyboardInterrupt`` does."""

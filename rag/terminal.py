@@ -83,6 +83,10 @@ def show_report(report: Any) -> None:
                   f"{_seconds(report.seconds)} in all", highlight=False)
     if report.truncated:
         console.print(f"[yellow]{report.truncated:,} passages are longer than the encoder's window; their end has no vector[/yellow]")
+    if report.vanished:
+        some = ", ".join(report.vanished_ids[:_SKIPS_SHOWN]) + (", ..." if report.vanished > _SKIPS_SHOWN else "")
+        console.print(f"[yellow]{report.vanished:,} documents are no longer in their source and stay in the index:[/yellow] {escape(some)}\n"
+                      "  to remove them: regard.indexers.delete_documents(INDEX, IDS)", highlight=False)
     for skip in report.skips[:_SKIPS_SHOWN]:
         console.print(f"  [yellow]skipped[/yellow] {escape(str(skip.location))}: {escape(skip.reason)}", highlight=False)
     if report.skipped > _SKIPS_SHOWN:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..indexers.store import LanceStore
+from ..indexers.unfinished import incomplete
 from ..indexers.views import Version, ViewSpec, built_view, fresh_view, load_view
 from ..rag import models
 from ..rag.documents import Batch, Query, Ranking, Rows, Scores, ScoreSpace, Step
@@ -78,6 +79,9 @@ class FirstStage(Stage):
             store = LanceStore(self.path)
             spec = self.spec(store)
             built_view(self.path, spec)
+            half = incomplete(self.path)
+            if half is not None:
+                yield Problem(half.what, f"stage {self.label!r}", half.hint or "", fatal=False)
             yield from self.check_view(store, spec)
         except RegardError as error:
             yield Problem(error.what, f"stage {self.label!r}", error.hint or "")

@@ -1,9 +1,9 @@
 """Corpus readers: from files on disk (or the running Python's own documentation) to a stream of documents.
 
 Lives here: ``read`` (the door: which reader, how many documents), ``files`` (folders of text, Markdown, HTML, PDF) with
-``decoding``, ``html``, ``markdown`` and ``pdf``; ``records`` (what a JSON object or a table row says about a document) with
-``jsonl`` and ``parquet``; ``trec`` (TREC's SGML); ``python_docs`` with ``python_modules`` (docstrings); ``skips`` (what could not
-be read, and why).
+``decoding``, ``html``, ``markdown`` and ``pdf``; ``records`` (what a JSON object, a table row or a Python object says about a
+document) with ``jsonl``, ``parquet`` and ``objects`` (lists, data frames, datasets); ``trec`` (TREC's SGML); ``python_docs`` with
+``python_modules`` (docstrings); ``skips`` (what could not be read, and why).
 
 Every reader streams: one document is in memory at a time. A bad document is a counted :class:`Skip`; a source that cannot be read
 at all is a ``CorpusError``.

@@ -2,7 +2,8 @@
 
 Lives here: ``spec`` (names of views), ``faiss_view`` (with ``filtered``, how it searches under filters), ``bm25_view``,
 ``attention_view`` (with ``attention_job``, which computes it, ``attention_shards`` and ``attention_layout``, how it lies on disk),
-``footprint`` (what it will take), ``files`` (how a view is written whole and found fresh), ``versions`` (what is there).
+``footprint`` (what it will take), ``files`` (how a view is written whole and found fresh), ``versions`` (what is there), ``missing`` (what to say of what is
+not).
 May import: ``regard.rag``, the rest of ``regard.indexers``.
 """
 
@@ -10,10 +11,11 @@ from .attention_view import AttentionView
 from .bm25_view import BM25View
 from .faiss_view import FaissView
 from .files import View, build_view, built_view, fresh_view, load_view, open_view
+from .missing import missing_view
 from .spec import ViewSpec, parse_view
 from .versions import Version, view_specs
 
 __all__ = [
     "AttentionView", "BM25View", "FaissView", "Version", "View", "ViewSpec", "build_view", "built_view", "fresh_view", "load_view",
-    "open_view", "parse_view", "view_specs",
+    "missing_view", "open_view", "parse_view", "view_specs",
 ]

@@ -17,13 +17,15 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from ...rag.documents import Rows
-from ...rag.errors import IndexFormatError, IndexNotFound
+from ...rag.errors import IndexFormatError
 from ..store import LanceStore
+from ..unfinished import incomplete
 from ..writer import locked, storage_errors
 from .attention_job import PENDING, Recipe, recipe
 from .attention_view import AttentionView
 from .bm25_view import BM25View
 from .faiss_view import FaissView
+from .missing import missing_view
 from .spec import ATTENTION, ViewSpec
 from .versions import DESCRIPTION, Version, newest_versions, read_json, read_meta, spec_json, versions_of
 
@@ -73,7 +75,13 @@ def open_view(store: LanceStore, spec: ViewSpec) -> FaissView | BM25View:
 
 
 def fresh_view(store: LanceStore, spec: ViewSpec) -> Version:
-    """The view of this name for the store's version, with the parameters it was last built with; extended or built anew if need be."""
+    """The view of this name for the store's version, with the parameters it was last built with; extended or built anew if need be.
+
+    A search over half a corpus is warned of.
+    """
+    half = incomplete(store.path)
+    if half is not None:
+        log.warning("%s", half)
     folder = build_view(store, built_view(store.path, spec).spec)
     meta = read_meta(folder, store)
     if meta is None:
@@ -83,12 +91,9 @@ def fresh_view(store: LanceStore, spec: ViewSpec) -> Version:
 
 def built_view(path: Path, spec: ViewSpec) -> Version:
     """The newest version on disk of the view of this name. Raises ``IndexNotFound`` when it was never built."""
-    built = newest_versions(path)
-    match = next((known for known in built if known.spec.slug == spec.slug), None)
+    match = next((known for known in newest_versions(path) if known.spec.slug == spec.slug), None)
     if match is None:
-        raise IndexNotFound(f"the index has no view {spec}", where=str(path),
-                            hint=f"add it: regard index --index {path} --view {spec.kind}; it has: "
-                                 f"{', '.join(str(known.spec) for known in built) or 'none'}")
+        raise missing_view(path, spec)
     return match
 
 

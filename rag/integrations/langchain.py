@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any
@@ -95,14 +96,24 @@ class RegardRetriever(BaseRetriever):
 
 
 def from_langchain(documents: Iterable[LangChainDocument]) -> Iterator[Document]:
-    """LangChain documents (what its loaders give) as a corpus for ``build_index``.
+    """LangChain documents (what its loaders and splitters give) as a corpus; ``build_index`` takes them as they are, too.
 
-    The id is the document's own, else its ``source`` metadata, else a hash of its text; ``title`` is taken from the metadata.
+    The id is the document's own, else its ``source`` metadata, else a hash of its text. Where several documents of these share a source
+    (the pages of a PDF), the second is ``SOURCE#2``, and so on. ``title`` is taken from the metadata.
     """
-    for document in documents:
-        metadata: dict[str, Any] = dict(document.metadata)
-        identity = document.id or metadata.get("source") or hashlib.blake2b(document.page_content.encode(), digest_size=12).hexdigest()
-        yield Document(str(identity), document.page_content, str(metadata.pop("title", "")), metadata)
+    seen: Counter[str] = Counter()
+    return (one_from_langchain(document, seen) for document in documents)
+
+
+def one_from_langchain(document: LangChainDocument, seen: Counter[str]) -> Document:
+    """One document of a stream; ``seen`` counts the stream's sources."""
+    metadata: dict[str, Any] = dict(document.metadata)
+    identity, source = document.id, metadata.get("source")
+    if identity is None and source:
+        seen[str(source)] += 1
+        identity = f"{source}#{seen[str(source)]}" if seen[str(source)] > 1 else str(source)
+    identity = identity or hashlib.blake2b(document.page_content.encode(), digest_size=12).hexdigest()
+    return Document(str(identity), document.page_content, str(metadata.pop("title", "") or ""), metadata)
 
 
 def _metadata(hit: Any) -> dict[str, Any]:
