@@ -113,8 +113,9 @@ class FaissView:
         wanted = np.unique(np.asarray(allowed, dtype=np.int64))
         slots = np.searchsorted(self.rows, wanted, sorter=self._by_row)
         inside = slots < len(self.rows)
-        positions = slots[inside] if self._by_row is None else self._by_row[slots[inside]]
-        return positions[np.asarray(self.rows)[positions] == wanted[inside]]
+        positions: Positions = slots[inside] if self._by_row is None else self._by_row[slots[inside]]
+        held: Positions = positions[np.asarray(self.rows)[positions] == wanted[inside]]
+        return held
 
     def _filtered(self, vectors: Vectors, k: int, positions: Positions) -> tuple[Scores, Positions]:
         """Scores and positions [n, k] as the plan says, and exactly for queries that would find fewer than ``k``."""

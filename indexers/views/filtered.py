@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -87,13 +88,12 @@ def search_exactly(index: Any, vectors: Vectors, k: int, positions: Positions) -
 
 def _inner_products(queries: Vectors, vectors: Vectors) -> Scores:
     """float32 [len(queries), len(vectors)], one pair at a time: a matrix product's last bits depend on where in the matrix a pair is."""
-    import faiss  # who has an index of it has it installed
-
+    faiss: Any = import_module("faiss")  # who has an index of it has it installed; its type stubs lack what is called here
     queries = np.ascontiguousarray(queries)
     products = np.empty((len(vectors), len(queries)), np.float32)
     every_query = np.ascontiguousarray(np.broadcast_to(np.arange(len(queries), dtype=np.int64), products.shape))
-    faiss.fvec_inner_products_by_idx(*map(faiss.swig_ptr, (products, vectors, queries, every_query)),
-                                     queries.shape[1], len(vectors), len(queries))
+    pointers = [faiss.swig_ptr(array) for array in (products, vectors, queries, every_query)]
+    faiss.fvec_inner_products_by_idx(*pointers, queries.shape[1], len(vectors), len(queries))
     return np.ascontiguousarray(products.T)
 
 
