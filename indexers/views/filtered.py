@@ -1,13 +1,17 @@
-"""Filtered search over a FAISS index: which way, and the exact way.
+"""Filtered search over a FAISS index: which way, and the two ways.
 
-A selector with the usual probes loses recall without a word: the index looks where the query's neighbours are, and few of those may be
-allowed. So few allowed rows are compared one by one, and many are searched for with as much more effort as there are fewer of them.
+FAISS's own, a selector with the usual probes, loses recall without a word: the index looks where the query's neighbours are, and few
+of those may be allowed. Here few allowed rows are compared one by one. For many the index is asked for so many neighbours that enough
+of them should be allowed; what is nearer than the last of them was within the search's reach, so a filter that has to do with the
+query is noticed: too few come back, and all allowed rows are compared.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -21,15 +25,13 @@ Positions = NDArray[np.int64]
 EXACT_ROWS = 20_000
 EXACT_SHARE = 50
 """Up to 20,000 allowed rows, or a fiftieth of all, are compared one by one: a third of a millisecond a query and 10,000 rows of 384."""
-MOST_EFFORT = 16.0
 _BLOCK = 1 << 19
 """Numbers: about what a block of vectors, or of scores, takes in memory (2 MB), whatever the number of rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class FilterPlan:
-    """How a search goes that may find ``allowed`` of ``total`` vectors: all of them compared, or the index asked with a selector and
-    ``effort`` times its usual probes (IVF) or search width (HNSW)."""
+    """How a search goes that may find ``allowed`` of ``total`` vectors: all of them compared, or by the index."""
 
     allowed: int
     total: int
@@ -40,8 +42,13 @@ class FilterPlan:
 
     @property
     def effort(self) -> float:
-        """From half of the rows on 1, else total / allowed, at most 16."""
-        return 1.0 if 2 * self.allowed >= self.total else min(self.total / self.allowed, MOST_EFFORT)
+        """Times the usual probes (IVF) or search width (HNSW): the search then sees as many allowed vectors as without a filter."""
+        return self.total / self.allowed
+
+    def depth(self, k: int) -> int:
+        """So many neighbours hold ``k`` allowed ones, unless the filter has to do with the query: expected ``k`` and three standard
+        deviations of a binomial count."""
+        return min(self.total, math.ceil(self.effort * (1.5 + math.sqrt(2.25 + k)) ** 2))
 
     def __str__(self) -> str:
         return describe([self])
@@ -51,8 +58,7 @@ def describe(plans: Sequence[FilterPlan]) -> str:
     """One line over the searches of a batch, such as ``exact over 212 of 20,000 rows``; filters that went the same way share a part."""
     ways: dict[str, list[FilterPlan]] = {}
     for plan in plans:
-        way = "exact" if plan.exact else "selector" if plan.effort == 1 else "selector with more probes"
-        ways.setdefault(way, []).append(plan)
+        ways.setdefault("exact" if plan.exact else "by the index", []).append(plan)
     return "; ".join(_one_way(way, taken) for way, taken in ways.items())
 
 
@@ -85,15 +91,25 @@ def search_exactly(index: Any, vectors: Vectors, k: int, positions: Positions) -
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(found, order, axis=1)
 
 
+def only_allowed(scores: Scores, found: Positions, k: int, allowed: NDArray[np.bool_]) -> tuple[Scores, Positions]:
+    """The first ``k`` allowed hits of each row of ``found``, in order; position -1 where there are fewer.
+
+    ``scores`` float32 and ``found`` int64 are [n, depth], with -1 where the index found nothing; ``allowed`` is bool [total].
+    """
+    good = (found >= 0) & allowed[found]
+    first = np.argsort(~good, axis=1, kind="stable")[:, :k]
+    found = np.where(np.take_along_axis(good, first, axis=1), np.take_along_axis(found, first, axis=1), -1)
+    return np.take_along_axis(scores, first, axis=1), found
+
+
 def _inner_products(queries: Vectors, vectors: Vectors) -> Scores:
     """float32 [len(queries), len(vectors)], one pair at a time: a matrix product's last bits depend on where in the matrix a pair is."""
-    import faiss  # who has an index of it has it installed
-
+    faiss: Any = import_module("faiss")  # who has an index of it has it installed; its type stubs lack what is called here
     queries = np.ascontiguousarray(queries)
     products = np.empty((len(vectors), len(queries)), np.float32)
     every_query = np.ascontiguousarray(np.broadcast_to(np.arange(len(queries), dtype=np.int64), products.shape))
-    faiss.fvec_inner_products_by_idx(*map(faiss.swig_ptr, (products, vectors, queries, every_query)),
-                                     queries.shape[1], len(vectors), len(queries))
+    pointers = [faiss.swig_ptr(array) for array in (products, vectors, queries, every_query)]
+    faiss.fvec_inner_products_by_idx(*pointers, queries.shape[1], len(vectors), len(queries))
     return np.ascontiguousarray(products.T)
 
 
