@@ -115,7 +115,7 @@ def bring_up_to_date(store: LanceStore, spec: ViewSpec, made_by: Recipe, progres
     prefix = job.take_over(finished)
     missing = np.setdiff1d(store.rows, job.rows)
     if prefix is None or len(missing):
-        lm = LanguageModel.acquire(spec.encoder)
+        lm = LanguageModel.acquire(spec.encoder, attention=True)
         try:
             prefix = prefix or Prefix.computed(lm, job.layout)
             if len(missing):
