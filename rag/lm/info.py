@@ -13,7 +13,10 @@ from .loading import configuration
 
 @dataclass(frozen=True, slots=True)
 class LanguageModelInfo:
-    """``window`` is the longest prompt with its answer, in tokens; ``heads`` and ``kv_heads`` are those of one layer."""
+    """``window`` is the longest prompt with its answer, in tokens; ``heads`` and ``kv_heads`` are those of one layer.
+
+    ``dtype`` is the checkpoint's (``"bfloat16"``); float32 for a GGUF file, which is converted to it.
+    """
 
     name: str
     window: int
@@ -21,6 +24,7 @@ class LanguageModelInfo:
     heads: int
     kv_heads: int
     head_dim: int
+    dtype: str
 
 
 @functools.lru_cache(maxsize=64)
@@ -37,6 +41,7 @@ def describe(name: str) -> LanguageModelInfo:
         return LanguageModelInfo(
             name=name, window=config.max_position_embeddings, layers=config.num_hidden_layers, heads=heads,
             kv_heads=_kv_heads(config) or heads, head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            dtype="float32" if files.kind == "gguf" else str(config.dtype or "float32").removeprefix("torch."),
         )
     except (AttributeError, RuntimeError) as error:  # transformers' for a setting that is not there, or another in each layer
         raise UnsupportedModel(f"the shape of {name!r}, a {config.model_type}, is not that of a transformer: {error}", where=files.path,
