@@ -114,7 +114,7 @@ class Reader(BaseReader):
 
     def open(self) -> None:
         super().open()
-        self._lm = LanguageModel.acquire(self.lm, device=self.device)
+        self._lm = LanguageModel.acquire(self.lm, device=self.device, attention=self.mask == "block")
 
     def close(self) -> None:
         super().close()

@@ -81,7 +81,7 @@ class AttentionReranker(Stage):
             raise ConfigError("what a cache holds is not enough to read from", where=self.label, hint="set share or cache, not both")
 
     def open(self) -> None:
-        model = LanguageModel.acquire(self.lm, device=self.device)
+        model = LanguageModel.acquire(self.lm, device=self.device, attention=True)
         if self.cache:
             try:
                 self._stored = self._open_cache()

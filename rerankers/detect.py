@@ -64,7 +64,7 @@ def detect_heads(
     """
     judged = _judged(queries, rankings, qrels, depth, seed)
     policy: Policy = BlockICR() if mask == "block" else ICR()
-    model = LanguageModel.acquire(lm, device=device)
+    model = LanguageModel.acquire(lm, device=device, attention=True)
     try:
         with progress_bar("detecting heads", len(judged), "queries") as advance:
             measured = []

@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 
 from ...rag.documents import Rows
 from ...rag.errors import BudgetError, IndexFormatError, StageError
-from ...rag.lm import LanguageModel, describe
+from ...rag.lm import LanguageModel, LanguageModelInfo, describe
 from ...rag.lm.passages import LEAST_PASSAGE_TOKENS, Block, Format
 from ...rag.lm.prefill import tiled
 from ...rag.models import resolve, weights_hash
 from ...rag.progress import progress_bar
 from ..store import LanceStore
 from ..writer import storage_errors
-from .attention_layout import Layout, tensor_of
+from .attention_layout import Half, Layout, tensor_of
 from .attention_shards import Ids, Shard, Table, clear_unfinished, shards_in, write_shard
 from .footprint import Footprint
 from .spec import ViewSpec
@@ -37,7 +37,7 @@ from .versions import versions_of
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Raise it when what a view holds for a passage changes."""
 SHARDS = "shards"
 PENDING = "pending-"
@@ -59,12 +59,17 @@ def recipe(spec: ViewSpec) -> Recipe:
     Raises what ``describe`` raises when the model is not there.
     """
     info = describe(spec.encoder)
-    layout = Layout(spec.layers, info.kv_heads, info.head_dim, int(spec.parameters["bits"]))
+    layout = Layout(spec.layers, info.kv_heads, info.head_dim, int(spec.parameters["bits"]), half_of(info))
     return {"format": FORMAT, "weights": weights_hash(resolve(spec.encoder)), "prompt": asdict(Format()), **asdict(layout)}
 
 
+def half_of(info: LanguageModelInfo) -> Half:
+    """What 16 bits are for this model: bfloat16 where its checkpoint is that, wherever it runs."""
+    return "bfloat16" if info.dtype == "bfloat16" else "float16"
+
+
 def layout_of(made_by: Recipe) -> Layout:
-    return Layout(made_by["layers"], made_by["kv_heads"], made_by["head_dim"], made_by["bits"])
+    return Layout(made_by["layers"], made_by["kv_heads"], made_by["head_dim"], made_by["bits"], made_by["half"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,7 @@ class Prefix:
     def computed(cls, lm: LanguageModel, layout: Layout) -> Self:
         ids = Format().prefix(lm)
         prefill = lm.prefill(ids, mask="block", positions="shared", last=layout.layers - 1)
+        layout.expect_shape(prefill)
         numbers = np.stack([tensor_of(prefill, slot).float().cpu().numpy() for slot in range(layout.slots)])
         return cls(np.array(ids, dtype=np.int32), numbers)
 
@@ -115,7 +121,7 @@ def bring_up_to_date(store: LanceStore, spec: ViewSpec, made_by: Recipe, progres
     prefix = job.take_over(finished)
     missing = np.setdiff1d(store.rows, job.rows)
     if prefix is None or len(missing):
-        lm = LanguageModel.acquire(spec.encoder)
+        lm = LanguageModel.acquire(spec.encoder, attention=True)
         try:
             prefix = prefix or Prefix.computed(lm, job.layout)
             if len(missing):
@@ -247,9 +253,10 @@ class _Job:
         """Each row's block, cut to what the window leaves beside the prefix and a query."""
         form = Format()
         end = len(lm.tokens(form.separator))
-        limit = lm.window - len(form.prefix(lm)) - end - min(ROOM_FOR_QUERY, lm.window // 2)
+        window = lm.steady_window
+        limit = window - len(form.prefix(lm)) - end - min(ROOM_FOR_QUERY, window // 2)
         if limit < LEAST_PASSAGE_TOKENS:
-            raise BudgetError(f"the window of {lm.window} tokens has no room for passages beside the prompt", where=f"view {self.spec}",
+            raise BudgetError(f"the window of {window} tokens has no room for passages beside the prompt", where=f"view {self.spec}",
                               hint="take a model of a longer window")
         for start in range(0, len(rows), _READ_AT_ONCE):
             some = rows[start:start + _READ_AT_ONCE]

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...rag.errors import StageError
+from ...rag.errors import StageError, UnsupportedModel
 from ...rag.lm.prefill import Prefill, Span
 
 if TYPE_CHECKING:
     import torch
 
 Bytes = NDArray[np.uint8]
+
+Half = Literal["float16", "bfloat16"]
 
 _LARGEST_CODE = 127
 _SMALLEST_SCALE = 2.0 ** -24
@@ -32,13 +34,15 @@ _SMALLEST_SCALE = 2.0 ** -24
 class Layout:
     """``layers`` layers of ``kv_heads`` heads of ``head_dim`` components, each in ``bits`` bits.
 
-    32 is float32 and 16 float16; 8 is a symmetric integer code, times one float16 scale for each token, slot and KV head.
+    32 is float32; 16 is ``half``, the checkpoint's own where it is bfloat16, whose range float16 has not; 8 is a symmetric integer code,
+    times one float16 scale for each token, slot and KV head.
     """
 
     layers: int
     kv_heads: int
     head_dim: int
     bits: int
+    half: Half = "float16"
 
     @property
     def slots(self) -> int:
@@ -72,7 +76,7 @@ class Layout:
         return data
 
     def unpack(self, data: Bytes, into: torch.Tensor) -> None:
-        """Put a passage's range into ``into`` [slots, KV heads, tokens, d], float32 or float16; as many slots as that has."""
+        """Put a passage's range into ``into`` [slots, KV heads, tokens, d] of :meth:`room_for`; as many slots as that has."""
         tokens, wanted = into.shape[2], into.shape[0]
         codes, scales = self._parts(data, tokens)
         into.copy_(codes[:wanted])
@@ -85,7 +89,8 @@ class Layout:
 
         shape = (self.slots, self.kv_heads, tokens)
         if self.bits != 8:
-            return torch.from_numpy(data.view(f"float{self.bits}").reshape(*shape, self.head_dim)), None
+            words = torch.from_numpy(data.view(f"int{self.bits}").reshape(*shape, self.head_dim))
+            return words.view(self._dtype), None
         scale_bytes = 2 * self.slots * self.kv_heads * tokens
         scales = data[:scale_bytes].view(np.float16).reshape(shape)
         codes = data[scale_bytes:].view(np.int8).reshape(*shape, self.head_dim)
@@ -99,7 +104,7 @@ class Layout:
         if self.bits == 32:
             return exact, None
         if self.bits == 16:
-            half = exact.half()
+            half = exact.to(self._dtype)
             self._expect_finite(half, slot)
             return half, None
         scales = (exact.abs().amax(dim=-1) / _LARGEST_CODE).half().clamp(min=_SMALLEST_SCALE)
@@ -107,9 +112,35 @@ class Layout:
         codes = (exact / scales.float()[..., None]).round().clamp(-_LARGEST_CODE, _LARGEST_CODE)
         return codes.to(torch.int8), scales
 
+    def expect_shape(self, prefill: Prefill) -> None:
+        """Raise ``UnsupportedModel`` where a model's keys and values are not what its configuration says: JetMoe repeats them."""
+        for slot in range(self.slots):
+            heads, _, width = tensor_of(prefill, slot).shape
+            if (heads, width) != (self.kv_heads, self.head_dim):
+                raise UnsupportedModel(f"{_name(slot)} have {heads} heads of {width} components, and the model's configuration says "
+                                       f"{self.kv_heads} of {self.head_dim}", where="attention view", hint="rerank without cache")
+
+    def room_for(self, slots: int, tokens: int) -> torch.Tensor:
+        """An empty tensor [slots, KV heads, tokens, d] for unpacked numbers: float32 for 32 bits, else ``half``; kernels read either.
+
+        By numpy, which asks for huge pages: torch's own memory takes several times as long to touch for the first time.
+        """
+        import torch
+
+        words = np.empty((slots, self.kv_heads, tokens, self.head_dim), dtype=f"int{max(self.bits, 16)}")
+        return torch.from_numpy(words).view(self._dtype)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        import torch
+
+        if self.bits == 32:
+            return torch.float32
+        return torch.bfloat16 if self.half == "bfloat16" else torch.float16
+
     def _expect_finite(self, numbers: torch.Tensor, slot: int) -> None:
         if not numbers.isfinite().all():
-            raise StageError(f"{'values' if slot % 2 else 'keys'} of layer {slot // 2} exceed what {self.bits} bits hold",
+            raise StageError(f"{_name(slot)} exceed what {self.bits} bits hold",
                              where="attention view", hint="store the view with bits=32")
 
 
@@ -123,12 +154,6 @@ def tensor_of(prefill: Prefill, slot: int) -> torch.Tensor:
     return prefill.values[slot // 2] if slot % 2 else prefill.keys[slot // 2]
 
 
-def room_for(shape: Sequence[int], bits: int) -> torch.Tensor:
-    """An empty tensor for unpacked numbers: float32 for 32 bits, else float16, which the kernels read as it is.
 
-    By numpy, which asks for huge pages: torch's own memory takes several times as long to touch for the first time.
-    """
-    import torch
-
-    dtype: Any = np.float32 if bits == 32 else np.float16
-    return torch.from_numpy(np.empty(shape, dtype=dtype))
+def _name(slot: int) -> str:
+    return f"{'values' if slot % 2 else 'keys'} of layer {slot // 2}"

@@ -22,8 +22,8 @@ from ...rag.lm.prefill import Prefill, Span, plan, tiled
 from ...rag.models import resolve, weights_hash
 from ...rag.trace import record
 from ..store import LanceStore
-from .attention_job import FORMAT, SHARDS, Prefix, Recipe, bring_up_to_date, layout_of
-from .attention_layout import room_for, slots
+from .attention_job import FORMAT, SHARDS, Prefix, Recipe, bring_up_to_date, half_of, layout_of
+from .attention_layout import slots
 from .attention_shards import CUT, SCORED, Shard, link_folder, shards_in
 from .spec import ATTENTION, ViewSpec
 from .versions import Version, newest_versions
@@ -96,8 +96,8 @@ class AttentionView:
         """The context of the ranking's passages, and their scored spans in it, in the ranking's order.
 
         The passages stand shortest first, as ``rag.lm.passages.lay_out`` puts them. Numbers are float32 where the view holds 32 bits, else
-        float16. The trace counts the passages that the window cut when they were stored (``passages_cut``). Raises ``StageError`` for a
-        ranking of another index, or with passages that the view does not hold.
+        float16, or bfloat16 where the model's checkpoint is. The trace counts the passages that the window cut when they were stored
+        (``passages_cut``). Raises ``StageError`` for a ranking of another index, or with passages that the view does not hold.
         """
         found = self._find(ranking)
         record(passages_cut=sum(int(shard.table[i, CUT]) for shard, i in found))
@@ -119,7 +119,7 @@ class AttentionView:
 
         layout, before = self.layout, len(self._prefix.ids)
         wanted = slots(self.layers)
-        numbers = room_for((wanted, layout.kv_heads, tokens, layout.head_dim), layout.bits)
+        numbers = layout.room_for(wanted, tokens)
         numbers[:, :, :before] = torch.from_numpy(self._prefix.numbers[:wanted])
         for (shard, i), (start, stop) in zip(passages, blocks, strict=True):
             layout.unpack(shard.data(i), numbers[:, :, start:stop])
@@ -168,7 +168,7 @@ def _expect_same(version: Version, lm: str, form: Format, last: int, store: Lanc
     info = describe(lm)
     stored = {**version.meta["made_by"], "dataset": version.meta["dataset"]}
     wanted = {"format": FORMAT, "weights": weights_hash(resolve(lm)), "prompt": loads(dumps(asdict(form))), "layers": last + 1,
-              "kv_heads": info.kv_heads, "head_dim": info.head_dim, "dataset": store.manifest["id"]}
+              "kv_heads": info.kv_heads, "head_dim": info.head_dim, "half": half_of(info), "dataset": store.manifest["id"]}
     different = {key for key in wanted if stored.get(key) != wanted[key]}
     if stored["layers"] > last:
         different.discard("layers")

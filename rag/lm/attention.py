@@ -1,7 +1,7 @@
 """Look into a transformers model's attention while it runs, without ever asking it for its attention matrices.
 
 A model loaded for it (:func:`let_in`) runs on an attention function of ours. While it generates, that is torch's scaled dot product
-attention. A forward pass with ``looking=...`` hands each layer's queries, keys and values to that :class:`Pass` instead, which
+attention. A forward pass within :func:`looked_at_by` hands each layer's queries, keys and values to that :class:`Pass` instead, which
 says what the attention's output is: it can keep keys and values, hide tokens from each other, add up attention, and end the
 pass early by :class:`LastLayer`.
 """
@@ -9,6 +9,9 @@ pass early by :class:`LastLayer`.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,12 +24,17 @@ PLAIN = "regard"
 SOFTCAPPED = "regard_softcapped"
 """Names of attention functions: for generation, torch's fast attention has no soft cap (Gemma 2)."""
 
+_FAST = "sdpa"
+EAGER = "eager"
 _CHANGES_THE_SOFTMAX = ("s_aux", "position_bias", "cu_seq_lens_q")
 """Keyword arguments with which a model's attention is not the softmax of (soft-capped) scaled products."""
 
 
 class Pass(Protocol):
-    """What a forward pass does in place of attention."""
+    """What a forward pass does in place of attention. ``length``: of the prompt that it is part of, in positions."""
+
+    @property
+    def length(self) -> int: ...
 
     def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, how: How) -> torch.Tensor:
         """``query`` [heads, rows, d], ``key`` and ``value`` [KV heads, rows, d], rotated to their positions: [heads, rows, d]."""
@@ -41,18 +49,31 @@ class How:
     window: int | None
 
 
+_looking: ContextVar[Pass | None] = ContextVar("looking", default=None)  # not an argument: some layers pass none on
+
+
+@contextmanager
+def looked_at_by(looking: Pass) -> Iterator[None]:
+    """Forward passes inside, in this thread, show ``looking`` their attention."""
+    token = _looking.set(looking)
+    try:
+        yield
+    finally:
+        _looking.reset(token)
+
+
 class LastLayer(Exception):
     """Not an error: the pass has seen all that it needs, and the layers above need not run."""
 
 
-def let_in(model: Any) -> bool:
-    """Put ``model`` on our attention function; False when it has a reason to compute its attention otherwise."""
+def let_in(model: Any) -> str:
+    """Put ``model`` on our attention function; or say why not, when it has a reason to compute its attention otherwise."""
     softcapped = getattr(model.config, "attn_logit_softcapping", None) is not None and model._supports_attention_backend
-    if not softcapped and model.config._attn_implementation != "sdpa":
-        return False
+    if not softcapped and model.config._attn_implementation != _FAST:
+        return "it does not run on torch's scaled dot product attention"
     register()
     model.set_attn_implementation(SOFTCAPPED if softcapped else PLAIN)
-    return True
+    return ""
 
 
 @functools.cache
@@ -73,14 +94,16 @@ def register() -> None:
 
 def _forward(
     otherwise: Any, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None,
-    *, looking: Pass | None = None, scaling: float | None = None, **kwargs: Any,
+    *, scaling: float | None = None, **kwargs: Any,
 ) -> Any:
+    looking = _looking.get()
     if looking is None:
         return otherwise(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     _expect_softmax(module, kwargs)
     how = How(query.shape[-1] ** -0.5 if scaling is None else scaling, kwargs.get("softcap"), kwargs.get("sliding_window"))
     output = looking.attend(module.layer_idx, query[0], key[0], value[0], how)
-    return output.transpose(0, 1)[None], None
+    return output.transpose(0, 1)[None].contiguous(), None  # some models take a view of it
+
 
 
 def _softcapped(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -14,12 +13,14 @@ from .. import models
 from ..errors import BudgetError, ConfigError, UnsupportedModel
 from ..models import ModelFiles
 from ..trace import record
-from .attention import LastLayer, Pass, let_in
+from . import probe
+from .attention import LastLayer, Pass, let_in, looked_at_by
 from .generation import Generation, Sampler, TextStream, decode
 from .info import LanguageModelInfo, describe
 from .loading import model_and_tokenizer
-from .prefill import Mask, Positions, Prefill, PrefillPass, Span, plan
-from .suffixes import HeadScoresPass, MassPass, Rows, heads_by_layer, rows
+from .prefill import Mask, Plan, Positions, Prefill, PrefillPass, Span, plan
+from .rotation import Rotation
+from .suffixes import HeadScoresPass, MassPass, Rows, heads_by_layer, laid_on, rows
 from .vocabulary import Frame, Vocabulary
 
 if TYPE_CHECKING:
@@ -35,20 +36,25 @@ LEAST_CHUNK = 32
 class LanguageModel:
     """A loaded model. Get it with :meth:`acquire`, give it back with :meth:`release`; safe to use from several threads."""
 
-    def __init__(
-        self, info: LanguageModelInfo, model: Any, vocabulary: Vocabulary, device: str, key: Hashable, *, open_to_looks: bool,
-    ) -> None:
+    def __init__(self, files: ModelFiles, info: LanguageModelInfo, model: Any, vocabulary: Vocabulary, device: str, key: Hashable) -> None:
         self.info = info
         self.device = device
+        self._files = files
         self._model = model
         self.vocabulary = vocabulary
         self._key = key
-        self._open_to_looks = open_to_looks
-        self._lock = threading.Lock()  # one forward pass at a time: they share the cores, or the device's memory
+        self._rotation = Rotation(model)
+        refusal = let_in(model)
+        self._in_chunks = not probe.other_layers(model)  # Jamba's states, for one, do not go on from chunk to chunk
+        self._verdict = probe.Verdict(refusal) if refusal else None  # None: not probed yet
+        self._lock = threading.RLock()  # one forward pass at a time: they share the cores, or the device's memory
 
     @classmethod
-    def acquire(cls, name: str, *, device: str | None = None) -> Self:
+    def acquire(cls, name: str, *, device: str | None = None, attention: bool = False) -> Self:
         """The model ``name`` (``smollm2``, a GGUF file, a folder, a Hugging Face id), shared with all who ask for the same.
+
+        With ``attention``, :meth:`prefill`, :meth:`attention_mass` and :meth:`head_scores` will be called: the model is probed for
+        whether they see in it what transformers computes (``probe``), now and not in the middle of the work.
 
         Raises ``ModelNotFound``, ``MissingDependency``, ``UnsupportedModel``, and ``StorageError`` when a GGUF file's
         conversion cannot be written.
@@ -56,13 +62,20 @@ class LanguageModel:
         files = models.resolve(name)
         where = models.device(device)
         key = ("language-model", files.path, where)
-        return models.acquire(key, lambda: cls._load(files, where, key))
+        lm = models.acquire(key, lambda: cls._load(files, where, key))
+        try:
+            if attention:
+                lm._expect_to_look()
+        except BaseException:
+            lm.release()
+            raise
+        return lm
 
     @classmethod
     def _load(cls, files: ModelFiles, device: str, key: Hashable) -> Self:
+        info = describe(files.name)  # first: it reads no weights
         model, tokenizer = model_and_tokenizer(files, device)
-        return cls(describe(files.name), model, Vocabulary(tokenizer, _stop_tokens(model, tokenizer)), device, key,
-                   open_to_looks=let_in(model))
+        return cls(files, info, model, Vocabulary(tokenizer, _stop_tokens(model, tokenizer)), device, key)
 
     def release(self) -> None:
         """Give the model back; the last user frees it."""
@@ -122,14 +135,19 @@ class LanguageModel:
         cache = DynamicCache(config=self._model.config)
         if context is not None:
             self._expect_to_continue(context, len(prompt) + max_new_tokens)
+            self._expect_same_rotation(context, before + len(prompt) + max_new_tokens)
             for layer, (key, value) in enumerate(zip(context.keys, context.values, strict=True)):
                 cache.update(key[None], value[None], layer)
-        at = before
+        at, seen = before, list[int]()
 
         def step(ids: Sequence[int]) -> torch.Tensor:
-            nonlocal at
-            for chunk in _chunks(ids, PREFILL_CHUNK):
-                logits = self._next(chunk, at, cache)
+            nonlocal at, seen, cache
+            end = at + len(ids)
+            seen += ids
+            if self._rotation.differ(at, end):  # as transformers does: all that is cached is turned for a shorter prompt
+                at, ids, cache = 0, seen, DynamicCache(config=self._model.config)
+            for chunk in _chunks(ids, PREFILL_CHUNK if self._in_chunks else len(ids)):
+                logits = self._next(chunk, at, cache, end)
                 at += len(chunk)
             last: torch.Tensor = logits[0, -1].float().cpu()
             return last
@@ -137,11 +155,11 @@ class LanguageModel:
         return decode(step, prompt, TextStream(self.vocabulary, on_text), sampler=sampler, max_new_tokens=max_new_tokens,
                       stop=self.vocabulary.stop)
 
-    def _next(self, ids: Sequence[int], position: int, cache: Any) -> torch.Tensor:
+    def _next(self, ids: Sequence[int], position: int, cache: Any, length: int) -> torch.Tensor:
         import torch
 
         positions = torch.arange(position, position + len(ids), device=self.device)[None]
-        with self._lock, torch.inference_mode():
+        with self._lock, torch.inference_mode(), self._rotation.of(length):
             logits: torch.Tensor = self._model(input_ids=torch.tensor([ids], device=self.device), position_ids=positions,
                                                past_key_values=cache, use_cache=True, logits_to_keep=1).logits
         return logits
@@ -154,6 +172,17 @@ class LanguageModel:
             raise UnsupportedModel(
                 f"{len(context.plan.ids)} prefilled tokens and {more} more exceed the sliding window of {self.sliding_window}",
                 where=f"model {self.info.name!r}", hint="keep fewer passages, or use a model without a sliding window")
+
+    def _expect_same_rotation(self, context: Prefill, length: int) -> None:
+        if self._rotation.differ(context.length, length):
+            raise BudgetError(f"a context prefilled for at most {self._rotation.boundary} positions cannot go on to {length}: in longer "
+                              "prompts the model turns its keys by other angles", where=f"model {self.info.name!r}",
+                              hint="keep fewer or shorter passages, or do not prefill them apart from what follows")
+
+    @property
+    def steady_window(self) -> int:
+        """Up to how many positions the keys of a prompt's beginning do not depend on its length: what may be prefilled for later."""
+        return min(self.window, self._rotation.boundary or self.window)
 
     @property
     def sliding_window(self) -> int | None:
@@ -178,9 +207,14 @@ class LanguageModel:
         No matrix of attention is held. A batch of tokens that the device has no memory for is split, and the trace notes how often
         (``splits``). Raises ``BudgetError`` for a context that does not fit the window, ``UnsupportedModel``, ``ConfigError``.
         """
+        laid = plan(context, blocks, mask, positions)
+        return self._prefilled(laid, laid.after, last)
+
+    def _prefilled(self, laid: Plan, length: int, last: int | None) -> Prefill:
+        """Of a prompt that will have ``length`` positions."""
         self._expect_to_look()
-        prefill = Prefill(plan(context, blocks, mask, positions), complete=last is None)
-        self._expect_to_fit(prefill.plan.after, 0, "more")
+        self._expect_to_fit(laid.after, 0, "more")
+        prefill = Prefill(laid, complete=last is None, length=length)
         self._prefill(prefill, PREFILL_CHUNK, last)
         return prefill
 
@@ -256,40 +290,45 @@ class LanguageModel:
         laid = rows(suffixes, weights, query_rows)
         where = context.plan if isinstance(context, Prefill) else plan(context, blocks, mask, positions)
         self._expect_to_fit(where.after, max(laid.offsets) + 1, "tokens after it")
-        prefilled = context if isinstance(context, Prefill) else self.prefill(
-            context, blocks=blocks, mask=mask, positions=positions, last=last)
+        if isinstance(context, Prefill):
+            self._expect_same_rotation(context, laid.end(where.after))
+            prefilled = context
+        else:
+            prefilled = self._prefilled(where, laid.end(where.after), last)
         if prefilled.plan.ids and prefilled.layers <= last:
             raise ConfigError(f"the context is prefilled up to layer {prefilled.layers - 1}, and layer {last} is asked for",
                               where="attention", hint="prefill it with last=None, or choose lower heads")
-        return replace(laid, visible=laid.visible.to(self.device), weights=laid.weights.to(self.device)), prefilled
+        return laid_on(self.device, laid), prefilled
 
     def _look_after(self, context: Prefill, laid: Rows, looking: MassPass | HeadScoresPass) -> None:
         self._look(laid.ids, [context.plan.after + offset for offset in laid.offsets], looking)
-        if len(looking.seen) <= looking.last:
-            raise UnsupportedModel(f"{len(looking.seen)} of {looking.last + 1} layers showed their attention",
-                                   where=type(self._model).__name__, hint="use a model of plain attention layers")
 
     def _expect_to_look(self) -> None:
-        if not self._open_to_looks:
-            raise UnsupportedModel(f"the attention of {self.info.name!r} cannot be looked into", where=type(self._model).__name__,
-                                   hint="use a model that runs on torch's scaled dot product attention (Llama, Qwen, Mistral, ...)")
+        with self._lock:
+            if self._verdict is None:
+                self._verdict = probe.verdict(self._files, self.info, self._model, self._look)
+        if self._verdict.reason:
+            raise UnsupportedModel(f"the attention of {self.info.name!r} cannot be looked into: {self._verdict.reason}",
+                                   where=type(self._model).__name__,
+                                   hint="use a model of plain attention layers: Llama, Qwen 2 or 3, Mistral, Gemma 2 or 3, Phi, ...")
 
     # -- forward passes ------------------------------------------------------------
 
-    def _look(self, ids: Sequence[int], positions: Sequence[int], looking: Pass) -> None:
-        """A pass without the language-model head, up to the layer where ``looking`` ends it."""
+    def _look(self, ids: Sequence[int], positions: Sequence[int], looking: Pass) -> torch.Tensor | None:
+        """A pass without the language-model head: the last hidden states [tokens, width], or None where ``looking`` ends it before."""
         import torch
 
         # transformers takes a mask of four dimensions as it is and makes none; our attention function does not read it
         ignored = torch.zeros(1, 1, 1, 1, device=self.device)
         try:
-            with self._lock, torch.inference_mode():
-                self._model.base_model(
+            with self._lock, torch.inference_mode(), self._rotation.of(looking.length), looked_at_by(looking):
+                hidden: torch.Tensor = self._model.base_model(
                     input_ids=torch.tensor([ids], device=self.device), position_ids=torch.tensor([positions], device=self.device),
-                    attention_mask=ignored, use_cache=False, looking=looking,
-                )
+                    attention_mask=ignored, use_cache=False,
+                )[0]
+                return hidden[0]
         except LastLayer:
-            return
+            return None
 
     def _expect_to_fit(self, prompt: int, more: int, what: str) -> None:
         if prompt + more > self.window:

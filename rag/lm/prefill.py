@@ -73,13 +73,15 @@ class Prefill:
     """Keys and values of the tokens of ``plan``: one tensor [KV heads, tokens, d] for each of the lowest ``layers`` layers.
 
     The topmost layer's values are missing where nothing above it was wanted (``complete`` is false then): it can be looked at, but not
-    continued from. float32 or the model's dtype; what comes from a store may be float16.
+    continued from. float32 or the model's dtype; what comes from a store may have 16 bits. ``length`` is how long a prompt the keys were
+    turned for, where their angles depend on it (``rotation``).
     """
 
     plan: Plan
     keys: list[torch.Tensor] = field(default_factory=list)
     values: list[torch.Tensor] = field(default_factory=list)
     complete: bool = True
+    length: int = 0
 
     @property
     def layers(self) -> int:
@@ -108,7 +110,8 @@ class Prefill:
         kept = plan([self.plan.ids[t] for t in tokens], tiled(self.plan.prefix, [stop - start for start, stop in spans]),
                     "block", "shared")
         index = torch.tensor(tokens, device=self.keys[0].device)
-        return Prefill(kept, [k.index_select(1, index) for k in self.keys], [v.index_select(1, index) for v in self.values], self.complete)
+        return Prefill(kept, [k.index_select(1, index) for k in self.keys], [v.index_select(1, index) for v in self.values],
+                       self.complete, self.length)
 
 
 def tiled(start: int, lengths: Sequence[int]) -> list[Span]:
@@ -132,6 +135,10 @@ class PrefillPass:
     parts: Sequence[Span]
     seen: int
     last: int | None
+
+    @property
+    def length(self) -> int:
+        return self.into.length
 
     def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, how: How) -> torch.Tensor:
         from ...kernels.block_attention import block_attention

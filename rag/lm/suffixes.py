@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..errors import ConfigError
 from .attention import How, LastLayer
@@ -29,6 +29,10 @@ class Rows:
     offsets: list[int]
     visible: torch.Tensor
     weights: torch.Tensor
+
+    def end(self, after: int) -> int:
+        """How many positions a prompt has whose suffixes begin at position ``after``."""
+        return after + max(self.offsets) + 1
 
 
 def rows(suffixes: Sequence[Sequence[int]], weights: Sequence[float] | None, query_rows: Sequence[Span] | None) -> Rows:
@@ -58,6 +62,11 @@ def rows(suffixes: Sequence[Sequence[int]], weights: Sequence[float] | None, que
     return Rows(ids, offsets, visible, torch.tensor(shares))
 
 
+def laid_on(device: Any, laid: Rows) -> Rows:
+    """``laid`` with its tensors on ``device``."""
+    return replace(laid, visible=laid.visible.to(device), weights=laid.weights.to(device))
+
+
 class _About(TypedDict):
     visible: torch.Tensor
     scale: float
@@ -67,12 +76,15 @@ class _About(TypedDict):
 
 @dataclass(slots=True)
 class _SuffixPass:
-    """Rows after ``context`` that see all of it; the pass ends at layer ``last``. ``seen`` gathers the layers that came by."""
+    """Rows after ``context`` that see all of it; the pass ends at layer ``last``."""
 
     context: Prefill
     rows: Rows
     last: int
-    seen: set[int] = field(default_factory=set, kw_only=True)
+
+    @property
+    def length(self) -> int:
+        return max(self.context.length, self.rows.end(self.context.plan.after))
 
     def _about(self, how: How) -> _About:
         return {"visible": self.rows.visible, "scale": how.scale, "softcap": how.softcap, "reach": self._reach(how.window)}
@@ -99,7 +111,6 @@ class MassPass(_SuffixPass):
     def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, how: How) -> torch.Tensor:
         from ...kernels.attention_mass import attend, attention_mass
 
-        self.seen.add(layer)
         weights = self.rows.weights.new_zeros(query.shape[0], len(self.rows.ids))
         weights[list(self.heads.get(layer, ()))] = self.rows.weights
         context = self.context
@@ -122,7 +133,6 @@ class HeadScoresPass(_SuffixPass):
         from ...kernels.attention_mass import attend
         from ...kernels.head_scores import head_scores
 
-        self.seen.add(layer)
         context = self.context
         self.scores[layer] = head_scores(query, context.keys[layer], key, self.rows.weights, self.spans, **self._about(how))
         if layer == self.last:

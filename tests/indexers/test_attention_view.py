@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import transformers
 from regard.indexers import LanceStore, build_index, delete_documents
 from regard.indexers.chunkers import chunker
 from regard.indexers.views import attention_job, attention_shards, build_view, parse_view, view_specs
-from regard.indexers.views.attention_layout import Layout, slots
+from regard.indexers.views.attention_layout import Half, Layout, slots
 from regard.indexers.views.attention_shards import CUT, TOKENS
 from regard.indexers.views.attention_view import AttentionView, open_prefills
 from regard.indexers.writer import Shard, StoreWriter, locked
@@ -29,6 +29,7 @@ from regard.rag import Batch, Document, Passage, PassageList, Query, Ranking
 from regard.rag.cli import app
 from regard.rag.doctor import examine
 from regard.rag.errors import (
+    BudgetError,
     ConfigError,
     FingerprintMismatch,
     IndexFormatError,
@@ -36,6 +37,7 @@ from regard.rag.errors import (
     ModelNotFound,
     StageError,
     StorageError,
+    UnsupportedModel,
 )
 from regard.rag.lm import LanguageModel, gguf
 from regard.rag.lm.passages import Format
@@ -56,11 +58,13 @@ TINY_TOKEN = 7 * 2 * 16
 """Numbers a token of the tiny models: keys of four layers, values of three, two KV heads of 16."""
 
 
-def tiny_model(folder: Path, family: str, seed: int = 0) -> str:
-    """A random model on disk, with SmolLM2's tokenizer."""
+def tiny_model(folder: Path, family: str, seed: int = 0, change: Callable[[Any], object] = lambda model: None, **settings: Any) -> str:
+    """A random model on disk, with SmolLM2's tokenizer; ``change`` may do something to it before."""
     transformers.set_seed(seed)
-    config = getattr(transformers, f"{family}Config")(**SHAPE, **FAMILIES[family])
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    config = getattr(transformers, f"{family}Config")(**(SHAPE | FAMILIES.get(family, {}) | settings))
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    change(model)
+    model.save_pretrained(folder)
     for file in gguf.converted(resolve("smollm2")).iterdir():
         if "token" in file.name or "template" in file.name:
             shutil.copy(file, folder)
@@ -226,6 +230,61 @@ def test_a_passage_that_does_not_fit_the_window_is_cut_and_counted(llama: str, t
     with tracing(StageTrace("attention", "AttentionReranker")) as entry:
         assert np.isfinite(list(reranked(ranking_of(store), llama, tmp_path).values())).all()
     assert entry.notes["passages_cut"] == 1
+
+
+def large_keys_in_bfloat16(model: Any) -> None:
+    model.model.layers[0].self_attn.k_proj.weight.data *= 1e6
+    model.to(torch.bfloat16)
+
+
+def test_a_bfloat16_checkpoint_is_stored_in_bfloat16(facts: list[Document], tmp_path: Path) -> None:
+    """Its numbers may be beyond float16's."""
+    name = tiny_model(tmp_path / "model", "Llama", change=large_keys_in_bfloat16)
+    store = indexed(tmp_path / "index", facts, f"attention:{name}")
+    view = open_prefills(str(store.path), name, Format(), 3)
+    stored, _ = view.prefill(ranking_of(store))
+    lm = LanguageModel.acquire(name, device="cpu")
+    try:
+        exact = lm.prefill(stored.plan.ids, blocks=stored.plan.blocks, mask="block", positions="shared", last=0).keys[0]
+    finally:
+        lm.release()
+    assert exact.abs().max() > 1e5  # float16 ends at 65,504
+    assert stored.keys[0].dtype == torch.bfloat16
+    assert ((stored.keys[0].float() - exact).abs() <= exact.abs() * 2 ** -8).all()
+    assert view.layout.token_bytes == TINY_TOKEN * 2
+    assert np.isfinite(list(reranked(ranking_of(store), name, store.path).values())).all()
+
+
+LONGROPE = {"hidden_size": 64, "original_max_position_embeddings": 200, "rope_parameters": {
+    "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 200,
+    "short_factor": [1.0] * 8, "long_factor": [4.0] * 8}}
+
+
+def test_what_a_longer_prompt_would_turn_otherwise_is_not_stored(facts: list[Document], tmp_path: Path) -> None:
+    """Longrope: keys hold in prompts up to 200 positions only, so that a passage leaves room for a query there."""
+    name = tiny_model(tmp_path / "model", "Phi3", **LONGROPE)
+    long = Document("long", "A flea jumps over the dog again and again. " * 30)
+    store = indexed(tmp_path / "index", [*facts, long], f"attention:{name},bits=32")
+    view = open_prefills(str(store.path), name, Format(), 3)
+    table = np.concatenate([shard.table for shard in view._shards])
+    assert table[:, CUT].tolist() == [0] * 8 + [1]
+    assert table[:, TOKENS].max() + len(view._prefix.ids) <= 200 - 100
+    few = ranking_of(store, store.rows[:8])
+    assert difference(reranked(few, name), reranked(few, name, store.path)) < 1e-5
+    prefill, _ = view.prefill(few)
+    lm = LanguageModel.acquire(name, device="cpu")
+    try:
+        with pytest.raises(BudgetError, match="at most 200 positions cannot go on to 2"):
+            lm.attention_mass(prefill, [[5] * (201 - prefill.plan.after)])
+    finally:
+        lm.release()
+
+
+def test_a_model_whose_keys_are_not_what_its_configuration_says(facts: list[Document], tmp_path: Path) -> None:
+    """JetMoe repeats keys and values for each expert."""
+    name = tiny_model(tmp_path / "model", "JetMoe", num_local_experts=2, num_experts_per_tok=2, kv_channels=16)
+    with pytest.raises(UnsupportedModel, match=r"keys of layer 0 have 4 heads of 16 components.* says 2 of"):
+        indexed(tmp_path / "index", facts, f"attention:{name}")
 
 
 def test_a_view_of_the_lower_layers_serves_only_these(llama: str, facts: list[Document], tmp_path: Path) -> None:
@@ -505,9 +564,10 @@ def test_the_command_line_builds_the_view(llama: str, facts: list[Document], tmp
 # -- bytes -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
 @pytest.mark.parametrize("bits", [32, 16, 8])
-def test_what_is_unpacked_is_what_was_packed(bits: int) -> None:
-    layout = Layout(layers=3, kv_heads=2, head_dim=16, bits=bits)
+def test_what_is_unpacked_is_what_was_packed(bits: int, half: Half) -> None:
+    layout = Layout(layers=3, kv_heads=2, head_dim=16, bits=bits, half=half)
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(2, 20, 16, generator=generator) * 10 ** layer for layer in range(3)]
     tensors[1][:, 7] = 0
@@ -524,7 +584,7 @@ def test_what_is_unpacked_is_what_was_packed(bits: int) -> None:
             at += size
             for slot in range(wanted):
                 exact = (prefill.values if slot % 2 else prefill.keys)[slot // 2][:, start:stop]
-                bound = {32: 0.0 * exact.abs(), 16: exact.abs() * 2 ** -11 + 1e-7,
+                bound = {32: 0.0 * exact.abs(), 16: exact.abs() * (2 ** -11 if half == "float16" else 2 ** -8) + 1e-7,
                          8: exact.abs().amax(-1, keepdim=True).expand_as(exact) * (0.5 / 127 + 2 ** -10) + 1e-7}[bits]
                 assert ((into[slot] - exact).abs() <= bound).all()
 
@@ -535,6 +595,9 @@ def test_numbers_beyond_the_bits_are_refused() -> None:
     with pytest.raises(StageError, match=r"(?s)keys of layer 0.*bits=32"):
         layout.packed(huge, [(0, 2)])
     assert replace(layout, bits=32).packed(huge, [(0, 2)]).view(np.float32).tolist() == [7e4] * 8
+    into = replace(layout, half="bfloat16").room_for(1, 2)
+    replace(layout, half="bfloat16").unpack(replace(layout, half="bfloat16").packed(huge, [(0, 2)]), into)
+    assert into.float().sub(7e4).abs().max() <= 7e4 * 2 ** -8
 
 
 def test_chunked_passages_are_cached_too(llama: str, tmp_path: Path) -> None:
