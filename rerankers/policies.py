@@ -327,13 +327,13 @@ class BlockRank(_OrderFree):
         layer = heads[0][0]
         context = prompt.context if not isinstance(prompt.context, list) else lm.prefill(
             prompt.context, blocks=prompt.blocks, mask=prompt.mask, positions=prompt.positions, last=layer)
-        context = replace(context, plan=replace(context.plan, after=self._position(lm, context.plan.after)))
+        after = self._position(lm, context.plan.after)
         shares = np.zeros(n)
         for row in range(*(prompt.rows or [])[0]):  # one row a time: each has its own softmax
-            paid = lm.head_scores(context, prompt.suffixes, prompt.spans, layers=layer + 1, query_rows=[(row, row + 1)])[layer]
+            paid = lm.head_scores(context, prompt.suffixes, prompt.spans, layers=layer + 1, query_rows=[(row, row + 1)], after=after)[layer]
             total = np.sort(paid.astype(np.float64), axis=1).sum(axis=1, keepdims=True)  # sorted: the same in any order
             shares += (paid / total).mean(axis=0) / 2
-        mass = lm.attention_mass(context, prompt.suffixes, heads=heads, query_rows=prompt.rows)
+        mass = lm.attention_mass(context, prompt.suffixes, heads=heads, query_rows=prompt.rows, after=after)
         return Scored(shares.astype(np.float32), mass, prompt)
 
     def _position(self, lm: LanguageModel, after: int) -> int:
