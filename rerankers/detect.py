@@ -122,7 +122,7 @@ def _head_scores(model: LanguageModel, policy: Policy, case: Judged, task: Task)
     prompt = lay_out(model, form, case.candidates.passages(), range(len(case.candidates)), suffixes, policy.mask, policy.positions,
                      where=f"query {case.query.id!r}")
     scores = model.head_scores(prompt.context, suffixes, prompt.spans, mask=prompt.mask, positions=prompt.positions,
-                               blocks=prompt.blocks, weights=[1.0, -1.0])
+                               blocks=prompt.blocks, weights=[1.0, -1.0], after=prompt.after)
     return scores.astype(np.float64)
 
 

@@ -70,7 +70,8 @@ class Policy(BaseModel):
         """Rank ``n`` candidates, by default as ICR does."""
         prompt = lay(self.order(n))
         mass = lm.attention_mass(prompt.context, prompt.suffixes, heads=self.heads_in(lm.info.name), mask=prompt.mask,
-                                 positions=prompt.positions, blocks=prompt.blocks, weights=[1.0, -1.0][:len(prompt.suffixes)])
+                                 positions=prompt.positions, blocks=prompt.blocks, weights=[1.0, -1.0][:len(prompt.suffixes)],
+                                 after=prompt.after)
         return Scored(_summed(mass, prompt, self.deviations), mass, prompt)
 
 
@@ -102,9 +103,11 @@ class _OrderFree(Policy):
 class BlockICR(_OrderFree):
     """ICR without order: each passage sees the prompt's beginning and itself, all stand at the same positions with the same marker.
 
-    A passage's keys and values do not depend on the others, so they can be computed once for all queries. What ICR takes from the
-    first stage's order by accident is taken from its scores on purpose (``fusion``). ``heads``: the ``top`` heads by ``measure`` of a head
-    set's file, of the set that comes with the model ("shipped"), or of that one where there is one ("auto"); None: all heads.
+    A passage's keys and values and its distance to the query do not depend on the others; the former can be computed once for all
+    queries. The score does: passages share out one softmax, and the query's rows have read them all in the layers below. What ICR
+    takes from the first stage's order by accident is taken from its scores on purpose (``fusion``). ``heads``: the ``top`` heads by
+    ``measure`` of a head set's file, of the set that comes with the model ("shipped"), or of that one where there is one ("auto");
+    None: all heads.
     """
 
     kind: Literal["BlockICR"] = "BlockICR"
@@ -185,10 +188,10 @@ class SignalTokens(_OrderFree):
             prompt.context, blocks=prompt.blocks, mask=prompt.mask, positions=prompt.positions, last=layer)
         shares = np.zeros(n)
         for row in range(len(suffix) - min(2, len(suffix)), len(suffix)):  # one row a time: each has its own softmax
-            paid = lm.head_scores(context, [suffix], prompt.spans, layers=layer + 1, query_rows=[(row, row + 1)])[layer]
+            paid = lm.head_scores(context, [suffix], prompt.spans, layers=layer + 1, query_rows=[(row, row + 1)], after=prompt.after)[layer]
             total = np.sort(paid.astype(np.float64), axis=1).sum(axis=1, keepdims=True)  # sorted: the same in any order
             shares += (paid / total).mean(axis=0) / min(2, len(suffix))
-        mass = lm.attention_mass(context, [suffix], heads=heads, query_rows=[(max(0, len(suffix) - 2), len(suffix))])
+        mass = lm.attention_mass(context, [suffix], heads=heads, query_rows=[(max(0, len(suffix) - 2), len(suffix))], after=prompt.after)
         return Scored(shares.astype(np.float32), mass, prompt)
 
 
