@@ -50,10 +50,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop measuring after so long, and report what there is")
     parser.add_argument("--fresh", action="store_true", help="run the passages at aligned positions, too")
     options = parser.parse_args()
-    until = time.monotonic() + options.seconds
+    names = options.only or list(COLLECTIONS)
     model = LanguageModel.acquire("smollm2", device="cpu")
-    for name in options.only or COLLECTIONS:
-        measure(model, name, options.cache, until, options.fresh)
+    for name in names:
+        measure(model, name, options.cache, time.monotonic() + options.seconds / len(names), options.fresh)
     model.release()
 
 
