@@ -11,10 +11,10 @@ import numpy as np
 from pydantic import Field
 
 from ..rag.documents import Batch, Query, Ranking, Scores, ScoreSpace
-from ..rag.errors import ConfigError, RegardError, StageError
+from ..rag.errors import BudgetError, ConfigError, RegardError, StageError
 from ..rag.lm import LanguageModel, describe
 from ..rag.lm.heads import deepest
-from ..rag.lm.passages import LEAST_PASSAGE_TOKENS, Format, Prompt
+from ..rag.lm.passages import LEAST_PASSAGE_TOKENS, Format, Prompt, suffix_position
 from ..rag.lm.reading import Reading
 from ..rag.models import resolve, weights_hash
 from ..rag.registry import open_prefills
@@ -35,7 +35,8 @@ class AttentionReranker(Stage):
     The prompt is one user turn: the passages, an instruction, the query (``CoRe`` and ``BlockRank`` have their own).
     - ``policy``: a name (``"ICR"``), a policy (``BlockICR(fusion=None)``), or its settings (``{"kind": "ICR", "calibration": null}``).
     - ``task``: the instruction's wording, for ``search`` or for question answering (``qa``).
-    - ``max_words``: a passage (title and text) is cut after so many.
+    - ``max_words``: a passage (title and text) is cut after so many. Under the block mask the query stands 3 tokens a word behind the
+      prompt's beginning, whatever the passages are; one that is longer in tokens loses its end.
     - ``turn``: text before and after the user turn's content, instead of the model's own chat template; special tokens in it count.
     - ``keep_tail``: hits beyond ``depth`` are dropped, so that all scores are of one kind; or with True follow in their order, with scores
       1, 2, 3, ... below the least reranked one.
@@ -44,9 +45,10 @@ class AttentionReranker(Stage):
     - ``share``: with n above 0, the ranking carries the prefilled first n passages, for a ``Reader`` of the same model that reads
       under the block mask: it need not run them again.
 
-    Scores are in ``attention-mass``, or ``weighted-sum`` when the policy fuses them with the first stage's. A passage that does not fit the
-    model's window loses its end, at a sentence's end where there is one (counted in the trace as ``passages_cut``); when passages
-    would keep fewer than 16 tokens each, ``BudgetError``. The trace notes which kernels ran (``kernels``).
+    Scores are in ``attention-mass``, or ``weighted-sum`` when the policy fuses them with the first stage's. A passage that does not fit
+    the model's window, or that distance, loses its end, at a sentence's end where there is one (counted in the trace as
+    ``passages_cut``); when passages would keep fewer than 16 tokens each, ``BudgetError``. The trace notes which kernels ran
+    (``kernels``).
     """
 
     version: ClassVar[int] = 3
@@ -155,7 +157,11 @@ class AttentionReranker(Stage):
             assert self._stored is not None
             context, spans = self._stored.prefill(head, model.device)
             suffixes = policy.suffixes(model, form, self.task, query.text)
-            return Prompt(context, list(context.plan.blocks), spans, suffixes, policy.mask, policy.positions)
+            after = suffix_position(model, form, suffixes)
+            if after < context.plan.after:
+                raise BudgetError(f"the query leaves {after - context.plan.prefix} tokens for a passage, and stored ones are longer",
+                                  where=f"{self.label}, query {query.id!r}", hint="shorten the query, or rerank without cache")
+            return Prompt(context, list(context.plan.blocks), spans, suffixes, policy.mask, policy.positions, after)
 
         return stored if self._stored is not None else prefilled if self.share else lay
 

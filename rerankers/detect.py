@@ -167,7 +167,8 @@ class _Seen:
     def _paid(self, spans: Sequence[Span], weights: list[float]) -> NDArray[np.float64]:
         """By each head to each span, the suffixes weighted, [layers, heads, spans]."""
         rows = self.prompt.rows and self.prompt.rows[:len(weights)]
-        paid = self.model.head_scores(self.context, self.prompt.suffixes[:len(weights)], spans, weights=weights, query_rows=rows)
+        paid = self.model.head_scores(self.context, self.prompt.suffixes[:len(weights)], spans, weights=weights, query_rows=rows,
+                                      after=self.prompt.after)
         return paid.astype(np.float64)
 
 

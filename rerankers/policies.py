@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..rag.documents import Passage, Scores
-from ..rag.errors import BudgetError, ConfigError
+from ..rag.errors import ConfigError
 from ..rag.lm.heads import Heads, Measure, chosen
 from ..rag.lm.passages import CONSTANT_MARKER, Format, Prompt, lay_out
 from ..rag.lm.prefill import Mask, Positions, Span
@@ -96,6 +96,10 @@ class Policy(BaseModel):
         """Which rows of each suffix count, half-open; None: all, from the instruction to the end of the turn."""
         return None
 
+    def suffix_at(self, lm: LanguageModel) -> int | None:
+        """The position where the suffixes begin, for passages at shared positions; None: ``rag.lm.passages.suffix_position``."""
+        return None
+
     def score(self, lm: LanguageModel, lay: Lay, n: int) -> Scored:
         """Rank ``n`` candidates, by default as ICR does."""
         return self._scored(lm, lay(self.order(n)))
@@ -103,7 +107,7 @@ class Policy(BaseModel):
     def _scored(self, lm: LanguageModel, prompt: Prompt) -> Scored:
         mass = lm.attention_mass(prompt.context, prompt.suffixes, heads=self.heads_in(lm.info.name), mask=prompt.mask,
                                  positions=prompt.positions, blocks=prompt.blocks, weights=[1.0, -1.0][:len(prompt.suffixes)],
-                                 query_rows=prompt.rows)
+                                 query_rows=prompt.rows, after=prompt.after)
         return Scored(_summed(mass, prompt, self.deviations), mass, prompt)
 
     def _separator_in(self, lm: str) -> str:
@@ -191,8 +195,10 @@ class BlockICR(_OrderFree):
 
     - Rows, calibration, filter: ICR's. Heads: the ``top`` by ``measure`` of a head set's file, of published heads (``"14-22,13-16"`` or
       a file), of the set that comes with the model ("shipped"), or of that one where there is one ("auto"); None: all.
-    - Mask and positions: each passage sees the prompt's beginning and itself, all stand at the same positions with the same marker. So
-      its keys and values do not depend on the others, and can be computed once for all queries.
+    - Mask and positions: each passage sees the prompt's beginning and itself, all stand at the same positions with the same marker, the
+      query at a fixed distance. So a passage's keys and values and its distance to the query do not depend on the others; the former can
+      be computed once for all queries. The score does: passages share out one softmax, and the query's rows have read them all in the
+      layers below.
     """
 
     kind: Literal["BlockICR"] = "BlockICR"
@@ -321,27 +327,23 @@ class BlockRank(_OrderFree):
     def rows(self, lm: LanguageModel, form: Format, suffixes: Sequence[Sequence[int]]) -> list[Span] | None:
         return [(len(suffix) - 2, len(suffix)) for suffix in suffixes]
 
+    def suffix_at(self, lm: LanguageModel) -> int | None:
+        return self.position or min(16_384, lm.window // 2)
+
     def score(self, lm: LanguageModel, lay: Lay, n: int) -> Scored:
         prompt = lay(None)
         heads = self.heads_in(lm.info.name) or []
         layer = heads[0][0]
         context = prompt.context if not isinstance(prompt.context, list) else lm.prefill(
             prompt.context, blocks=prompt.blocks, mask=prompt.mask, positions=prompt.positions, last=layer)
-        after = self._position(lm, context.plan.after)
         shares = np.zeros(n)
         for row in range(*(prompt.rows or [])[0]):  # one row a time: each has its own softmax
-            paid = lm.head_scores(context, prompt.suffixes, prompt.spans, layers=layer + 1, query_rows=[(row, row + 1)], after=after)[layer]
+            paid = lm.head_scores(context, prompt.suffixes, prompt.spans, layers=layer + 1, query_rows=[(row, row + 1)],
+                                  after=prompt.after)[layer]
             total = np.sort(paid.astype(np.float64), axis=1).sum(axis=1, keepdims=True)  # sorted: the same in any order
             shares += (paid / total).mean(axis=0) / 2
-        mass = lm.attention_mass(context, prompt.suffixes, heads=heads, query_rows=prompt.rows, after=after)
+        mass = lm.attention_mass(context, prompt.suffixes, heads=heads, query_rows=prompt.rows, after=prompt.after)
         return Scored(shares.astype(np.float32), mass, prompt)
-
-    def _position(self, lm: LanguageModel, after: int) -> int:
-        position = self.position or min(16_384, lm.window // 2)
-        if after > position:
-            raise BudgetError(f"instruction, query and longest passage have {after} tokens, and the query stands at position {position}",
-                              where="BlockRank", hint="lower max_words, or set position further back")
-        return position
 
 
 class AttentionSorting(Policy):
@@ -385,7 +387,8 @@ def prompt_of(
 ) -> Prompt:
     """``policy``'s prompt for ``query``, as token ids."""
     suffixes = policy.suffixes(lm, form, task, query)
-    laid = lay_out(lm, form, passages, order, suffixes, policy.mask, policy.positions, where=where)
+    laid = lay_out(lm, form, passages, order, suffixes, policy.mask, policy.positions, where=where,
+                   after=policy.suffix_at(lm))
     return replace(laid, rows=policy.rows(lm, form, suffixes))
 
 
@@ -405,7 +408,8 @@ def _joined(settled: Sequence[tuple[Scored, list[int]]], n: int) -> Scored:
         ids += scored.prompt.ids
     prompts = [scored.prompt for scored, _ in settled]
     suffixes = [suffix for prompt in prompts for suffix in prompt.suffixes]
-    joined = Prompt(ids, [], spans, suffixes, prompts[0].mask, prompts[0].positions, sum(prompt.cut for prompt in prompts))
+    joined = Prompt(ids, [], spans, suffixes, prompts[0].mask, prompts[0].positions,
+                    cut=sum(prompt.cut for prompt in prompts))
     return Scored(scores, np.concatenate([scored.mass for scored, _ in settled]), joined)
 
 

@@ -28,6 +28,12 @@ CONSTANT_MARKER = "[1] "
 LEAST_PASSAGE_TOKENS = 16
 """Passages are not cut shorter than this to fit the window."""
 
+TOKENS_A_WORD = 3
+"""Of a passage at shared positions, as many tokens stand in the prompt as this times ``max_words``. English has at most 2.4."""
+
+ROOM_FOR_QUERY = 512
+"""Tokens of the window that passages at shared positions leave to instruction and query, whatever the query."""
+
 _WORD = re.compile(r"\S+")
 
 
@@ -119,8 +125,8 @@ class Prompt:
     """A context (token ids, or what is prefilled of them) and suffixes that each follow it.
 
     ``blocks`` tile the context after its prefix; ``spans`` are the passages' scored tokens in it, without separators, in the ranking's
-    order; a passage that is not in this prompt has an empty one. ``rows`` are the rows of each suffix that count, None all of them.
-    ``cut`` counts the passages that were shortened to fit the window.
+    order; a passage that is not in this prompt has an empty one. ``after`` is the position where the suffixes begin; None: right behind the
+    context. ``rows`` are the rows of each suffix that count, None all of them. ``cut`` counts the passages that were shortened to fit.
     """
 
     context: list[int] | Prefill
@@ -129,6 +135,7 @@ class Prompt:
     suffixes: list[list[int]]
     mask: Mask
     positions: Positions
+    after: int | None = None
     cut: int = 0
     rows: list[Span] | None = None
 
@@ -147,16 +154,19 @@ class Prompt:
 
 def lay_out(
     lm: LanguageModel, form: Format, passages: Sequence[Passage], order: Sequence[int] | None, suffixes: list[list[int]],
-    mask: Mask, positions: Positions, *, where: str,
+    mask: Mask, positions: Positions, *, where: str, after: int | None = None,
 ) -> Prompt:
     """The prompt with ``passages`` in ``order`` (positions in ``passages``, first in the prompt first; those left out are not in it).
 
     ``order`` None, for blocks at shared positions, is one that does not depend on how ``passages`` are ordered: shortest first. The same
-    passages then go through the same arithmetic, and score the same to the last bit. Raises ``BudgetError``.
+    passages then go through the same arithmetic, and score the same to the last bit. At shared positions the suffixes stand at
+    position ``after``, by default :func:`suffix_position`. Raises ``BudgetError``.
     """
     prefix = form.prefix(lm)
     blocks = form.blocks(lm, passages if order is None else [passages[p] for p in order])
-    room = lm.window - len(prefix) - max(map(len, suffixes))
+    if after is None and positions == "shared":
+        after = suffix_position(lm, form, suffixes)
+    room = (lm.window - max(map(len, suffixes)) if after is None else after) - len(prefix)
     blocks = _fitted(lm, blocks, room, positions, where)
     if order is None:
         order = sorted(range(len(blocks)), key=lambda b: (len(blocks[b].scored), blocks[b].scored))
@@ -167,7 +177,20 @@ def lay_out(
         start += len(block.start)
         spans[p] = (start, start + len(block.scored))
     ids = prefix + [token for block in blocks for token in block.ids]
-    return Prompt(ids, laid, spans, suffixes, mask, positions, sum(block.cut for block in blocks))
+    return Prompt(ids, laid, spans, suffixes, mask, positions, after, sum(block.cut for block in blocks))
+
+
+def suffix_position(lm: LanguageModel, form: Format, suffixes: Sequence[Sequence[int]]) -> int:
+    """Where suffixes begin behind blocks at shared positions: at a distance from the prefix that no passage changes.
+
+    If they followed the longest block, one long candidate would move them away from all the others. The blocks have the room up to
+    there: ``TOKENS_A_WORD`` for each of ``max_words``, unless the window has less (``ROOM_FOR_QUERY`` of it, at most half, stays free, and
+    all of the longest suffix); and half of a sliding window, so that every layer sees passages whole.
+    """
+    prefix = len(form.prefix(lm))
+    free = max([min(ROOM_FOR_QUERY, lm.window // 2), *map(len, suffixes)])
+    room = min(max(LEAST_PASSAGE_TOKENS, form.max_words) * TOKENS_A_WORD, lm.window - prefix - free)
+    return prefix + (room if lm.sliding_window is None else min(room, lm.sliding_window // 2))
 
 
 def _fitted(lm: LanguageModel, blocks: list[Block], room: int, positions: Positions, where: str) -> list[Block]:

@@ -32,7 +32,10 @@ class Rows:
 
 
 def rows(suffixes: Sequence[Sequence[int]], weights: Sequence[float] | None, query_rows: Sequence[Span] | None, after: int) -> Rows:
-    """Lay the suffixes out, each from position ``after`` on. A row that suffixes have in common gets the sum of their weights: it pays the same attention in each."""
+    """Lay the suffixes out, each from position ``after`` on.
+
+    A row that suffixes have in common gets the sum of their weights: it pays the same attention in each.
+    """
     import torch
 
     weights = [1.0] * len(suffixes) if weights is None else weights

@@ -262,11 +262,11 @@ def test_blockrank_has_its_authors_layer_and_position(monkeypatch: pytest.Monkey
     class Window:
         window = 32_768
 
-    assert BlockRank()._position(Window(), 400) == 16_384
+    assert BlockRank().suffix_at(Window()) == 16_384
 
 
 def test_what_blockrank_cannot_do_is_refused(tiny: str) -> None:
-    with pytest.raises(BudgetError, match="the query stands at position 100"):
+    with pytest.raises(BudgetError, match="passages and the query do not fit"):
         reranked(tiny, BlockRank(position=100))
     for settings in ({"cache": "index"}, {"share": 2}):
         with pytest.raises(ConfigError, match="see each other or the query"):
