@@ -275,13 +275,15 @@ def detect(
     depth: Annotated[int, typer.Option(min=2, help="Candidates a query, shuffled.")] = 20,
     limit: Annotated[int, typer.Option(min=0, help="So many random queries; 0: all.")] = 0,
     task: Annotated[Literal["search", "qa"], typer.Option(help="The instruction's wording.")] = "search",
+    temperature: Annotated[float | None, typer.Option(help="Of CoRe's measure; none: .1 for models named Llama or Phi, else .001.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Heads to print.")] = 8,
     as_json: Json = False,
 ) -> None:
     """Measure which attention heads tell relevant passages apart; rerankers take the file as heads=..."""
     from .registry import load
 
-    found = load("regard.jobs", "heads")(model, queries, index, qrels, out, limit=limit, depth=depth, mask=mask, task=task)
+    found = load("regard.jobs", "heads")(model, queries, index, qrels, out, limit=limit, depth=depth, mask=mask, task=task,
+                                         temperature=temperature)
     if as_json:
         _print_json({"model": found.model, "recipe": found.recipe, **{m: found.top(m, top) for m in found.measures}})
     else:

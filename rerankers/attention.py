@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,53 +12,51 @@ import numpy as np
 from pydantic import Field
 
 from ..rag.documents import Batch, Query, Ranking, Scores, ScoreSpace
-from ..rag.errors import ConfigError, RegardError
+from ..rag.errors import BudgetError, ConfigError, RegardError
 from ..rag.lm import LanguageModel, describe
 from ..rag.lm.heads import deepest
-from ..rag.lm.passages import LEAST_PASSAGE_TOKENS, Format, Prompt, lay_out
+from ..rag.lm.passages import LEAST_PASSAGE_TOKENS, Format, Prompt, suffix_position
 from ..rag.lm.reading import Reading
 from ..rag.models import resolve, weights_hash
 from ..rag.registry import open_prefills
 from ..rag.settings import Count
 from ..rag.stage import Problem, Stage
 from ..rag.trace import record, record_kernels
-from .policies import POLICIES, AnyPolicy, BlockICR, Lay, Order, Policy, fused
+from .policies import POLICIES, AnyPolicy, BlockICR, Lay, Order, Policy, fused, prompt_of
+from .prompts import Task
 
 if TYPE_CHECKING:
     from ..rag.lm.passages import StoredPrefills
 
-INSTRUCTIONS = {
-    "search": "Please find information that are relevant to the following query in the paragraphs above.",  # their grammar
-    "qa": "Please answer the following question based on the information in the paragraphs above.",
-}
-Task = Literal["search", "qa"]
 
 
 class AttentionReranker(Stage):
     """Reranks each ranking's first ``depth`` hits by the attention of language model ``lm``, as ``policy`` says.
 
-    The prompt is one user turn: the passages, an instruction, the query.
+    The prompt is one user turn: the passages, an instruction, the query (``CoRe`` and ``BlockRank`` have their own).
     - ``policy``: a name (``"ICR"``), a policy (``BlockICR(fusion=None)``), or its settings (``{"kind": "ICR", "calibration": null}``).
     - ``task``: the instruction's wording, for ``search`` or for question answering (``qa``).
-    - ``max_words``: a passage (title and text) is cut after so many.
+    - ``max_words``: a passage (title and text) is cut after so many. Under the block mask the query stands 3 tokens a word behind the
+      prompt's beginning, whatever the passages are; one that is longer in tokens loses its end.
     - ``turn``: text before and after the user turn's content, instead of the model's own chat template; special tokens in it count.
     - ``keep_tail``: hits beyond ``depth`` are dropped, so that all scores are of one kind; or with True follow in their order, with scores
       1, 2, 3, ... below the least reranked one.
     - ``cache``: an index with the view ``attention:<lm>``, whose stored keys and values of the passages are used instead of running the
-      passages through the model. Only for policies under the block mask.
+      passages through the model. Only for ``BlockICR``.
     - ``share``: with n above 0, the ranking carries the prefilled first n passages, for a ``Reader`` of the same model that reads
       under the block mask: it need not run them again.
 
-    Scores are in ``attention-mass``, or ``weighted-sum`` when the policy fuses them with the first stage's. A passage that does not fit the
-    model's window loses its end, at a sentence's end where there is one (counted in the trace as ``passages_cut``); when passages
-    would keep fewer than 16 tokens each, ``BudgetError``. The trace notes which kernels ran (``kernels``).
+    Scores are in ``attention-mass``, or ``weighted-sum`` when the policy fuses them with the first stage's. A passage that does not fit
+    the model's window, or that distance, loses its end, at a sentence's end where there is one (counted in the trace as
+    ``passages_cut``); when passages would keep fewer than 16 tokens each, ``BudgetError``. The trace notes which kernels ran
+    (``kernels``).
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs_text: ClassVar[bool] = True
 
     def __init__(
-        self, lm: str = "smollm2", policy: Literal["ICR", "BlockICR", "QRHead", "CoRe", "LayerBand", "SignalTokens",
+        self, lm: str = "smollm2", policy: Literal["ICR", "BlockICR", "QRHead", "CoRe", "LayerBand", "BlockRank",
                                                    "AttentionSorting"] | AnyPolicy = BlockICR(),  # noqa: B008 - it is immutable
         depth: Count = 20, task: Task = "search", max_words: Count = 300, turn: tuple[str, str] | None = None,
         keep_tail: bool = False, cache: str | Path = "", share: Annotated[int, Field(ge=0)] = 0, device: str | None = None,
@@ -74,9 +73,9 @@ class AttentionReranker(Stage):
         self.device = device
         self._model: LanguageModel | None = None
         self._stored: StoredPrefills | None = None
-        if (cache or share) and self.policy.mask != "block":
-            raise ConfigError(f"{type(self.policy).__name__} lets passages see each other, so their keys and values belong to one prompt",
-                              where=self.label, hint='use the policy "BlockICR" with cache and share')
+        if (cache or share) and (self.policy.mask != "block" or self.policy.query_first):
+            raise ConfigError(f"{type(self.policy).__name__} lets passages see each other or the query, so their keys and values belong "
+                              "to one prompt", where=self.label, hint='use the policy "BlockICR" with cache and share')
         if cache and share:
             raise ConfigError("what a cache holds is not enough to read from", where=self.label, hint="set share or cache, not both")
 
@@ -107,10 +106,11 @@ class AttentionReranker(Stage):
         except RegardError as error:
             yield Problem(error.what, where=self.label, hint=error.hint or "")
             return
-        if self.policy.positions == "distinct" and self.depth * LEAST_PASSAGE_TOKENS > window:
+        together = self.policy.at_once(self.depth)
+        if self.policy.positions == "distinct" and together * LEAST_PASSAGE_TOKENS > window:
             yield Problem(
-                f"{self.depth} passages do not fit the {window} tokens of {self.lm!r}, even cut to {LEAST_PASSAGE_TOKENS} each",
-                where=self.label, hint=f"set depth to at most {window // LEAST_PASSAGE_TOKENS // 2}",
+                f"{together} passages do not fit the {window} tokens of {self.lm!r}, even cut to {LEAST_PASSAGE_TOKENS} each",
+                where=self.label, hint=f"set depth (or the policy's window) to at most {window // LEAST_PASSAGE_TOKENS // 2}",
             )
 
     def run(self, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Ranking]:
@@ -143,12 +143,11 @@ class AttentionReranker(Stage):
 
     def _lay(self, model: LanguageModel, query: Query, head: Ranking) -> Lay:
         """How the policy puts the candidates into a prompt: as tokens, prefilled for a reader too, or out of the cache."""
-        policy = self.policy
-        suffixes = suffixes_of(model, self.form, self.task, query.text, policy.calibration)
+        policy, passages = self.policy, functools.cache(head.passages)
+        form = policy.form(self.lm, query.text, self.max_words, self.turn)
 
         def lay(order: Order) -> Prompt:
-            return lay_out(model, self.form, head.passages(), order, suffixes, policy.mask, policy.positions,
-                           where=f"{self.label}, query {query.id!r}")
+            return prompt_of(policy, model, form, passages(), order, self.task, query.text, where=f"{self.label}, query {query.id!r}")
 
         def prefilled(order: Order) -> Prompt:
             prompt = lay(order)
@@ -158,21 +157,20 @@ class AttentionReranker(Stage):
         def stored(order: Order) -> Prompt:
             assert self._stored is not None
             context, spans = self._stored.prefill(head, model.device)
-            return Prompt(context, list(context.plan.blocks), spans, suffixes, policy.mask, policy.positions)
+            suffixes = policy.suffixes(model, form, self.task, query.text)
+            after = suffix_position(model, form, suffixes)
+            if after < context.plan.after:
+                raise BudgetError(f"the query leaves {after - context.plan.prefix} tokens for a passage, and stored ones are longer",
+                                  where=f"{self.label}, query {query.id!r}", hint="shorten the query, or rerank without cache")
+            return Prompt(context, list(context.plan.blocks), spans, suffixes, policy.mask, policy.positions, after)
 
         return stored if self._stored is not None else prefilled if self.share else lay
 
     @property
     def form(self) -> Format:
         """How passages stand in the prompt."""
-        return Format(self.policy.marker, self.policy.separator, self.max_words, turn=self.turn)
+        return self.policy.form(self.lm, "", self.max_words, self.turn)
 
     @property
     def _space(self) -> ScoreSpace:
         return "attention-mass" if self.policy.fusion is None else "weighted-sum"
-
-
-def suffixes_of(model: LanguageModel, form: Format, task: Task, query: str, calibration: str | None) -> list[list[int]]:
-    """What follows the passages: the instruction with the query, and with the content-free one if there is one."""
-    ask = INSTRUCTIONS[task] + form.separator + "Query: "
-    return [form.suffix(model, ask + text) for text in (query, calibration) if text is not None]

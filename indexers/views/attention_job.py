@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ...rag.documents import Rows
 from ...rag.errors import BudgetError, IndexFormatError, StageError
 from ...rag.lm import LanguageModel, LanguageModelInfo, describe
-from ...rag.lm.passages import LEAST_PASSAGE_TOKENS, Block, Format
+from ...rag.lm.passages import LEAST_PASSAGE_TOKENS, Block, Format, suffix_position
 from ...rag.lm.prefill import tiled
 from ...rag.models import resolve, weights_hash
 from ...rag.progress import progress_bar
@@ -45,8 +45,6 @@ PREFIX = "prefix.npz"
 
 SHARD_BYTES = 256_000_000
 """Keys and values that are computed at once, in float32."""
-ROOM_FOR_QUERY = 512
-"""Tokens of the window that passages leave to instruction and query, of which nothing is known yet."""
 _SAMPLE = 2000
 _READ_AT_ONCE = 256
 
@@ -218,7 +216,7 @@ class _Job:
                 self._compute_shard(lm, rows, blocks)
                 tokens += sum(len(block.ids) for block in blocks)
                 cut += sum(block.cut for block in blocks)
-                advance(len(rows), f"{tokens:,} tokens, {cut:,} cut to the window")
+                advance(len(rows), f"{tokens:,} tokens, {cut:,} cut")
 
     def _compute_shard(self, lm: LanguageModel, rows: Sequence[int], blocks: Sequence[Block]) -> None:
         prefix = Format().prefix(lm)
@@ -250,13 +248,12 @@ class _Job:
             yield rows, blocks
 
     def _blocks(self, lm: LanguageModel, rows: Rows) -> Iterator[tuple[int, Block]]:
-        """Each row's block, cut to what the window leaves beside the prefix and a query."""
+        """Each row's block, cut to what stands between the prefix and a query."""
         form = Format()
         end = len(lm.tokens(form.separator))
-        window = lm.steady_window
-        limit = window - len(form.prefix(lm)) - end - min(ROOM_FOR_QUERY, window // 2)
+        limit = suffix_position(lm, form, []) - len(form.prefix(lm)) - end
         if limit < LEAST_PASSAGE_TOKENS:
-            raise BudgetError(f"the window of {window} tokens has no room for passages beside the prompt", where=f"view {self.spec}",
+            raise BudgetError(f"the window of {lm.steady_window} tokens has no room for passages beside the prompt", where=f"view {self.spec}",
                               hint="take a model of a longer window")
         for start in range(0, len(rows), _READ_AT_ONCE):
             some = rows[start:start + _READ_AT_ONCE]

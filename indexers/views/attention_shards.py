@@ -1,7 +1,7 @@
 """Shards: folders of passages' keys and values that are committed whole, by a rename, and never changed.
 
 ``data.bin`` has the passages' ranges (``attention_layout``) one after the other, ``ids.npy`` (int32) their tokens, and ``passages.npy``
-(int64 [passages, 4]) the columns ``ROW``, ``TOKENS``, ``SCORED`` (tokens without the separator) and ``CUT`` (1 where the window cut it).
+(int64 [passages, 4]) the columns ``ROW``, ``TOKENS``, ``SCORED`` (tokens without the separator) and ``CUT`` (1 where it was cut).
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class AttentionView:
         """The context of the ranking's passages, and their scored spans in it, in the ranking's order.
 
         The passages stand shortest first, as ``rag.lm.passages.lay_out`` puts them. Numbers are float32 where the view holds 32 bits, else
-        float16, or bfloat16 where the model's checkpoint is. The trace counts the passages that the window cut when they were stored
+        float16, or bfloat16 where the model's checkpoint is. The trace counts the passages that were cut when they were stored
         (``passages_cut``). Raises ``StageError`` for a ranking of another index, or with passages that the view does not hold.
         """
         found = self._find(ranking)

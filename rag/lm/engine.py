@@ -236,7 +236,7 @@ class LanguageModel:
     def attention_mass(
         self, context: Sequence[int] | Prefill, suffixes: Sequence[Sequence[int]], *, heads: Sequence[tuple[int, int]] | None = None,
         mask: Mask = "causal", positions: Positions = "distinct", blocks: Sequence[Span] = (), weights: Sequence[float] | None = None,
-        query_rows: Sequence[Span] | None = None,
+        query_rows: Sequence[Span] | None = None, after: int | None = None,
     ) -> NDArray[np.float32]:
         """The softmax attention that the suffixes pay to each token of ``context``, float32 [len(context)].
 
@@ -247,7 +247,8 @@ class LanguageModel:
         against its keys and values in one pass, what they have in common once. ``heads`` are pairs (layer, head), from 0, all by
         default; nothing above the deepest layer among them is computed. ``weights`` is one number a suffix, 1 by default; a
         calibrated mass is ``weights=[1, -1]`` with a content-free second suffix. ``query_rows`` is a half-open range of rows for each
-        suffix, the whole suffix by default.
+        suffix, the whole suffix by default. The suffixes begin at position ``after``, by default right behind the context: at shared
+        positions that is behind its longest block, so that what a block is paid depends on the length of the others.
 
         No matrix of attention is held (``kernels.attention_mass``). The same call gives the same bits. Raises ``BudgetError`` when
         the context with the longest suffix does not fit the window, ``UnsupportedModel`` when the model's attention cannot be looked
@@ -257,7 +258,7 @@ class LanguageModel:
 
         by_layer = heads_by_layer(heads, self.info.layers, self.info.heads, self.info.name)
         last = max(by_layer)
-        laid, prefilled = self._laid(context, suffixes, weights, query_rows, mask, positions, blocks, last)
+        laid, prefilled = self._laid(context, suffixes, weights, query_rows, mask, positions, blocks, after, last)
         mass = torch.zeros(len(prefilled.plan.ids), device=self.device)
         if len(mass):
             self._look_after(prefilled, laid, MassPass(prefilled, laid, last, by_layer, mass))
@@ -266,7 +267,7 @@ class LanguageModel:
     def head_scores(
         self, context: Sequence[int] | Prefill, suffixes: Sequence[Sequence[int]], spans: Sequence[Span], *, layers: int | None = None,
         mask: Mask = "causal", positions: Positions = "distinct", blocks: Sequence[Span] = (), weights: Sequence[float] | None = None,
-        query_rows: Sequence[Span] | None = None,
+        query_rows: Sequence[Span] | None = None, after: int | None = None,
     ) -> NDArray[np.float32]:
         """:meth:`attention_mass` of each head on its own, summed over ``spans`` of the context: float32 [layers, heads, spans].
 
@@ -275,7 +276,7 @@ class LanguageModel:
         import torch
 
         last = (layers or self.info.layers) - 1
-        laid, prefilled = self._laid(context, suffixes, weights, query_rows, mask, positions, blocks, last)
+        laid, prefilled = self._laid(context, suffixes, weights, query_rows, mask, positions, blocks, after, last)
         scores = torch.zeros(last + 1, self.info.heads, len(spans), device=self.device)
         if len(prefilled.plan.ids):
             self._look_after(prefilled, laid, HeadScoresPass(prefilled, laid, last, spans, scores))
@@ -283,25 +284,29 @@ class LanguageModel:
 
     def _laid(
         self, context: Sequence[int] | Prefill, suffixes: Sequence[Sequence[int]], weights: Sequence[float] | None,
-        query_rows: Sequence[Span] | None, mask: Mask, positions: Positions, blocks: Sequence[Span], last: int,
+        query_rows: Sequence[Span] | None, mask: Mask, positions: Positions, blocks: Sequence[Span], after: int | None, last: int,
     ) -> tuple[Rows, Prefill]:
         """The suffixes' rows on the device, and the context prefilled as far as layer ``last``."""
         self._expect_to_look()
-        laid = rows(suffixes, weights, query_rows)
         where = context.plan if isinstance(context, Prefill) else plan(context, blocks, mask, positions)
-        self._expect_to_fit(where.after, max(laid.offsets) + 1, "tokens after it")
+        first = where.after if after is None else after
+        if first < where.after:
+            raise ConfigError(f"a suffix at position {first} would begin within the context, which ends before {where.after}",
+                              where="attention", hint=f"pass after={where.after} or more, or None")
+        laid = rows(suffixes, weights, query_rows, first)
+        self._expect_to_fit(first, max(map(len, suffixes)), "tokens after it")
         if isinstance(context, Prefill):
-            self._expect_same_rotation(context, laid.end(where.after))
+            self._expect_same_rotation(context, laid.end)
             prefilled = context
         else:
-            prefilled = self._prefilled(where, laid.end(where.after), last)
+            prefilled = self._prefilled(where, laid.end, last)
         if prefilled.plan.ids and prefilled.layers <= last:
             raise ConfigError(f"the context is prefilled up to layer {prefilled.layers - 1}, and layer {last} is asked for",
                               where="attention", hint="prefill it with last=None, or choose lower heads")
         return laid_on(self.device, laid), prefilled
 
     def _look_after(self, context: Prefill, laid: Rows, looking: MassPass | HeadScoresPass) -> None:
-        self._look(laid.ids, [context.plan.after + offset for offset in laid.offsets], looking)
+        self._look(laid.ids, laid.positions, looking)
 
     def _expect_to_look(self) -> None:
         with self._lock:

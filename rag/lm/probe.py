@@ -212,7 +212,7 @@ def _by_engine(info: LanguageModelInfo, model: Any, look: Look, ids: list[int], 
     kept = [*range(PREFIX), *range(middle, middle + BLOCK)]
     alone = Prefill(Plan((*ids[:PREFIX], *block), PREFIX, ((PREFIX, PREFIX + BLOCK),), tuple(positions[:PREFIX + BLOCK]), after),
                     [key[:, kept] for key in prefill.keys], [value[:, kept] for value in prefill.values], length=prefill.length)
-    laid = laid_on(model.device, rows([suffix], None, None))
+    laid = laid_on(model.device, rows([suffix], None, None, after))
     through = MassPass(alone, laid, info.layers, {}, torch.zeros(len(kept), device=model.device))
     hidden.append(look(laid.ids, positions[PREFIX + BLOCK:], through))
     states = torch.cat([state for state in hidden if state is not None])

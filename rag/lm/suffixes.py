@@ -21,22 +21,26 @@ if TYPE_CHECKING:
 class Rows:
     """The suffixes' tokens: those that all begin with stand once, at the front; then each suffix's own.
 
-    ``ids`` and ``offsets`` (positions after the context) one a row, ``visible`` bool [rows, rows] (which row sees which), ``weights``
-    float32 [rows], signed: a suffix's weight shared out evenly among its query rows, 0 for the others.
+    ``ids`` and ``positions`` one a row, ``visible`` bool [rows, rows] (which row sees which), ``weights`` float32 [rows], signed: a
+    suffix's weight shared out evenly among its query rows, 0 for the others.
     """
 
     ids: list[int]
-    offsets: list[int]
+    positions: list[int]
     visible: torch.Tensor
     weights: torch.Tensor
 
-    def end(self, after: int) -> int:
-        """How many positions a prompt has whose suffixes begin at position ``after``."""
-        return after + max(self.offsets) + 1
+    @property
+    def end(self) -> int:
+        """How many positions a prompt has that these rows end."""
+        return max(self.positions) + 1
 
 
-def rows(suffixes: Sequence[Sequence[int]], weights: Sequence[float] | None, query_rows: Sequence[Span] | None) -> Rows:
-    """Lay the suffixes out. A row that suffixes have in common gets the sum of their weights: it pays the same attention in each."""
+def rows(suffixes: Sequence[Sequence[int]], weights: Sequence[float] | None, query_rows: Sequence[Span] | None, after: int) -> Rows:
+    """Lay the suffixes out, each from position ``after`` on.
+
+    A row that suffixes have in common gets the sum of their weights: it pays the same attention in each.
+    """
     import torch
 
     weights = [1.0] * len(suffixes) if weights is None else weights
@@ -45,7 +49,7 @@ def rows(suffixes: Sequence[Sequence[int]], weights: Sequence[float] | None, que
         raise ConfigError(f"{len(suffixes)} suffixes, {len(weights)} weights, {len(query_rows)} row ranges", where="attention_mass",
                           hint="pass at least one suffix, and one weight and one range for each")
     common = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*suffixes, strict=False)))
-    ids, offsets, owner = list(suffixes[0][:common]), list(range(common)), [-1] * common
+    ids, positions, owner = list(suffixes[0][:common]), list(range(after, after + common)), [-1] * common
     shares = [0.0] * common
     for s, (suffix, weight, (start, stop)) in enumerate(zip(suffixes, weights, query_rows, strict=True)):
         if not 0 <= start < stop <= len(suffix):
@@ -54,12 +58,12 @@ def rows(suffixes: Sequence[Sequence[int]], weights: Sequence[float] | None, que
         share = [weight / (stop - start) if start <= row < stop else 0.0 for row in range(len(suffix))]
         shares[:common] = [a + b for a, b in zip(shares, share[:common], strict=False)]
         ids += suffix[common:]
-        offsets += range(common, len(suffix))
+        positions += range(after + common, after + len(suffix))
         owner += [s] * (len(suffix) - common)
         shares += share[common:]
-    mine, at = torch.tensor(owner), torch.tensor(offsets)
+    mine, at = torch.tensor(owner), torch.tensor(positions)
     visible = ((mine[None, :] == -1) | (mine[:, None] == mine[None, :])) & (at[:, None] >= at[None, :])
-    return Rows(ids, offsets, visible, torch.tensor(shares))
+    return Rows(ids, positions, visible, torch.tensor(shares))
 
 
 def laid_on(device: Any, laid: Rows) -> Rows:
@@ -84,7 +88,7 @@ class _SuffixPass:
 
     @property
     def length(self) -> int:
-        return max(self.context.length, self.rows.end(self.context.plan.after))
+        return max(self.context.length, self.rows.end)
 
     def _about(self, how: How) -> _About:
         return {"visible": self.rows.visible, "scale": how.scale, "softcap": how.softcap, "reach": self._reach(how.window)}
@@ -97,7 +101,7 @@ class _SuffixPass:
         from ...kernels.attention_mass import Reach
 
         device = self.rows.visible.device
-        own = torch.tensor(self.rows.offsets, device=device) + self.context.plan.after
+        own = torch.tensor(self.rows.positions, device=device)
         return Reach(window, own, torch.tensor(self.context.plan.positions, device=device), own)
 
 

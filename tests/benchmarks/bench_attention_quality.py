@@ -1,6 +1,6 @@
 """What attention policies are worth: nDCG@10 over BM25's candidates on DL19, SciFact and hotpotqa-100, with paired bootstrap intervals.
 
-The head sets were measured on xquad-en, so on none of these. Policies under one mask look at one prefill of a query's passages, and
+The head sets were measured on xquad-en, so on none of these. Policies with one prompt look at one prefill of a query's passages, and
 the cached ones at that prefill as the index view would have stored it (float16, int8). Each query's result is kept under --cache, so an
 interrupted run goes on where it stopped. All of it takes about an hour on two idle cores; --limit takes the first queries only.
 """
@@ -25,7 +25,7 @@ from regard.rag.lm import LanguageModel
 from regard.rag.lm.passages import Prompt
 from regard.rag.lm.prefill import Prefill
 from regard.rag.progress import progress_bar
-from regard.rerankers import ICR, AttentionReranker, BlockICR, CoRe, LayerBand, QRHead, SignalTokens
+from regard.rerankers import ICR, AttentionReranker, BlockICR, BlockRank, CoRe, LayerBand, QRHead
 from regard.rerankers.policies import Policy, fused
 from regard.retrievers import BM25
 
@@ -33,9 +33,9 @@ COLLECTIONS = {"msmarco-dl19": ("search", 20, 0), "scifact": ("search", 10, 40),
 """The instruction's wording, candidates a query, and how many queries by default (0: all)."""
 
 ALONE, HEADS = BlockICR(fusion=None, heads=None), BlockICR(fusion=None, heads="shipped")
-CAUSAL: dict[str, Policy] = {"ICR": ICR(), "QRHead": QRHead(), "CoRe": CoRe(), "LayerBand": LayerBand()}
+CAUSAL: dict[str, Policy] = {"ICR": ICR(), "QRHead": QRHead(), "CoRe": CoRe(first="best-last"), "LayerBand": LayerBand()}
 BLOCK: dict[str, Policy] = {"BlockICR": ALONE, "BlockICR heads": HEADS, "BlockICR 2 heads": BlockICR(fusion=None, heads="shipped", top=2),
-                            "SignalTokens": SignalTokens()}
+                            "BlockRank": BlockRank()}
 Scores = dict[str, list[float]]
 
 
@@ -88,12 +88,13 @@ def scored(model: LanguageModel, query: Query, ranking: Ranking, task: Any) -> I
     for label, order in orders.items():
         lay = prefilled(model, query, ranking.take(order), ICR(), task)
         for name, policy in CAUSAL.items() if label != "best first" else [("ICR", ICR())]:
+            own = policy.form(model.info.name, query.text) != ICR().form(model.info.name, query.text)
             scores = np.empty(n)
-            scores[order] = policy.score(model, lay, n).scores
+            scores[order] = policy.score(model, prefilled(model, query, ranking.take(order), policy, task) if own else lay, n).scores
             yield f"{name}, {label}", scores.tolist()
     lay = prefilled(model, query, ranking, ALONE, task)
     for name, policy in BLOCK.items():
-        yield name, policy.score(model, lay, n).scores.tolist()
+        yield name, policy.score(model, prefilled(model, query, ranking, policy, task) if policy.query_first else lay, n).scores.tolist()
     for bits in (16, 8):
         for name in ("BlockICR", "BlockICR heads"):
             yield f"{name}, cache {bits} bit", BLOCK[name].score(model, stored(lay, bits), n).scores.tolist()

@@ -45,7 +45,7 @@ from regard.rag.lm.prefill import Prefill
 from regard.rag.models import resolve
 from regard.rag.trace import StageTrace, tracing
 from regard.rerankers import AttentionReranker
-from regard.rerankers.policies import BlockICR, SignalTokens
+from regard.rerankers.policies import BlockICR
 from typer.testing import CliRunner
 
 QUERY = Query("how long does a flea live")
@@ -289,7 +289,7 @@ def test_a_model_whose_keys_are_not_what_its_configuration_says(facts: list[Docu
 
 def test_a_view_of_the_lower_layers_serves_only_these(llama: str, facts: list[Document], tmp_path: Path) -> None:
     store = indexed(tmp_path, facts, f"attention:{llama},bits=32,last=2")
-    policy = SignalTokens(depth=0.4)  # layer 1
+    policy = BlockICR(heads="0-2,1-1", fusion=None)
     ranking = ranking_of(store)
     assert difference(reranked(ranking, llama, policy=policy), reranked(ranking, llama, tmp_path, policy=policy)) < 1e-5
     prefill, _ = open_prefills(str(tmp_path), llama, Format(), 1).prefill(ranking)

@@ -101,11 +101,12 @@ def block_masks(lm: LanguageModel, suffix: int, positions: list[int]) -> dict[st
             {"full_attention": full, "sliding_attention": near}.items()}
 
 
+@pytest.mark.parametrize("gap", [0, 25])
 @pytest.mark.parametrize("positions", ["shared", "distinct"])
-def test_mass_under_the_block_mask_is_that_of_the_masked_eager_model(tiny, positions):
+def test_mass_under_the_block_mask_is_that_of_the_masked_eager_model(tiny, positions, gap):
     suffix = SUFFIXES[0]
     place = list(range(120)) if positions == "distinct" else [*range(30), *(30 + i for a, b in BLOCKS for i in range(b - a))]
-    after = 120 if positions == "distinct" else 30 + 39
+    after = gap + (120 if positions == "distinct" else 30 + 39)
     place += range(after, after + len(suffix))
     masks = block_masks(tiny, len(suffix), place)
     eager = transformers.AutoModelForCausalLM.from_pretrained(tiny.info.name, attn_implementation="eager", dtype=torch.float32)
@@ -115,10 +116,11 @@ def test_mass_under_the_block_mask_is_that_of_the_masked_eager_model(tiny, posit
         matrix = torch.cat(eager(torch.tensor([[*CONTEXT, *suffix]]), attention_mask=mask, position_ids=torch.tensor([place]),
                                  output_attentions=True).attentions).double()
     wanted = matrix[:, :, 120:, :120].mean(dim=2).sum(dim=(0, 1)).numpy()
-    got = tiny.attention_mass(CONTEXT, [suffix], mask="block", positions=positions, blocks=BLOCKS)
+    settings = {"mask": "block", "positions": positions, "blocks": BLOCKS, "after": after if gap else None}
+    got = tiny.attention_mass(CONTEXT, [suffix], **settings)
     assert np.linalg.norm(got - wanted) < 1e-5 * np.linalg.norm(wanted)
     spans = [(0, 5), *BLOCKS]
-    by_head = tiny.head_scores(CONTEXT, [suffix], spans, mask="block", positions=positions, blocks=BLOCKS)
+    by_head = tiny.head_scores(CONTEXT, [suffix], spans, **settings)
     wanted_by_head = torch.stack([matrix[:, :, 120:, a:b].mean(dim=2).sum(dim=-1) for a, b in spans], dim=-1).numpy()
     assert by_head.shape == (4, 4, len(spans))
     np.testing.assert_allclose(by_head, wanted_by_head, atol=1e-5)
@@ -274,7 +276,7 @@ def test_an_empty_context_has_no_mass(tiny):
 
 @pytest.mark.parametrize("arguments", [
     {"suffixes": []}, {"suffixes": [[]]}, {"weights": [1.0]}, {"query_rows": [(0, 1)]}, {"query_rows": [(0, 6), (0, 1)]},
-    {"query_rows": [(2, 2), (0, 1)]}, {"heads": []}, {"heads": [(4, 0)]}, {"heads": [(0, -1)]},
+    {"query_rows": [(2, 2), (0, 1)]}, {"heads": []}, {"heads": [(4, 0)]}, {"heads": [(0, -1)]}, {"after": 119},
 ])
 def test_impossible_arguments_of_attention_mass(tiny, arguments):
     with pytest.raises(ConfigError):
@@ -286,6 +288,8 @@ def test_what_does_not_fit_the_window(tiny):
     assert tiny.attention_mass(fits, SUFFIXES).shape == (WINDOW - 5,)
     with pytest.raises(BudgetError, match="do not fit the window of 256"):
         tiny.attention_mass([*fits, 5], SUFFIXES)
+    with pytest.raises(BudgetError, match="do not fit the window of 256"):
+        tiny.attention_mass(CONTEXT, SUFFIXES, after=WINDOW - 4)
     assert tiny.generate(fits, max_new_tokens=5).prompt_tokens == WINDOW - 5
     with pytest.raises(BudgetError, match="do not fit the window of 256"):
         tiny.generate(fits, max_new_tokens=6)

@@ -14,7 +14,7 @@ from regard.rag.lm.passages import longest_that_fits
 from regard.rag.models import resolve, weights_hash
 from regard.rag.pipeline import Pipeline
 from regard.rag.trace import StageTrace, tracing
-from regard.rerankers import ICR, AttentionReranker, AttentionSorting, BlockICR, CoRe, LayerBand, QRHead, SignalTokens
+from regard.rerankers import ICR, AttentionReranker, AttentionSorting, BlockICR, BlockRank, CoRe, LayerBand, QRHead
 
 AUTHORS_TURN = ("<|im_start|>user ", "<|im_end|>\n<|im_start|>assistant")
 TEXTS = ["Bread is baked in an oven.", "A flea lives for about a hundred days.", "The Eiffel Tower is in Paris.", "Fleas lay eggs."]
@@ -260,7 +260,7 @@ def test_attention_sorting_ends_with_the_attention_of_its_last_order(opened):
     assert first.scores.tolist() != second.scores.tolist()
 
 
-@pytest.mark.parametrize("policy", [BlockICR(), BlockICR(fusion=None, deviations=None), SignalTokens()], ids=lambda p: p.kind)
+@pytest.mark.parametrize("policy", [BlockICR(), BlockICR(fusion=None, deviations=None), BlockRank()], ids=lambda p: p.kind)
 def test_the_order_of_the_candidates_changes_no_score(opened, policy):
     stage, ranking = opened(policy), first_stage(TEXTS)
 
@@ -289,8 +289,8 @@ def test_fusion_is_the_weighted_sum_of_standard_scores(opened):
     assert first.rows.tolist() == ranking.rows.tolist()
 
 
-def test_signal_tokens_share_out_one(opened):
-    assert one(opened(SignalTokens()), first_stage(TEXTS)).scores.sum() == pytest.approx(1, abs=1e-5)
+def test_blockranks_two_tokens_share_out_one(opened):
+    assert one(opened(BlockRank()), first_stage(TEXTS)).scores.sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_a_layer_band_runs_no_layer_above_it(opened):
@@ -306,8 +306,8 @@ def test_a_layer_band_runs_no_layer_above_it(opened):
 
 
 def head_set(tmp_path, **changes) -> str:
-    measures = {name: np.zeros((30, 9)) for name in ("ndcg", "qr_score", "contrastive")}
-    for table, (layer, head) in zip(measures.values(), [(12, 3), (10, 1), (8, 0)], strict=True):
+    measures = {name: np.zeros((30, 9)) for name in ("ndcg", "qrhead_ndcg", "qrhead_score", "core_score")}
+    for table, (layer, head) in zip(measures.values(), [(12, 3), (10, 1), (11, 2), (8, 0)], strict=True):
         table[layer, head] = 1
     tables = {name: table.tolist() for name, table in measures.items()}
     found = HeadSet("smollm2", weights_hash(resolve("smollm2")), {}, tables, tables)
@@ -319,6 +319,7 @@ def test_a_head_set_decides_which_heads_count(tmp_path):
     path = head_set(tmp_path)
     assert BlockICR(heads=path, top=1).heads_in("smollm2") == [(12, 3)]
     assert QRHead(heads=path, top=1).heads_in("smollm2") == [(10, 1)]
+    assert QRHead(heads=path, top=1, measure="qrhead_score").heads_in("smollm2") == [(11, 2)]
     assert CoRe(heads=path, top=2).heads_in("smollm2") == [(8, 0), (0, 0)]
 
 
