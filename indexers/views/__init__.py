@@ -2,8 +2,9 @@
 
 Lives here: ``spec`` (names of views), ``faiss_view`` (with ``filtered``, how it searches under filters), ``bm25_view``,
 ``attention_view`` (with ``attention_job``, which computes it, ``attention_shards`` and ``attention_layout``, how it lies on disk),
-``footprint`` (what it will take), ``files`` (how a view is written whole and found fresh), ``versions`` (what is there), ``missing`` (what to say of what is
-not).
+``footprint`` (what it will take), ``files`` (how a view is written whole and found fresh), ``versions`` (what is there),
+``missing`` (what to say of what is not).
+
 May import: ``regard.rag``, the rest of ``regard.indexers``.
 """
 

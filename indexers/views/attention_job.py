@@ -253,8 +253,8 @@ class _Job:
         end = len(lm.tokens(form.separator))
         limit = suffix_position(lm, form, []) - len(form.prefix(lm)) - end
         if limit < LEAST_PASSAGE_TOKENS:
-            raise BudgetError(f"the window of {lm.steady_window} tokens has no room for passages beside the prompt", where=f"view {self.spec}",
-                              hint="take a model of a longer window")
+            raise BudgetError(f"the window of {lm.steady_window} tokens has no room for passages beside the prompt",
+                              where=f"view {self.spec}", hint="take a model of a longer window")
         for start in range(0, len(rows), _READ_AT_ONCE):
             some = rows[start:start + _READ_AT_ONCE]
             for row, block in zip(some.tolist(), form.blocks(lm, self.store.passages(some)), strict=True):
