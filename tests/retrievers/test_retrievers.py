@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from regard.indexers import build_index
 from regard.rag import Batch, Document, Passage, PassageList, Pipeline, Query, Ranking, Stage
-from regard.rag.errors import ConfigError, FingerprintMismatch, PipelineError, QueryError, StageError
+from regard.rag.errors import ConfigError, FingerprintMismatch, IndexNotFound, PipelineError, QueryError, StageError
 from regard.rag.presets import default_pipeline
 from regard.retrievers import BM25, Dense, Fuse, Parents
 
@@ -96,6 +96,20 @@ def test_check_names_a_missing_index_view_and_encoder(tmp_path: Path, facts: lis
     assert "no vectors of 'bge-small'; it has minilm" in _problems(_search(Dense(facts_index, encoder="bge-small")))
     with pytest.raises(PipelineError, match="no vectors of 'bge-small'"):
         _search(Dense(facts_index, encoder="bge-small")).run("x")
+
+
+def test_a_view_of_other_parameters_than_were_asked_for_is_refused(tmp_path: Path, facts: list[Document], hash_encoder: Any) -> None:
+    build_index(facts, tmp_path, encoder=hash_encoder(8), chunker="whole", progress=False, views=["faiss:hnsw,m=8"])
+    for view, right in (("faiss:hnsw", True), ("faiss:hnsw,m=8", True), ("faiss:hnsw,m=16", False), ("faiss:hnsw,m=8,ef_search=9", False)):
+        stage = Dense(tmp_path, view=view)
+        if right:
+            stage.fingerprint()
+            continue
+        with pytest.raises(IndexNotFound, match=rf"view is faiss:hnsw,m=8@hash_encoder, not {view}"):
+            stage.fingerprint()
+        with pytest.raises(IndexNotFound, match="leave the parameters out"):
+            stage.open()
+        assert "the index's view is" in _problems(_search(stage))
 
 
 def test_check_shows_both_fingerprints_of_another_encoder(tmp_path: Path, facts: list[Document], monkeypatch: pytest.MonkeyPatch) -> None:
