@@ -45,7 +45,7 @@ class Dense(FirstStage):
         return parse_view(self.view, self._name(store))
 
     def built(self, store: LanceStore) -> Version:
-        """Raises ``IndexNotFound`` too when the view was built with other parameters than ``view`` names; what it leaves out may be anything."""
+        """Raises ``IndexNotFound`` too when the view was built with other parameters than ``view`` names."""
         version, wanted = super().built(store), self.spec(store)
         named = [setting.partition("=")[0] for setting in self.view.partition("@")[0].split(",")[1:]]
         if any(version.spec.parameters[name] != wanted.parameters[name] for name in named):
