@@ -51,7 +51,7 @@ def _content(value: Any) -> Any:
         return sorted(([same_key(name), identity(item)] for name, item in value.items()), key=itemgetter(0))
     if isinstance(value, Set):
         return sorted(same_key(item) for item in value)
-    if type(value).__module__ == "numpy" and hasattr(value, "tobytes"):
+    if type(value).__module__ == "numpy" and hasattr(value, "tobytes") and not value.dtype.hasobject:
         return [str(value.dtype), list(value.shape), hashlib.blake2b(value.tobytes(), digest_size=16).hexdigest()]
     if isinstance(value, int | float | str | bytes) or type(value).__module__ in ("datetime", "decimal", "uuid"):
         return repr(value)

@@ -97,7 +97,10 @@ def weights_hash(files: ModelFiles) -> str:
     return digest.hexdigest()
 
 
-_HASHED = {".safetensors", ".bin", ".onnx", ".onnx_data", ".data", ".gguf", ".json", ".jinja", ".txt", ".model", ".spm", ".tiktoken", ".vocab"}
+_HASHED = {
+    ".safetensors", ".bin", ".onnx", ".onnx_data", ".data", ".gguf",  # weights; .onnx_data and .data hold those of a large ONNX graph
+    ".json", ".jinja", ".txt", ".model", ".spm", ".tiktoken", ".vocab",  # configuration, chat template, tokenizer
+}
 _hashes: dict[tuple[str, int, int], bytes] = {}
 
 

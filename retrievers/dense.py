@@ -8,7 +8,7 @@ from typing import Any
 
 from ..indexers.columns import column_name, require_same, stored_encoder
 from ..indexers.store import LanceStore
-from ..indexers.views import ViewSpec, parse_view
+from ..indexers.views import Version, ViewSpec, parse_view
 from ..indexers.views.faiss_view import import_faiss
 from ..indexers.views.filtered import FilterPlan, describe
 from ..rag.documents import Batch, Query, Ranking, Rows, Scores
@@ -46,6 +46,15 @@ class Dense(FirstStage):
 
     def spec(self, store: LanceStore) -> ViewSpec:
         return parse_view(self.view, self._name(store))
+
+    def built(self, store: LanceStore) -> Version:
+        """Raises ``IndexNotFound`` too when the view was built with other parameters than ``view`` names."""
+        version, wanted = super().built(store), self.spec(store)
+        named = [setting.partition("=")[0] for setting in self.view.partition("@")[0].split(",")[1:]]
+        if any(version.spec.parameters[name] != wanted.parameters[name] for name in named):
+            raise IndexNotFound(f"the index's view is {version.spec}, not {wanted}", where=str(self.path),
+                                hint=f"build it so: regard index --index {self.path} --view {wanted}; or leave the parameters out")
+        return version
 
     def _name(self, store: LanceStore) -> str:
         """The column of the encoder that is asked for. Raises ``IndexNotFound`` when the index lacks it."""

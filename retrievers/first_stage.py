@@ -35,6 +35,10 @@ class FirstStage(Stage):
         """The view that this retriever searches."""
         raise NotImplementedError("a subclass names its view")
 
+    def built(self, store: LanceStore) -> Version:
+        """That view as it lies on disk. Raises ``IndexNotFound`` when it was never built."""
+        return built_view(self.path, self.spec(store))
+
     @property
     def store(self) -> LanceStore:
         """The passage store; opened at its newest version when the stage opens, and kept there."""
@@ -56,7 +60,7 @@ class FirstStage(Stage):
         return f"lance:{self.index}" if self.index else ""
 
     def open(self) -> None:
-        version = fresh_view(self.store, self.spec(self.store))
+        version = fresh_view(self.store, self.built(self.store).spec)
         self._view_key = ("view", str(version.folder), same_key(version.meta))
         self._view = models.acquire(self._view_key, lambda: load_view(version))
         self._version = version
@@ -71,18 +75,17 @@ class FirstStage(Stage):
 
     def state(self) -> Any:
         """The store's version and the view's build: the one that is open, or the newest one, which ``open`` would start from."""
-        version = self._version or built_view(self.path, self.spec(self.store))
+        version = self._version or self.built(self.store)
         return [self.store.fingerprint, version.meta]
 
     def check(self) -> Iterator[Problem]:
         try:
             store = LanceStore(self.path)
-            spec = self.spec(store)
-            built_view(self.path, spec)
+            self.built(store)
             half = incomplete(self.path)
             if half is not None:
                 yield Problem(half.what, f"stage {self.label!r}", half.hint or "", fatal=False)
-            yield from self.check_view(store, spec)
+            yield from self.check_view(store, self.spec(store))
         except RegardError as error:
             yield Problem(error.what, f"stage {self.label!r}", error.hint or "")
 

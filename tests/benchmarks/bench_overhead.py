@@ -14,12 +14,11 @@ def main() -> None:
     parser.add_argument("-k", type=int, default=100, help="passages a query (default: %(default)s)")
     options = parser.parse_args()
     claims = [query.text for query in read_beir(collection("scifact")).queries]
-    stage = BM25(collection_index("scifact", options.cache, encoder="minilm"), k=options.k)
     p = Pipeline("bm25")
-    p.output(passages=p.add(stage, p.input(Query)))
+    p.output(passages=p.add(BM25(collection_index("scifact", options.cache, encoder="minilm"), k=options.k), p.input(Query)))
     with p:
         p.open()
-        view = stage._view  # the very index that the pipeline searches
+        view = p.nodes["bm25"].stage._view  # type: ignore[attr-defined]  # the very index that the pipeline searches
         analyze, index = view._analyze, view.index
 
         def direct(text: str) -> object:

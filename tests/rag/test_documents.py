@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from regard.rag import Answer, Citation, Context, Document, Passage, PassageList, Query, Ranking, Sentence, Usage
-from regard.rag.errors import EmptyQueryError, StageError
+from regard.rag.errors import ConfigError, EmptyQueryError, StageError
 
 STORE = PassageList([Passage(f"p{i}", f"d{i // 2}", f"text {i}", 0, 6, f"title {i}", {"i": i}) for i in range(10)])
 
@@ -49,6 +49,19 @@ def test_ranked_sorts_and_rerank_keeps_history(hits: list[tuple[int, float]]) ->
 
 
 STORE_ROW = {f"p{i}": i for i in range(10)}
+
+
+def test_a_slice_is_a_ranking_and_less_than_one_hit_is_refused() -> None:
+    ranking = Ranking.ranked([5, 2, 7, 1], [4.0, 3.0, 2.0, 1.0], "rrf", STORE, stage="s")
+    assert ranking[0:2] == ranking.top(2)
+    assert ranking[1:].rows.tolist() == [2, 7, 1]
+    assert ranking[-1:].rows.tolist() == [1]
+    assert [hit.history[0].rank for hit in ranking[::2]] == [1, 3]
+    assert len(ranking[4:]) == len(ranking[:0]) == 0
+    assert (ranking[-1].rank, ranking[np.int64(1)].rank) == (4, 2)
+    for k in (0, -1):
+        with pytest.raises(ConfigError, match=f"k is {k}"):
+            ranking.top(k)
 
 
 def test_equal_scores_keep_their_order() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from regard.indexers import build_index
 from regard.rag import Batch, Document, Passage, PassageList, Pipeline, Query, Ranking, Stage
-from regard.rag.errors import ConfigError, FingerprintMismatch, PipelineError, StageError
+from regard.rag.errors import ConfigError, FingerprintMismatch, IndexNotFound, PipelineError, QueryError, StageError
 from regard.rag.presets import default_pipeline
 from regard.retrievers import BM25, Dense, Fuse, Parents
 
@@ -64,6 +64,22 @@ def test_a_query_longer_than_the_window_is_cut_and_counted(facts_index: Path) ->
     assert len(_search(BM25(facts_index)).run("flea " * 20_000).hits) > 0
 
 
+def test_a_filter_on_a_field_that_no_passage_has_names_those_there_are(facts_index: Path) -> None:
+    fields = "document_id, id, kind, title, year"
+    with pytest.raises(QueryError, match=rf"no passage has a field 'yaer'.*\n  -> did you mean 'year'\? fields: {fields}"):
+        _search(BM25(facts_index, filters={"yaer": 2003})).run("flea")
+    with pytest.raises(QueryError, match="no passage has a field 'where'"):
+        _search(Dense(facts_index)).run([Query("flea"), Query("flea", filters={"where": "x", "kind": "nature"})])
+    assert len(_search(BM25(facts_index, filters={"year": 1900})).run("flea").hits) == 0
+    assert _ids(_search(BM25(facts_index, filters={"document_id": "flea", "title": "Fleas"})).run("flea").hits) == ["flea"]
+
+
+def test_a_field_that_some_passages_have_is_one(tmp_path: Path) -> None:
+    documents = [Document("a", "flea", metadata={"by": {"name": "x"}}), Document("b", "flea")]
+    build_index(documents, tmp_path, encoder=None, chunker="whole", progress=False)
+    assert _ids(_search(BM25(tmp_path, filters={"by": {"eq": {"name": "x"}}})).run("flea").hits) == ["a"]
+
+
 # -- check ------------------------------------------------------------------------------
 
 
@@ -80,6 +96,20 @@ def test_check_names_a_missing_index_view_and_encoder(tmp_path: Path, facts: lis
     assert "no vectors of 'bge-small'; it has minilm" in _problems(_search(Dense(facts_index, encoder="bge-small")))
     with pytest.raises(PipelineError, match="no vectors of 'bge-small'"):
         _search(Dense(facts_index, encoder="bge-small")).run("x")
+
+
+def test_a_view_of_other_parameters_than_were_asked_for_is_refused(tmp_path: Path, facts: list[Document], hash_encoder: Any) -> None:
+    build_index(facts, tmp_path, encoder=hash_encoder(8), chunker="whole", progress=False, views=["faiss:hnsw,m=8"])
+    for view, right in (("faiss:hnsw", True), ("faiss:hnsw,m=8", True), ("faiss:hnsw,m=16", False), ("faiss:hnsw,m=8,ef_search=9", False)):
+        stage = Dense(tmp_path, view=view)
+        if right:
+            stage.fingerprint()
+            continue
+        with pytest.raises(IndexNotFound, match=rf"view is faiss:hnsw,m=8@hash_encoder, not {view}"):
+            stage.fingerprint()
+        with pytest.raises(IndexNotFound, match="leave the parameters out"):
+            stage.open()
+        assert "the index's view is" in _problems(_search(stage))
 
 
 def test_check_shows_both_fingerprints_of_another_encoder(tmp_path: Path, facts: list[Document], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,6 +204,17 @@ def test_fusion_of_the_same_stage_twice_keeps_one_step() -> None:
     fused = _fuse(Fuse(), first.rescore([1, 2, 3], "logit", stage="a"), first.top(2))
     assert [s.stage for s in fused.steps] == ["bm25", "a", "Fuse"]
     assert all(h.history[0].stage == "bm25" for h in fused)
+
+
+def test_a_step_that_did_not_rank_a_hit_in_one_ranking_keeps_its_rank_from_another() -> None:
+    """``narrow`` got passage 3 from elsewhere: bm25 did not rank it there, but did in ``wide``, whichever comes first."""
+    bm25, dense = _ranking([1, 2, 3], [9, 8, 7], "bm25"), _ranking([3, 4], [5, 4], "dense")
+    wide, narrow = bm25.rescore([3, 2, 1], "logit", stage="wide"), _fuse(Fuse(), bm25.top(1), dense)
+    for rankings in ((wide, narrow), (narrow, wide)):
+        fused = _fuse(Fuse(), *rankings)
+        ranked = {hit.passage.id: {t.stage: (t.rank, t.score) for t in hit.history if t.stage in ("bm25", "dense")} for hit in fused}
+        assert ranked == {"p1": {"bm25": (1, 9.0)}, "p2": {"bm25": (2, 8.0)}, "p3": {"bm25": (3, 7.0), "dense": (1, 5.0)},
+                          "p4": {"dense": (2, 4.0)}}
 
 
 def test_wrong_weights_and_mixed_stores_are_refused() -> None:
