@@ -124,15 +124,13 @@ class LanguageModel:
         the text as it is written, in pieces of whole characters that together are the result's text. Raises ``BudgetError`` when
         prompt and answer cannot fit the window, ``ConfigError`` for a setting out of range.
         """
-        from transformers import DynamicCache
-
         if not prompt or max_new_tokens < 1:
             raise ConfigError(f"a prompt of {len(prompt)} tokens and an answer of {max_new_tokens} cannot be generated from",
                               where=f"model {self.info.name!r}", hint="both need at least one token")
         before = context.plan.after if context else 0
         self._expect_to_fit(before + len(prompt), max_new_tokens, "new tokens")
         sampler = Sampler(temperature, top_p, seed)
-        cache = DynamicCache(config=self._model.config)
+        cache = self._new_cache()
         if context is not None:
             self._expect_to_continue(context, len(prompt) + max_new_tokens)
             self._expect_same_rotation(context, before + len(prompt) + max_new_tokens)
@@ -145,7 +143,7 @@ class LanguageModel:
             end = at + len(ids)
             seen += ids
             if self._rotation.differ(at, end):  # as transformers does: all that is cached is turned for a shorter prompt
-                at, ids, cache = 0, seen, DynamicCache(config=self._model.config)
+                at, ids, cache = 0, seen, self._new_cache()
             for chunk in _chunks(ids, PREFILL_CHUNK if self._in_chunks else len(ids)):
                 logits = self._next(chunk, at, cache, end)
                 at += len(chunk)
@@ -154,6 +152,12 @@ class LanguageModel:
 
         return decode(step, prompt, TextStream(self.vocabulary, on_text), sampler=sampler, max_new_tokens=max_new_tokens,
                       stop=self.vocabulary.stop)
+
+    def _new_cache(self) -> Any:
+        from transformers import DynamicCache
+
+        with self._lock:  # while a model is probed, its configuration has other windows
+            return DynamicCache(config=self._model.config)
 
     def _next(self, ids: Sequence[int], position: int, cache: Any, length: int) -> torch.Tensor:
         import torch
@@ -189,7 +193,8 @@ class LanguageModel:
         """How far the model's layers of shortest sight see, in tokens; None where all see everything."""
         config = self._model.config.get_text_config(decoder=True)
         types = getattr(config, "layer_types", None)
-        window: int | None = getattr(config, "sliding_window", None)
+        with self._lock:
+            window: int | None = getattr(config, "sliding_window", None)
         return window if types is None or "sliding_attention" in types else None
 
     # -- attention -----------------------------------------------------------------
