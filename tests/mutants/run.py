@@ -59,9 +59,12 @@ LIBRARIES = ("numpy", "pytest", "_hypothesis_pytestplugin", "hypothesis.strategi
 # only imported: none has started a thread that a fork would lose. Lance has a runtime of its own and stays out.
 
 
+def _target(path: str) -> str:
+    return max((target for target in TARGETS if path == target or path.startswith(f"{target}/")), key=len, default="")
+
+
 def tests_of(path: str) -> tuple[str, ...]:
-    target = max((t for t in TARGETS if path == t or path.startswith(f"{t}/")), key=len)
-    return tuple(f"tests/{test}" for test in TARGETS[target])
+    return tuple(f"tests/{test}" for test in TARGETS[_target(path)])
 
 
 def run_tests(tests: tuple[str, ...], mutant: Mutant | None, seconds: float) -> str:
@@ -109,9 +112,9 @@ def main() -> int:
     options = parser.parse_args()
     os.chdir(ROOT)
     files = sorted({str(f.relative_to(ROOT)) for f in _python_files(options.paths)})
-    chosen = sorted((m for path in files for m in mutants_of(path, (ROOT / path).read_text())), key=lambda m: hashlib.blake2b(m.name.encode()).digest())
-    chosen = [m for m in chosen if any(m.path == t or m.path.startswith(f"{t}/") for t in TARGETS)]
-    chosen = sorted(chosen[:options.sample or None], key=lambda m: (m.path, m.line))
+    every = [mutant for path in files if _target(path) for mutant in mutants_of(path, (ROOT / path).read_text())]
+    sample = sorted(every, key=lambda mutant: hashlib.blake2b(mutant.name.encode()).digest())[:options.sample or None]
+    chosen = sorted(sample, key=lambda mutant: (mutant.path, mutant.line))
     results = _run(chosen, options.out, options.minutes)
     return _report(chosen, results, _accepted())
 
@@ -149,7 +152,8 @@ def _prepare() -> None:
         importlib.import_module(library)
     from hypothesis import Phase, settings
 
-    settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate], database=None, deadline=None)  # one failure is enough
+    # one failure is enough, and need not be small
+    settings.register_profile("mutants", max_examples=25, phases=[Phase.explicit, Phase.generate], database=None, deadline=None)
     os.environ |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
