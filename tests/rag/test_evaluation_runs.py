@@ -34,7 +34,7 @@ def test_untied_keeps_the_order_and_leaves_no_ties(run):
 
 
 def test_neighbouring_scores_stay_as_they_are_on_both_sides_of_zero():
-    for start in (1.0, -1.0, 0.0, -3e38, 1e-40):
+    for start in (1.0, -1.0, -1.0000001, 0.0, -3e38, 1e-40):
         first = np.float32(start)
         second = np.nextafter(first, np.float32(-np.inf))
         run = {"q": {"a": float(first), "b": float(second)}}
