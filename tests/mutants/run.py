@@ -26,6 +26,7 @@ import time
 from collections.abc import Iterable
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from typing import Any
 
 from faults import Mutant, mutants_of
 
@@ -46,6 +47,7 @@ TARGETS: dict[str, tuple[str, ...]] = {  # module or folder -> its tests, the te
     "rag/evaluation/order.py": ("rag/test_order_sensitivity.py",),
     "rag/stage.py": ("rag/test_pipeline.py", "rag/test_config.py", "retrievers/test_retrievers.py"),
     "indexers/views": VIEWS,
+    "indexers/views/files.py": (*VIEWS, "indexers/test_attention_view.py::test_a_damaged_shard_is_refused_and_mended"),
     "indexers/views/attention_job.py": ATTENTION_VIEWS,
     "indexers/views/attention_layout.py": ATTENTION_VIEWS,
     "indexers/views/attention_shards.py": ATTENTION_VIEWS,
@@ -115,35 +117,37 @@ def main() -> int:
     every = [mutant for path in files if _target(path) for mutant in mutants_of(path, (ROOT / path).read_text())]
     sample = sorted(every, key=lambda mutant: hashlib.blake2b(mutant.name.encode()).digest())[:options.sample or None]
     chosen = sorted(sample, key=lambda mutant: (mutant.path, mutant.line))
-    results = _run(chosen, options.out, options.minutes)
-    return _report(chosen, results, _accepted())
+    accepted = _accepted()
+    return _report(chosen, _run(chosen, options.out, options.minutes, accepted), accepted)
 
 
-def _run(chosen: list[Mutant], out: Path, minutes: float) -> dict[str, str]:
+def _run(chosen: list[Mutant], out: Path, minutes: float, accepted: dict[str, str]) -> dict[str, str]:
     """Run what ``out`` does not hold yet; each mutant's result by its name."""
     _prepare()
-    known = {row["name"]: row for row in map(json.loads, out.read_text().splitlines())} if out.exists() else {}
-    baselines: dict[tuple[str, ...], float] = {}
+    rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    known = {row["name"]: row for row in rows}  # a mutant's result; and under its digest, how long a set of tests takes
     begun = time.monotonic()
     with out.open("a") as file:
+        def note(name: str, **row: Any) -> None:
+            known[name] = {"name": name, **row}
+            print(json.dumps(known[name]), file=file, flush=True)
+
         for number, mutant in enumerate(chosen, 1):
             tests = tests_of(mutant.path)
             digest = hashlib.blake2b("".join(f.read_text() for f in _python_files(tests)).encode(), digest_size=8).hexdigest()
             row = known.get(mutant.name)
-            if row and (row["result"] != "survived" or row["tests"] == digest):
+            if row and (row["result"] != "survived" or row["tests"] == digest or mutant.name in accepted):
                 continue
             if minutes and time.monotonic() - begun > 60 * minutes:
                 break
-            if tests not in baselines:
+            if digest not in known:
                 start = time.monotonic()
                 if run_tests(tests, None, 600) != "survived":
                     raise SystemExit(f"{' '.join(tests)} fail without any mutant")
-                baselines[tests] = time.monotonic() - start
-                print(f"{' '.join(tests)}: {baselines[tests]:.1f} s", flush=True)
-            result = run_tests(tests, mutant, 15 + 4 * baselines[tests])
-            known[mutant.name] = {"name": mutant.name, "result": result, "tests": digest}
+                note(digest, seconds=time.monotonic() - start)
+            result = run_tests(tests, mutant, 15 + 4 * known[digest]["seconds"])
+            note(mutant.name, result=result, tests=digest)
             print(f"{number}/{len(chosen)} {result:8} {mutant.path}:{mutant.line} {mutant.name.partition(': ')[2]}", flush=True)
-            print(json.dumps(known[mutant.name]), file=file, flush=True)
     return {mutant.name: known[mutant.name]["result"] for mutant in chosen if mutant.name in known}
 
 
@@ -158,6 +162,7 @@ def _prepare() -> None:
 
 
 def _python_files(paths: Iterable[str]) -> list[Path]:
+    paths = [path.partition("::")[0] for path in paths]  # a single test stands for its file
     return [f for path in paths for f in ([ROOT / path] if path.endswith(".py") else sorted((ROOT / path).rglob("*.py")))]
 
 
