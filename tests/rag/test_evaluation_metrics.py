@@ -1,5 +1,6 @@
 """Metrics, answer scores and the significance test, against known values and other implementations."""
 
+import shutil
 
 import numpy as np
 import pytest
@@ -46,6 +47,15 @@ def test_a_query_that_the_run_lacks_counts_as_zero(run):
         result = evaluate(run, QRELS, [metric])[metric]
         assert result.mean == 0
         assert list(result.per_query) == ["q1", "q2"]
+
+
+@pytest.mark.skipif(not shutil.which("perl"), reason="ERR is computed by TREC's gdeval.pl")
+def test_measures_that_another_program_computes():
+    numbered = {"1": QRELS["q1"], "2": QRELS["q2"]}
+    result = evaluate({"1": {}, "2": {"a": 1.0}}, numbered, ["ERR@10"])["ERR@10"]
+    assert result.to_dict() == {"mean": pytest.approx(1 / 32), "per_query": {"1": 0.0, "2": pytest.approx(1 / 16)}}
+    with pytest.raises(EvaluationError, match=r"ERR@10 failed: perl, status \d+"):
+        evaluate({"q2": {"a": 1.0}}, QRELS, ["ERR@10"])
 
 
 @pytest.mark.parametrize("metric", ["nDCG@1", "RR", "RR@1", "P@1"])

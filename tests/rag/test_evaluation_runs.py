@@ -33,6 +33,16 @@ def test_untied_keeps_the_order_and_leaves_no_ties(run):
     assert untied(result) == result
 
 
+def test_neighbouring_scores_stay_as_they_are_on_both_sides_of_zero():
+    for start in (1.0, -1.0, -1.0000001, 0.0, -3e38, 1e-40):
+        first = np.float32(start)
+        second = np.nextafter(first, np.float32(-np.inf))
+        run = {"q": {"a": float(first), "b": float(second)}}
+        assert repr(untied(run)) == repr(run)
+    assert repr(untied({"q": {"a": -0.0}})) == repr({"q": {"a": 0.0}})
+    assert untied({"q": {"a": -1.0, "b": -1.0}}) == {"q": {"a": -1.0, "b": float(np.nextafter(np.float32(-1), np.float32(-2)))}}
+
+
 @given(run=runs, packed=st.booleans())
 def test_a_run_survives_the_disk_exactly(tmp_path_factory, run, packed):
     path = tmp_path_factory.mktemp("run") / ("a.run.gz" if packed else "a.run")
@@ -144,6 +154,22 @@ def test_a_bad_query_is_named(tmp_path, line, error):
     with pytest.raises(error) as caught:
         read_queries(path)
     assert caught.value.where == f"{path}:2"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_beir_folder_has_the_queries_that_are_judged_in_the_splits_file(tmp_path, packed):
+    def write(name: str, text: str) -> None:
+        path = tmp_path / (f"{name}.gz" if packed else name)
+        path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+
+    (tmp_path / "qrels").mkdir()
+    write("qrels/dev.tsv", "query-id\tcorpus-id\tscore\n2\td\t1\n1\td\t0\n")
+    write("corpus.jsonl", "")
+    write("queries.jsonl", "".join(json.dumps({"_id": str(i), "text": f"query {i}"}) + "\n" for i in range(4)))
+    folder = read_beir(tmp_path, "dev")
+    assert [query.id for query in folder.queries] == ["1", "2"]  # the file's order, without those that nobody judged
+    assert (folder.qrels, folder.split) == ({"2": {"d": 1}, "1": {"d": 0}}, "dev")
+    assert folder.corpus == tmp_path / ("corpus.jsonl.gz" if packed else "corpus.jsonl")
 
 
 def test_a_beir_folder_without_its_parts(tmp_path):

@@ -35,23 +35,21 @@ Sampler = Callable[[tuple[int, ...]], NDArray[np.float64]]
 # -- intervals ------------------------------------------------------------------------------
 
 
-def enumerated(values: NDArray[np.float64], level: float) -> tuple[float, float]:
+def enumerated(values: list[float], level: float) -> tuple[float, float]:
     """The symmetric studentised interval from all n^n resamples, with standard errors as textbooks write them."""
-    def error(sample: NDArray[np.float64]) -> float:
-        return float(np.std(sample, ddof=1) / np.sqrt(len(sample)))
-
-    mean, own = values.mean(), error(values)
-    samples = map(np.array, product(values, repeat=len(values)))
-    ratios = sorted(abs(sample.mean() - mean) / max(error(sample), own / 10) for sample in samples)
+    n = len(values)
+    samples = np.array(list(product(values, repeat=n)))
+    errors, own = np.std(samples, ddof=1, axis=1) / np.sqrt(n), np.std(values, ddof=1) / np.sqrt(n)
+    ratios = np.sort(np.abs(samples.mean(axis=1) - np.mean(values)) / np.maximum(errors, own / 10))
     half = ratios[int(np.ceil(level * (len(ratios) - 1)))] * own
-    return mean - half, mean + half
+    return np.mean(values) - half, np.mean(values) + half
 
 
 @pytest.mark.parametrize("values", [[0.1, -0.2, 0.4, 0.35, 0.0], [0.0, 0.0, 0.0, 0.5, 0.25], [1.0, 0.0, -1.0, 0.0]])
 @pytest.mark.parametrize("level", [0.8, 0.95])
 def test_the_interval_is_that_of_all_resamples(values, level):
     ours = mean_interval(values, level=level, resamples=200_000)
-    assert np.array(ours) == pytest.approx(enumerated(np.array(values), level), abs=0.02)
+    assert np.array(ours) == pytest.approx(enumerated(values, level), abs=0.02)
 
 
 def test_of_many_queries_it_is_students_and_scipys_bootstrap():
@@ -60,8 +58,8 @@ def test_of_many_queries_it_is_students_and_scipys_bootstrap():
     values = np.random.default_rng(0).normal(0.1, 0.3, 400)
     low, high = mean_interval(values)
     assert (low, high) == pytest.approx(t.interval(0.95, 399, values.mean(), values.std(ddof=1) / 20), abs=0.001)
-    theirs = bootstrap((values,), np.mean, method="BCa", rng=np.random.default_rng(1)).confidence_interval
-    assert (low, high) == pytest.approx(tuple(theirs), abs=0.002)
+    theirs = bootstrap((values,), np.mean, method="BCa", n_resamples=3000, rng=np.random.default_rng(1)).confidence_interval
+    assert (low, high) == pytest.approx(tuple(theirs), abs=0.003)
     ninety = mean_interval(values, level=0.9)
     assert low < ninety[0] < ninety[1] < high
 
@@ -86,6 +84,14 @@ def test_every_column_of_a_table_has_the_interval_it_has_alone_and_repeats(monke
     assert (low[0, 0], high[0, 0]) != mean_interval(table[:, 0, 0], resamples=300, seed=5)
     monkeypatch.setattr("regard.rag.evaluation.significance._CHUNK", 20)  # a few resamples at a time are the same ones
     assert np.array_equal(mean_interval(table, resamples=300, seed=4), (low, high))
+
+
+def test_what_is_taken_where_nothing_is_said():
+    random = np.random.default_rng(1)
+    a, b = random.random(20), random.random(20)
+    assert mean_interval(b - a) == mean_interval(b - a, level=0.95, resamples=10_000, seed=0)
+    assert bootstrap_interval(a, b) == mean_interval(b - a)
+    assert randomisation_test(a, b) == randomisation_test(a, b, rounds=10_000, seed=0)
 
 
 def test_a_paired_interval_is_that_of_the_differences():
@@ -154,10 +160,53 @@ DIFFERENCES: dict[str, Callable[[np.random.Generator], Sampler]] = {
 def test_95_per_cent_intervals_cover_95_per_cent(name, n):
     """3,000 experiments each: the standard error of a coverage of .95 is .004. The percentile interval covers .83 to .93 at n = 20."""
     draw = DIFFERENCES[name](np.random.default_rng(n))
-    truth = draw((4_000_000,)).mean()
+    truth = draw((1_000_000,)).mean()
     low, high = mean_interval(draw((n, 3000)), resamples=1000, bounds=(-1, 1))
     covered = float(np.mean((low <= truth) & (truth <= high)))
     assert 0.94 <= covered <= 0.99
+
+
+# -- the paired test --------------------------------------------------------------------------
+
+
+def test_the_sampled_p_counts_the_observed_signs_too():
+    """p = (extreme + 1) / (rounds + 1): never 0, and one of the rounds + 1 values that such a test can have."""
+    values = np.random.default_rng(2).normal(0.04, 0.2, 40)
+    p = randomisation_test(np.zeros(40), values, rounds=999).p
+    assert 0.1 < p < 0.9
+    assert p * 1000 == pytest.approx(round(p * 1000), abs=1e-9)
+    signs = np.random.default_rng(0).integers(0, 2, size=(999, 40), dtype=np.int8) * 2.0 - 1
+    assert p == (np.count_nonzero(np.abs(signs @ values) >= abs(values.sum())) + 1) / 1000
+    assert randomisation_test(np.zeros(40), np.ones(40), rounds=999).p == 1 / 1000
+    assert randomisation_test(np.zeros(40), np.ones(40), rounds=1).p == 1 / 2
+
+
+def test_a_few_signs_at_a_time_are_all_of_them(monkeypatch):
+    values = np.random.default_rng(2).normal(0.04, 0.2, 13)
+    zeros = np.zeros(13)
+    exact, sampled = randomisation_test(zeros, values), randomisation_test(zeros, values, rounds=8000)
+    monkeypatch.setattr("regard.rag.evaluation.significance._CHUNK", 130)
+    assert randomisation_test(zeros, values) == exact
+    few = randomisation_test(zeros, values, rounds=8000)
+    assert (exact.exact, few.exact) == (True, False)
+    assert few.p * 8001 == pytest.approx(round(few.p * 8001), abs=1e-6)
+    assert few.p == pytest.approx(sampled.p, abs=0.03)
+    monkeypatch.setattr("regard.rag.evaluation.significance._CHUNK", 1)  # fewer than one row of signs: a row at a time all the same
+    assert randomisation_test(zeros[:8], values[:8], rounds=256).exact
+    assert randomisation_test(zeros[:8], np.ones(8), rounds=256).p == 2 / 256
+    assert randomisation_test(zeros[:8], np.ones(8), rounds=255).exact is False
+
+
+def test_p_depends_on_no_unit_and_takes_right_and_wrong():
+    values = np.array([0.3, -0.1, 0.2, 0.1, 0.4, 0.05])
+    for unit in (1e-9, 1.0, 1e9):
+        assert randomisation_test(values * 0, values * unit).p == randomisation_test(values * 0, values).p == 8 / 64
+    right, wrong = [True] * 6, [False] * 6  # exact match, say
+    assert randomisation_test(wrong, right) == TestResult(1.0, 2 / 64, identical=False, exact=True)
+    assert bootstrap_interval(wrong, right) == (1, 1)
+    assert randomisation_test(right, right) == TestResult(0.0, 1.0, identical=True, exact=True)
+    with pytest.raises(EvaluationError, match="one round"):
+        randomisation_test(wrong, right, rounds=0)
 
 
 # -- corrections ----------------------------------------------------------------------------
@@ -184,22 +233,12 @@ def test_p_is_corrected_over_every_test_of_the_table():
     assert raw == [2 / 2**7] * 2 + [2 / 2**6] * 2 + [1.0] * 2
     assert [row.p_adjusted for row in rows] == [None, None, *holm(raw)]
     assert [row.p_adjusted for row in rows[2:4]] == [6 * 2 / 2**7] * 2  # .094: no longer below .05
+    assert [(row.wins, row.ties, row.losses) for row in rows[::2]] == [(0, 0, 0), (7, 0, 0), (6, 1, 0), (0, 7, 0)]
     as_they_are = compare(RUNS, QRELS, ["nDCG@10", "RR"], correction="none")
     assert [row.p_adjusted for row in as_they_are] == [None, None, *raw]
     assert {row.correction for row in as_they_are} == {"none"}
     with pytest.raises(EvaluationError, match="no correction 'bonferroni'"):
         compare(RUNS, QRELS, correction="bonferroni")  # type: ignore[arg-type]
-
-
-def test_the_sampled_p_counts_the_observed_signs_too():
-    """p = (extreme + 1) / (rounds + 1): never 0, and one of the rounds + 1 values that such a test can have."""
-    values = np.random.default_rng(2).normal(0.04, 0.2, 40)
-    p = randomisation_test(np.zeros(40), values, rounds=999).p
-    assert 0.1 < p < 0.9
-    assert p * 1000 == pytest.approx(round(p * 1000), abs=1e-9)
-    signs = np.random.default_rng(0).integers(0, 2, size=(999, 40), dtype=np.int8) * 2.0 - 1
-    assert p == (np.count_nonzero(np.abs(signs @ values) >= abs(values.sum())) + 1) / 1000
-    assert randomisation_test(np.zeros(40), np.ones(40), rounds=999).p == 1 / 1000
 
 
 # -- what the table prints -------------------------------------------------------------------
