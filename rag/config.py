@@ -43,13 +43,13 @@ class _PipelineConfig(BaseModel):
 
 
 def dump(pipeline: Pipeline) -> str:
-    """The pipeline as YAML text. Raises ``ConfigError`` for a stage class that is not registered."""
+    """The pipeline as YAML text. Raises ``ConfigError`` for a stage class that is not registered, and for a stage that holds an object."""
     config = {
         "regard": 1,
         "name": pipeline.name,
         "inputs": {name: kind.__name__ for name, kind in pipeline.inputs.items()},
         "stages": {
-            name: {"stage": _registered(node.stage), "inputs": [src for src, _ in node.sources], "settings": node.stage.settings()}
+            name: {"stage": _registered(node.stage), "inputs": [src for src, _ in node.sources], "settings": _settings(node.stage)}
             for name, node in pipeline.nodes.items()
         },
         "outputs": dict(pipeline.outputs),
@@ -142,6 +142,16 @@ def _make(name: str, config: _StageConfig, override: Mapping[str, Any], where: s
     except RegardError as error:
         error.add_note(f"in {where}, stages.{name}")
         raise
+
+
+def _settings(stage: Stage) -> dict[str, Any]:
+    """The stage's settings, if a file can hold them all."""
+    for name in stage.setting_names():
+        value = getattr(stage, name)
+        if callable(getattr(value, "fingerprint", None)):
+            raise ConfigError(f"setting {name!r} is an object of class {type(value).__qualname__}, which a file cannot hold",
+                              where=f"stage {stage.label!r}", hint="name a model instead, or make this pipeline in Python")
+    return stage.settings()
 
 
 def _registered(stage: Stage) -> str:
