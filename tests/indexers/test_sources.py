@@ -105,6 +105,7 @@ def test_one_source_has_one_name_however_it_is_spelled(folder: Path, tmp_path: P
 def test_what_is_there_and_cannot_be_read_has_not_vanished(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = tmp_path / "i"
     _build(folder, index)
+    (folder / "good.txt").write_text("This one is well.")
     (folder / "a.txt").write_bytes(b"\x00\x01")
     (folder / "b.txt").write_text(" ")
     original = os.scandir
@@ -144,11 +145,14 @@ def test_passages_of_one_document_count_once(tmp_path: Path) -> None:
     folder.mkdir()
     for name in "abc":
         (folder / f"{name}.txt").write_text("One sentence here. " * 200)
-    _build_chunks = {"chunker": "sentences:8,overlap=0"}
-    build_index(folder, tmp_path / "i", encoder=None, progress=False, **_build_chunks)
+    build_index(folder, tmp_path / "i", encoder=None, chunker="sentences:8,overlap=0", progress=False)
     assert len(LanceStore(tmp_path / "i")) > 100
     (folder / "b.txt").unlink()
     assert build_index(folder, tmp_path / "i", encoder=None, progress=False).vanished == 1
+
+
+def test_a_skip_may_have_any_location(tmp_path: Path) -> None:
+    assert _build([Document("x" * 5000, "t"), Document("x" * 5000, "t"), Document("\0", " ")], tmp_path).skipped == 2
 
 
 def test_a_damaged_book_is_named(folder: Path, tmp_path: Path) -> None:
