@@ -11,13 +11,15 @@ import numpy as np
 
 from ..rag.encoding import Encoder, Vectors
 from ..rag.encoding import encoder as make_encoder
-from ..rag.errors import ConfigError, DimensionMismatch, FingerprintMismatch, StageError
+from ..rag.errors import ConfigError, DimensionMismatch, FingerprintMismatch, ModelNotFound, StageError
 from ..rag.progress import Advance, progress_bar
+from .encoders import OnnxEncoder, SentenceTransformerEncoder
 from .pace import Pace
 from .store import LanceStore, full_texts
 from .writer import StoreWriter, storage_errors
 
 _DESCRIPTIVE = {"model"}  # a model that moved to another folder is still the same encoder
+_OUR_KINDS = {SentenceTransformerEncoder.kind, OnnxEncoder.kind}
 _BLOCK = 2048
 
 
@@ -40,13 +42,23 @@ def require_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any],
 
 
 def stored_encoder(fingerprint: Mapping[str, Any], device: str | None = None) -> Encoder:
-    """The encoder that an index names, made with the settings it was made with."""
+    """The encoder that an index names, made with the settings it was made with.
+
+    Raises ``ConfigError`` where no name gives it back: the index was made by an encoder object of the user's own class.
+    """
     settings = {key: value for key, value in fingerprint.items() if key not in ("kind", "model", "weights", "dtype")}
+    kind = fingerprint.get("kind")
     try:
-        return make_encoder(fingerprint["model"], device=device, **settings)
-    except TypeError:
-        raise ConfigError(f"the index's encoder {fingerprint['model']!r} is none that can be made by name",
-                          where=f"fingerprint {dict(fingerprint)}", hint="pass the Encoder object that the index was made with") from None
+        made = make_encoder(fingerprint["model"], device=device, **settings)
+        if getattr(made, "kind", kind) == kind:
+            return made
+    except (KeyError, TypeError):  # its fingerprint names no model, or settings that no encoder of ours has
+        pass
+    except ModelNotFound:
+        if kind in _OUR_KINDS:
+            raise  # one that can be made by name, if its folder were still there
+    raise ConfigError(f"this index was made by an encoder object, which no name gives back ({dict(fingerprint)})", where="encoder",
+                      hint="pass that object: Dense(index, encoder=...), build_index(documents, index, encoder=...)")
 
 
 def index_encoders(wanted: str | Encoder | None, existing: LanceStore | None, default: str) -> dict[str, Encoder]:

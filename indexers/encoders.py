@@ -61,8 +61,10 @@ class _Base:
         return pack(lengths, self.batch_tokens or (_CPU_TOKENS if models.device(self.device) == "cpu" else _GPU_TOKENS))
 
     def fingerprint(self) -> dict[str, Any]:
+        mine = type(self)
+        kind = self.kind if "kind" in vars(mine) else f"{mine.__module__}.{mine.__qualname__}"  # a subclass is not its parent
         return {
-            "kind": self.kind, "model": self.name, "weights": models.weights_hash(self._files), "query_prompt": self.query_prompt,
+            "kind": kind, "model": self.name, "weights": models.weights_hash(self._files), "query_prompt": self.query_prompt,
             "passage_prompt": self.passage_prompt, "normalize": self.normalize, "dtype": "float32", "dimension": self.dimension,
         }
 

@@ -39,6 +39,7 @@ from .writer import Shard, StoreWriter, content_hash, document_hash, joined, loc
 DEFAULT_ENCODER = "minilm"
 DEFAULT_CHUNKER = "sentences:200,overlap=40"
 _SHARD_CHARACTERS = 16_000_000
+_BLOCK_CHARACTERS = _SHARD_CHARACTERS // 8
 _LISTED = 100
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _OBJECTS = "documents in Python"
@@ -127,7 +128,7 @@ def build_index(
     names = _names(sources)
     documents, total = (_nothing_new(existing, path), None) if sources is None else _documents(sources, names, format, skip)
     if sources is not None:
-        documents = _not_empty(documents, report)
+        documents = _not_empty(documents, report, existing)
     again = UnfinishedJob(_command(sources, names, path, format, encoder, chunker, views, text), _sources(sources, names),
                           [spec.slug for spec in specs])
     try:
@@ -243,14 +244,18 @@ class _Job:
         self.block.add(passages, digest)
 
     def _keep_pace(self) -> None:
-        """Encode when there is enough for a block; commit when there is enough for a shard, or it is time."""
-        passages, characters = sum(map(len, self.encoded)), sum(shard.characters for shard in self.encoded) + self.block.characters
-        full = passages + len(self.block) >= self.shard_passages or characters >= _SHARD_CHARACTERS
-        if full or len(self.block) >= self.pace.block:
+        """Encode when there is enough for a block; commit when another would be too much for a shard, or it is time.
+
+        The commits do not decide what is encoded together: a vector's last digit may hang on that.
+        """
+        size = min(self.pace.block, self.shard_passages)
+        if len(self.block) >= size or self.block.characters >= _BLOCK_CHARACTERS:
             self._encode_block()
+            size = min(self.pace.block, self.shard_passages)
         elif not self.block:
             self._done(self.waiting)
-        if full:
+        passages, characters = sum(map(len, self.encoded)), sum(shard.characters for shard in self.encoded)
+        if passages + size > self.shard_passages or characters + _BLOCK_CHARACTERS > _SHARD_CHARACTERS:
             self._commit()
         elif self.pace.due:
             if not self.encoded:
@@ -356,13 +361,14 @@ def _nothing_new(existing: LanceStore | None, path: Path) -> Iterator[Sourced]:
     return iter(())
 
 
-def _not_empty(documents: Iterator[Sourced], report: IndexReport) -> Iterator[Sourced]:
+def _not_empty(documents: Iterator[Sourced], report: IndexReport, existing: LanceStore | None) -> Iterator[Sourced]:
     """The same stream; raises before anything is written when it holds nothing."""
     first = next(documents, None)
     if first is None:
         reasons = "; ".join(f"{s.location}: {s.reason}" for s in report.skips[:3])
-        raise EmptyCorpusError("the corpus holds no document" + (f" ({report.skipped} skipped: {reasons})" if report.skipped else ""),
-                               where=report.index, hint="check the path and --format")
+        skipped = f" ({report.skipped} skipped: {reasons})" if report.skipped else ""
+        kept = "; what the index holds stays" if existing and len(existing) else ""
+        raise EmptyCorpusError(f"the corpus holds no document{skipped}{kept}", where=report.index, hint="check the path and --format")
     return chain([first], documents)
 
 

@@ -70,7 +70,7 @@ def index(
             sources or None, index, format=format, encoder=None if encoder == "none" else encoder, chunker=chunker, views=view,
             text=not no_text)
     except KeyboardInterrupt as stop:
-        print(f"interrupted: {stop or 'nothing is committed'}", file=sys.stderr)
+        print(f"interrupted: {stop or 'the same command goes on from what is committed'}", file=sys.stderr)
         raise typer.Exit(130) from None  # as shells report a process that Ctrl-C ended
     if as_json:
         _print_json(report.to_dict())

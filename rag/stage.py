@@ -231,6 +231,8 @@ def _plain(value: Any) -> Any:
         return [_plain(v) for v in value]
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
+    if callable(getattr(value, "fingerprint", None)):  # an object that is no plain value, but says what it is: an encoder
+        return {"object": f"{type(value).__module__}.{type(value).__qualname__}", "fingerprint": _plain(value.fingerprint())}
     if hasattr(value, "model_dump"):  # a group of settings that is a pydantic model
         return value.model_dump(mode="json")
     return value

@@ -84,13 +84,19 @@ def show_report(report: Any) -> None:
     if report.truncated:
         console.print(f"[yellow]{report.truncated:,} passages are longer than the encoder's window; their end has no vector[/yellow]")
     if report.vanished:
-        some = ", ".join(report.vanished_ids[:_SKIPS_SHOWN]) + (", ..." if report.vanished > _SKIPS_SHOWN else "")
-        console.print(f"[yellow]{report.vanished:,} documents are no longer in their source and stay in the index:[/yellow] {escape(some)}\n"
-                      "  to remove them: regard.indexers.delete_documents(INDEX, IDS)", highlight=False)
+        _show_vanished(report)
     for skip in report.skips[:_SKIPS_SHOWN]:
         console.print(f"  [yellow]skipped[/yellow] {escape(str(skip.location))}: {escape(skip.reason)}", highlight=False)
     if report.skipped > _SKIPS_SHOWN:
         console.print(f"  ... and {report.skipped - _SKIPS_SHOWN:,} more (--json lists a hundred)")
+
+
+def _show_vanished(report: Any) -> None:
+    shown = report.vanished_ids[:_SKIPS_SHOWN]
+    more = f" and {report.vanished - len(shown):,} more" if report.vanished > len(shown) else ""
+    console.print(f"[yellow]{report.vanished:,} documents of the index are no longer in their source:[/yellow] "
+                  f"{escape(', '.join(shown))}{more}\n  they stay until they are removed: regard.indexers.delete_documents(index, ids)",
+                  highlight=False)
 
 
 def show_comparison(rows: Sequence[Comparison]) -> None:

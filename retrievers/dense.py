@@ -24,8 +24,9 @@ from .first_stage import FirstStage
 class Dense(FirstStage):
     """Bi-encoder retrieval (Karpukhin et al. 2020, arXiv 2004.04906) over a FAISS view.
 
-    ``encoder`` None takes the index's own (its last, where it has several) with the settings it was made with; naming one checks
-    that its fingerprint is the index's. ``view`` is ``faiss:flat``, ``faiss:hnsw`` or ``faiss:ivf``. A query longer than the encoder's
+    ``encoder`` None takes the index's own (its last, where it has several) with the settings it was made with; naming one, or giving an
+    ``Encoder`` object (the way to search an index that one made), checks that its fingerprint is the index's. A pipeline that holds an
+    object cannot be saved to a file. ``view`` is ``faiss:flat``, ``faiss:hnsw`` or ``faiss:ivf``. A query longer than the encoder's
     window is cut there, and counted in the trace as ``truncated``. Under filters the trace notes how the view was searched
     (``filter_plan``: exactly over few allowed rows, else by the index with a selector), and how many queries the index gave too few
     hits for and were searched exactly (``filter_redone_exactly``). Scores are cosines when the encoder normalises, else inner
@@ -33,7 +34,7 @@ class Dense(FirstStage):
     """
 
     def __init__(
-        self, index: str | Path | None = None, k: Count = 100, encoder: str | None = None, view: str = "faiss:flat",
+        self, index: str | Path | None = None, k: Count = 100, encoder: str | Encoder | None = None, view: str = "faiss:flat",
         filters: dict[str, Any] | None = None, device: str | None = None,
     ) -> None:
         self.index = None if index is None else Path(index)
@@ -64,19 +65,24 @@ class Dense(FirstStage):
                                 hint=f"add them: regard index --index {self.path} --encoder minilm --view faiss:flat")
         if self.encoder is None:
             return names[-1]
-        name = column_name(self.encoder)
+        asked = self.encoder if isinstance(self.encoder, str) else self.encoder.name
+        name = column_name(asked)
         if name not in names:
-            raise IndexNotFound(f"the index has no vectors of {self.encoder!r}; it has {', '.join(names)}", where=str(self.path),
+            raise IndexNotFound(f"the index has no vectors of {asked!r}; it has {', '.join(names)}", where=str(self.path),
                                 hint="leave encoder out, or index with this encoder too")
         return name
 
     def _make_encoder(self, store: LanceStore) -> Encoder:
-        """The index's encoder, or the one that was named, if its fingerprint is the index's."""
+        """The index's encoder, or the one that was named or given, if its fingerprint is the index's."""
         stored = store.encoders[self._name(store)]
-        made = stored_encoder(stored, self.device)
-        if self.encoder is not None:
+        if self.encoder is None:
+            made = stored_encoder(stored, self.device)
+        elif isinstance(self.encoder, str):
+            stored_encoder(stored, self.device)  # says so where the index was made by an object, whatever its name
             settings = {k: stored[k] for k in ("normalize", "query_prompt", "passage_prompt", "dimension") if k in stored}
             made = make_encoder(self.encoder, device=self.device, **settings)
+        else:
+            made = self.encoder
         require_same(self._name(store), stored, made.fingerprint(), str(self.path))
         return made
 
@@ -117,7 +123,7 @@ class Dense(FirstStage):
             found: tuple[Rows, Scores] = self._view.search(vectors[positions], self.k, allowed)
             return found
 
-        normalised = self.store.encoders[self._view.spec.encoder]["normalize"]
+        normalised = self.store.encoders[self._view.spec.encoder].get("normalize", False)
         rankings = self.retrieve(queries, "cosine" if normalised else "inner-product", search)
         if plans:
             record(filter_plan=describe(plans))
