@@ -137,6 +137,18 @@ class LanguageModel:
         return decode(step, prompt, TextStream(self.vocabulary, on_text), sampler=sampler, max_new_tokens=max_new_tokens,
                       stop=self.vocabulary.stop)
 
+    def next_probabilities(self, prompt: Sequence[int]) -> NDArray[np.float32]:
+        """The probability of every token to come next after ``prompt``, float32 [vocabulary]. Raises ``BudgetError``, ``ConfigError``."""
+        from transformers import DynamicCache
+
+        if not prompt:
+            raise ConfigError("nothing can be continued", where=f"model {self.info.name!r}", hint="the prompt needs at least one token")
+        self._expect_to_fit(len(prompt), 1, "new token")
+        cache = DynamicCache(config=self._model.config)
+        for at, chunk in enumerate(_chunks(prompt, PREFILL_CHUNK)):
+            logits = self._next(chunk, at * PREFILL_CHUNK, cache)
+        return logits[0, -1].float().softmax(dim=-1).cpu().numpy()
+
     def _next(self, ids: Sequence[int], position: int, cache: Any) -> torch.Tensor:
         import torch
 

@@ -1,4 +1,4 @@
-"""Citations: spans that are exact, support that separates, and the bookkeeping, with the real encoder."""
+"""Citations: spans that are exact, support that separates, the verdicts, and the bookkeeping, with the real encoder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from regard.rag.documents import Passage
 from regard.rag.encoding import encoder
 from regard.rag.text import sentence_spans
-from regard.readers.citations import MIN_SUPPORT, cite, content_words
+from regard.readers.citations import MIN_SUPPORT, cite
+from regard.readers.words import content_words
 
 DOCUMENT = (
     "Gustave Eiffel's company designed and built the tower. It was completed on 31 March 1889.\n\n"
@@ -49,16 +50,15 @@ def test_each_sentence_cites_the_span_that_supports_it(embed):
     assert cited.citations[banana.citations[0]].quote == "Bananas are rich in potassium."
     assert cat.citations == ()
     assert answer[cat.start:cat.end] == "My cat likes to sleep on the sofa."
-    assert 0 < cited.confidence < 2 / 3 + 0.01
 
 
-def test_another_number_is_not_supported(embed):
+def test_another_number_is_not_similar(embed):
     right, wrong = cite("The tower is 330 metres tall. The tower is 350 metres tall.", _passages(), embed).sentences
     assert right.citations
     assert not wrong.citations
 
 
-def test_another_function_is_not_supported(embed):
+def test_another_function_is_not_similar(embed):
     passages = [Passage("p", "d", "Recursively delete a directory tree.", 0, 36, "shutil.rmtree")]
     right, wrong = cite("Use `shutil.rmtree` to delete a directory tree. Use `os.rmdir` to delete a directory tree.", passages,
                         embed).sentences
@@ -96,10 +96,8 @@ def test_list_numbers_are_no_sentences_of_their_own(embed):
 
 def test_nothing_to_cite_with(embed):
     assert cite("", _passages(), embed) == cite("  ", _passages(), embed)
-    assert cite("", _passages(), embed).confidence is None
     without = cite("Something is claimed.", [], embed)
     assert without.citations == ()
-    assert without.confidence == 0.0
     assert len(without.sentences) == 1
 
 

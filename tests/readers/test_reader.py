@@ -44,7 +44,9 @@ def test_a_question_is_answered_from_the_passages_and_cited(reader):
     for c in answer.citations:
         assert DOCUMENTS[c.document_id][c.start:c.end] == c.quote
     assert answer.citations[answer.sentences[0].citations[0]].document_id == "Eiffel Tower"
-    assert 0.5 < answer.confidence <= 1
+    assert answer.sentences[0].entailed
+    assert answer.verifier == "lexical"
+    assert answer.finish in ("stop", "repetition")
     assert answer.usage.prompt_tokens == entry.tokens_in
     assert 0 < answer.usage.completion_tokens == entry.tokens_out <= 32
     assert Answer.from_dict(answer.to_dict()) == answer
@@ -131,7 +133,7 @@ def test_problems_are_found_before_loading():
 
 def test_settings_and_state_are_plain():
     stage = Reader()
-    assert set(stage.state()) == {"smollm2", "minilm"}
+    assert set(stage.state()) == {"smollm2", "minilm", "verifier"}
     assert stage.deterministic
     assert stage.settings()["order"] == "best-last"
     assert stage.fingerprint() == Reader().fingerprint() != Reader(seed=1).fingerprint()
