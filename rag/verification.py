@@ -49,7 +49,9 @@ class Measured:
     on: str
 
 
-MEASURED: dict[str, Measured] = {}
+MEASURED = {
+    "lexical": Measured(0.668, 0.886, 560, "XQuAD, another answer of the paragraph put in"),
+}
 """Verifier to what ``tests/benchmarks/bench_citations.py`` measured, on articles that no rule was chosen on."""
 
 
