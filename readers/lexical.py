@@ -162,11 +162,10 @@ def names(text: str, *, first: bool = False) -> tuple[tuple[str, ...], ...]:
     """Runs of capitalised words of ``text``, stop words and possessive endings left out; with ``first``, a sentence's first word too."""
     tokens = list(_TOKEN.finditer(text))
     runs: list[list[re.Match[str]]] = []
-    for before, token in zip([None, *tokens[:-1]], tokens, strict=True):
+    for token in tokens:
         if not any(c.isupper() for c in token.group()):
             continue
-        joined = before is not None and runs and runs[-1][-1] is before and _joins(text[before.end():token.start()], before.group())
-        if joined:
+        if runs and _joins(text[runs[-1][-1].end():token.start()], runs[-1][-1].group()):
             runs[-1].append(token)
         else:
             runs.append([token])
@@ -175,8 +174,8 @@ def names(text: str, *, first: bool = False) -> tuple[tuple[str, ...], ...]:
 
 
 def _joins(gap: str, before: str) -> bool:
-    """Words of one name stand side by side, or after an initial's full stop."""
-    return gap in _SPACES or (len(before) == 1 and _INITIAL.fullmatch(gap) is not None)
+    """Words of one name stand side by side, or after an initial's full stop; a possessive ends a name."""
+    return (gap in _SPACES and not _POSSESSIVE.search(before)) or (len(before) == 1 and _INITIAL.fullmatch(gap) is not None)
 
 
 def _begins(text: str, run: Sequence[re.Match[str]]) -> bool:
@@ -327,5 +326,14 @@ class LexicalVerifier:
 def _entails(evidence: _Evidence, hypothesis: str) -> float:
     if any(True for _ in _lacking(evidence, hypothesis)):
         return 0.0
-    stated = {word for word in (_bare(m.group()).lower() for m in _TOKEN.finditer(hypothesis)) if content_words(word)}
-    return sum(evidence.has_word(word) for word in stated) / len(stated) if stated else 0.0
+    named = {word.lower() for name in names(hypothesis) for word in name}  # all of them found, some as an acronym
+    words = {_bare(m.group()) for m in _TOKEN.finditer(hypothesis)}
+    stated = {word for word in words if content_words(word) and not _is_number(word)}
+    if not stated:  # "It is 330.", "No."
+        return float(any(quantity.required for quantity in quantities(hypothesis)))
+    return sum(word.lower() in named or evidence.has_word(word) for word in stated) / len(stated)
+
+
+def _is_number(word: str) -> bool:
+    """Numbers are found by their value, however they are written."""
+    return word[0].isdigit() or word.lower() in {*_SMALL, *_TENS, *_SCALES, *_ORDINALS}

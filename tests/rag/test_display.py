@@ -221,8 +221,8 @@ def test_any_text_gives_well_formed_html(text: str, data: st.DataObject) -> None
     ends = st.integers(0, len(text))
     spans = [sorted(data.draw(st.tuples(ends, ends))) for _ in range(3)]
     citations = tuple(Citation(text, text, 7 + a, 7 + b, text[a:b], 0.5) for a, b in spans)
-    sentences = tuple(Sentence(a, b, (i,)) for i, (a, b) in enumerate(spans))
-    html = answer_html(Answer(text, citations, Context((passage,), ((0, 1),), 1), 0.5, sentences=sentences))
+    sentences = tuple(Sentence(a, b, (i,), 0.25 * i) for i, (a, b) in enumerate(spans))
+    html = answer_html(Answer(text, citations, Context((passage,), ((0, 1),), 1), sentences=sentences, verifier=text, finish=text))
     parse(html)
     parse(ranking_html(Ranking.ranked([0], [1.0], "bm25", PassageList([passage]), stage=text)))
     html.encode("utf-8")  # a lone surrogate could not be written to a file
