@@ -12,13 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from .documents import Answer, Batch, Citation, Hit, Passage, Ranking, Touch
+from .documents import Answer, Batch, Citation, Hit, Passage, Ranking, Sentence, Touch
 from .drawing import to_svg
 from .graph import Graph
 from .labels import cached
 from .markup import amount, duration, escape, one_line, score, setting, shorten, shorten_middle, size
 from .style import FRAGMENT, PAGE
 from .trace import StageTrace, Trace
+from .verification import SUPPORT_IS, described
 
 _SNIPPET = 260  # characters of a passage shown before it is unfolded
 _BATCH_SHOWN = 5
@@ -30,7 +31,7 @@ def ranking_html(ranking: Ranking, limit: int = 10) -> str:
 
 
 def answer_html(answer: Answer) -> str:
-    """The answer with every sentence marked supported or not, its sources, and the quotes highlighted where they stand."""
+    """The answer with every sentence marked as it was judged, the passages that are similar to it, and the quotes highlighted in place."""
     return fragment(answer_body(answer))
 
 
@@ -147,7 +148,8 @@ def answer_body(answer: Answer, anchor: str | None = None) -> str:
     parts = [f'<div class="rg-answer" dir="auto">{_marked_sentences(answer, anchor)}</div>', _facts(answer)]
     if answer.citations:
         sources = "".join(_source(number, citation, answer, anchor) for number, citation in enumerate(answer.citations, 1))
-        parts.append(f'<div class="rg-head">Sources</div><ol class="rg-sources">{sources}</ol>')
+        parts.append(f'<div class="rg-head">Similar passages</div><p class="rg-quiet">support: {escape(SUPPORT_IS)}</p>'
+                     f'<ol class="rg-sources">{sources}</ol>')
     if answer.context and answer.context.passages:
         passages = "".join(_context_passage(passage, answer, anchor) for passage in answer.context.passages)
         parts.append(f'<div class="rg-head">What the reader was shown</div>{passages}')
@@ -164,9 +166,23 @@ def _marked_sentences(answer: Answer, anchor: str) -> str:
         parts.append(escape(text[cursor:start]))
         cursor = max(cursor, sentence.end)
         marks = "".join(_mark(i + 1, anchor) for i in sentence.citations)
-        kind, after = ("yes", marks) if sentence.citations else ("no", '<span class="rg-warn">unsupported</span>')
-        parts.append(f'<span class="rg-{kind}">{escape(text[start:cursor])}</span>{after}')
-    return "".join([*parts, escape(text[cursor:])])
+        kind, warning = _verdict(sentence)
+        parts.append(f'<span class="rg-{kind}">{escape(text[start:cursor])}</span>{marks}{_warn(warning)}')
+    parts.append(escape(text[cursor:]))
+    return "".join([*parts, _warn("cut: its tokens ran out" if answer.truncated else "")])
+
+
+def _verdict(sentence: Sentence) -> tuple[str, str]:
+    """The class of a sentence, and what is to be said of it."""
+    if not sentence.citations:
+        return "no", "no similar passage"
+    if sentence.entailed is False:
+        return "no", "not entailed"
+    return ("yes" if sentence.entailed else "similar"), ""
+
+
+def _warn(text: str) -> str:
+    return f'<span class="rg-warn">{escape(text)}</span>' if text else ""
 
 
 def _mark(number: int, anchor: str) -> str:
@@ -176,15 +192,22 @@ def _mark(number: int, anchor: str) -> str:
 def _facts(answer: Answer) -> str:
     facts = []
     if answer.sentences:
-        supported = sum(bool(s.citations) for s in answer.sentences)
-        facts.append(f"{supported} of {plural(len(answer.sentences), 'sentence')} supported")
-    if answer.confidence is not None:
-        facts.append(f"confidence {answer.confidence:.2f}")
+        facts.append(judged(answer))
+        if answer.verifier:
+            facts.append(described(answer.verifier))
     if answer.usage.prompt_tokens or answer.usage.completion_tokens:
         facts.append(f"{amount(answer.usage.prompt_tokens)} prompt + {amount(answer.usage.completion_tokens)} answer tokens")
     if answer.context and answer.context.dropped:
         facts.append(f"{plural(answer.context.dropped, 'passage')} did not fit the prompt")
-    return f'<div class="rg-quiet">{" · ".join(facts)}</div>' if facts else ""
+    return f'<div class="rg-quiet">{escape(" · ".join(facts))}</div>' if facts else ""
+
+
+def judged(answer: Answer) -> str:
+    """How many sentences are entailed by what they cite, or, without a verifier, have a similar passage."""
+    of = plural(len(answer.sentences), "sentence")
+    if answer.verifier is None:
+        return f"{len(answer.sentences) - len(answer.uncited)} of {of} with a similar passage, not verified"
+    return f"{sum(s.entailed is True for s in answer.sentences)} of {of} entailed by what is cited"
 
 
 def _source(number: int, citation: Citation, answer: Answer, anchor: str) -> str:

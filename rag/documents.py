@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ConfigError, EmptyQueryError, StageError
+from .verification import ENTAILED
 
 if TYPE_CHECKING:
     from .attention_view import AttentionView
@@ -337,7 +338,10 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Citation(_Json):
-    """A character span ``[start, end)`` of the source document that supports a sentence; ``support`` in [0, 1]."""
+    """A character span ``[start, end)`` of the source document that is similar to a sentence.
+
+    ``support`` in [0, 1] is how similar (``readers.citations``), not whether the sentence is true: that is the verifier's verdict.
+    """
 
     passage_id: str
     document_id: str
@@ -349,11 +353,20 @@ class Citation(_Json):
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A sentence of an answer: its character span there, and the positions of its citations; none means unsupported."""
+    """A sentence of an answer: its character span there, and the positions of its citations, none where no passage is similar.
+
+    ``probability``: the verifier's, that what it cites entails it (0 for a sentence that cites nothing); None without a verifier.
+    """
 
     start: int
     end: int
     citations: tuple[int, ...] = ()
+    probability: float | None = None
+
+    @property
+    def entailed(self) -> bool | None:
+        """The verdict; None where none was asked for."""
+        return None if self.probability is None else self.probability >= ENTAILED
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,18 +379,34 @@ class Usage(_Json):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer with its evidence. ``confidence`` is the mean support of its sentences (0 for an unsupported one), or None."""
+    """An answer with its evidence.
+
+    ``verifier`` names who judged the sentences (``rag.verification`` says how well it does that), None when nobody did. ``finish`` is
+    why the model stopped: ``"stop"`` (it was done, or wrote a stop string), ``"length"`` (its tokens ran out), ``"repetition"`` (it began
+    to repeat itself), another word of a remote server's; None when no model was asked, or the server did not say.
+    """
 
     text: str
     citations: tuple[Citation, ...] = ()
     context: Context | None = None
-    confidence: float | None = None
     usage: Usage = Usage()
     sentences: tuple[Sentence, ...] = ()
+    verifier: str | None = None
+    finish: str | None = None
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the answer ends where its tokens ran out."""
+        return self.finish == "length"
 
     @property
     def unsupported(self) -> tuple[str, ...]:
-        """The sentences that no passage supports."""
+        """The sentences that, by the verifier's verdict, are not entailed by what they cite; none without a verifier."""
+        return tuple(self.text[s.start:s.end] for s in self.sentences if s.entailed is False)
+
+    @property
+    def uncited(self) -> tuple[str, ...]:
+        """The sentences that no passage shown to the model is similar to."""
         return tuple(self.text[s.start:s.end] for s in self.sentences if not s.citations)
 
     def to_dict(self) -> dict[str, Any]:
@@ -387,8 +416,9 @@ class Answer:
     def from_dict(cls, data: Mapping[str, Any]) -> Answer:
         return cls(
             data["text"], tuple(Citation.from_dict(c) for c in data["citations"]),
-            Context.from_dict(data["context"]) if data["context"] else None, data["confidence"], Usage.from_dict(data["usage"]),
-            tuple(Sentence(s["start"], s["end"], tuple(s["citations"])) for s in data["sentences"]),
+            Context.from_dict(data["context"]) if data["context"] else None, Usage.from_dict(data["usage"]),
+            tuple(Sentence(s["start"], s["end"], tuple(s["citations"]), s["probability"]) for s in data["sentences"]),
+            data["verifier"], data["finish"],
         )
 
     def _repr_html_(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .display import answer_body, ranking_body, trace_body
+from .display import answer_body, judged, ranking_body, trace_body
 from .documents import Answer, Query, Ranking
 from .drawing import to_svg
 from .graph import Graph
@@ -79,7 +79,7 @@ def _contents(entries: Sequence[ReportEntry]) -> str:
 def _contents_row(number: int, entry: ReportEntry) -> str:
     question = escape(shorten(one_line(entry.query.text), 140))
     return (f'<tr><td class="rg-num">{number}</td><td dir="auto"><a href="#q{number}">{question}</a></td>'
-            f"<td>{_best(entry.ranking)}</td><td>{_support(entry.answer)}</td>"
+            f"<td>{_best(entry.ranking)}</td><td>{_judged(entry.answer)}</td>"
             f'<td class="rg-num">{duration(entry.trace.seconds)}</td></tr>')
 
 
@@ -90,12 +90,12 @@ def _best(ranking: Ranking) -> str:
     return f"<code>{escape(shorten(one_line(passage.title or passage.id), 60))}</code>"
 
 
-def _support(answer: Answer | None) -> str:
+def _judged(answer: Answer | None) -> str:
     if answer is None:
         return '<span class="rg-quiet">not asked for</span>'
     if not answer.sentences:
         return "given"
-    return f"{sum(bool(s.citations) for s in answer.sentences)} of {len(answer.sentences)} sentences supported"
+    return escape(judged(answer) + (" · cut" if answer.truncated else ""))
 
 
 def _section(number: int, entry: ReportEntry) -> str:

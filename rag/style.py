@@ -34,6 +34,7 @@ border:0;border-bottom:1px solid rgba(128,128,128,.25)}
 .rg .rg-chip{background:rgba(128,128,128,.16);border-radius:1em;padding:.1em .6em;white-space:nowrap}
 .rg .rg-answer{font-size:1.1em;white-space:pre-wrap;overflow-wrap:anywhere;padding:.6em .9em;margin:.3em 0;
 border-left:4px solid rgba(128,128,128,.5);background:rgba(128,128,128,.08);border-radius:0 6px 6px 0}
+.rg .rg-similar{text-decoration:underline dotted rgba(128,128,128,.9) 1.5px;text-underline-offset:.2em}
 .rg .rg-no{text-decoration:underline dashed rgba(217,119,6,.9) 1.5px;text-underline-offset:.2em}
 .rg .rg-warn{font-size:.7em;border-radius:1em;padding:.1em .6em;margin-left:.4em;white-space:nowrap;
 background:rgba(217,119,6,.22);border:1px solid rgba(217,119,6,.8)}
@@ -48,7 +49,7 @@ background:rgba(217,119,6,.22);border:1px solid rgba(217,119,6,.8)}
 .rg .rg-meter{width:5em}
 .rg .rg-lane{width:100%;min-width:6em}
 .rg .rg-meter>span,.rg .rg-lane>span{display:block;height:100%}
-.rg .rg-meter>span{background:rgba(46,160,67,.9)}
+.rg .rg-meter>span{background:rgba(128,128,128,.9)}
 .rg .rg-lane>span{background:rgba(56,132,244,.9);min-width:1px}
 .rg .rg-passage{border:1px solid rgba(128,128,128,.3);border-radius:6px;padding:.35em .8em;margin:.4em 0}
 .rg .rg-passage>summary{cursor:pointer;overflow-wrap:anywhere}

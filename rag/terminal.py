@@ -9,10 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .display import judged
 from .documents import Answer, Ranking
 from .evaluation.significance import Comparison
 from .stage import Problem
 from .trace import Trace
+from .verification import MEASURED, SUPPORT_IS, described
 
 if TYPE_CHECKING:
     from .doctor import Findings
@@ -37,9 +39,29 @@ def ranking_json(ranking: Ranking) -> list[dict[str, Any]]:
 
 
 def answer_json(answer: Answer) -> dict[str, Any]:
-    """The ``answer`` of ``--json``: the text, its citations, and which sentences nothing supports."""
-    return {"text": answer.text, "citations": [c.to_dict() for c in answer.citations], "confidence": answer.confidence,
-            "unsupported": list(answer.unsupported)}
+    """The ``answer`` of ``--json``: the text and why it ends, its sentences with the verdict on each, and the similar passages.
+
+    ``support_is`` says what ``support`` means. ``verifier`` is null where none judged; its ``false_passes`` and ``recall`` are null
+    where they were not measured.
+    """
+    return {
+        "text": answer.text, "finish": answer.finish, "truncated": answer.truncated,
+        "sentences": [
+            {"text": answer.text[s.start:s.end], "start": s.start, "end": s.end, "citations": list(s.citations),
+             "entailed": s.entailed, "probability": s.probability}
+            for s in answer.sentences
+        ],
+        "citations": [c.to_dict() for c in answer.citations], "support_is": SUPPORT_IS,
+        "verifier": verifier_json(answer.verifier) if answer.verifier else None,
+        "unsupported": list(answer.unsupported), "uncited": list(answer.uncited),
+    }
+
+
+def verifier_json(name: str) -> dict[str, Any]:
+    """A verifier and how often it is wrong."""
+    known = MEASURED.get(name)
+    return {"name": name, "false_passes": known.false_passes if known else None, "recall": known.recall if known else None,
+            "measured_on": known.on if known else None}
 
 
 def show_ranking(query: str, ranking: Ranking, trace: Trace) -> None:
@@ -57,13 +79,21 @@ def show_ranking(query: str, ranking: Ranking, trace: Trace) -> None:
 def show_citations(answer: Answer, trace: Trace) -> None:
     """What follows an answer that was streamed."""
     console.print()
+    if answer.truncated:
+        console.print("[yellow]The answer is cut: its tokens ran out.[/yellow]")
     if answer.citations:
-        console.print("[bold]Citations[/bold]")
+        console.print(f"[bold]Similar passages[/bold]  [dim]support: {SUPPORT_IS}[/dim]")
     for number, citation in enumerate(answer.citations, 1):
         console.print(f"  [cyan]\\[{number}][/cyan] {escape(citation.document_id)} [dim]{citation.start}-{citation.end}, "
                       f"support {citation.support:.2f}[/dim]\n      “{escape(_cut(citation.quote))}”", highlight=False)
+    for sentence in answer.uncited:
+        console.print(f"  [yellow]no similar passage:[/yellow] {escape(sentence)}", highlight=False)
     for sentence in answer.unsupported:
-        console.print(f"  [yellow]unsupported:[/yellow] {escape(sentence)}", highlight=False)
+        if sentence not in answer.uncited:
+            console.print(f"  [yellow]not entailed:[/yellow] {escape(sentence)}", highlight=False)
+    if answer.sentences:
+        by = f"; {described(answer.verifier)}" if answer.verifier else ""
+        console.print(f"  [dim]{escape(judged(answer) + by)}[/dim]", highlight=False)
     console.print()
     show_times(trace)
 

@@ -11,9 +11,12 @@ from ..rag.encoding import Encoder, encoder
 from ..rag.errors import ConfigError, RegardError
 from ..rag.stage import Problem, Stage
 from ..rag.trace import Token, emit
+from ..rag.verification import Verifier
 from .citations import cite
+from .ending import without_repeats
 from .packing import Size, pack
 from .prompt import PASSAGES, QUESTION, Order, Prompt, build
+from .verifiers import verifier as verifier_named
 
 SYSTEM = "You are a helpful assistant."
 INSTRUCTION = f"{PASSAGES}{QUESTION}"
@@ -25,6 +28,8 @@ NOTHING_FOUND = "No passage was found that answers this question."
 class BaseReader(Stage):
     """The part of a reader that does not depend on its model. Subclasses call :meth:`_set` in their constructor."""
 
+    version = 2  # sentences are judged, and stand once
+
     needs_text = True
 
     depth: int
@@ -34,10 +39,13 @@ class BaseReader(Stage):
     instruction: str
     embedder: str
     min_support: float
+    verifier: str | None
     _encoder: Encoder | None
+    _verifier: Verifier | None
 
     def _set(
         self, *, depth: int, budget: int, order: Order, system: str | None, instruction: str, embedder: str, min_support: float,
+        verifier: str | None,
     ) -> None:
         missing = [part for part in (PASSAGES, QUESTION) if instruction.count(part) != 1]
         if missing:
@@ -50,28 +58,43 @@ class BaseReader(Stage):
         self.instruction = instruction
         self.embedder = embedder
         self.min_support = min_support
+        self.verifier = verifier
         self._encoder = None
+        self._verifier = None
+        self._judge()  # refuses a name that is none
+
+    def _judge(self) -> Verifier | None:
+        return verifier_named(self.verifier) if self.verifier else None
 
     def open(self) -> None:
         opened = encoder(self.embedder)
         opened.open()
         self._encoder = opened
+        judge = self._judge()
+        if judge is not None:
+            judge.open()
+        self._verifier = judge
 
     def close(self) -> None:
-        if self._encoder is not None:
-            self._encoder.close()
-            self._encoder = None
+        for held in (self._encoder, self._verifier):
+            if held is not None:
+                held.close()
+        self._encoder = self._verifier = None
 
     def state(self) -> dict[str, Any]:
-        """The fingerprint of the citations' encoder: its weights, and how it is used."""
-        return {"embedder": encoder(self.embedder).fingerprint()}
+        """What the citations' encoder (its weights, and how it is used) and the verifier's model are."""
+        judge = self._judge()
+        return {"embedder": encoder(self.embedder).fingerprint(), "verifier": judge.state() if judge else None}
 
     def check(self) -> Iterator[Problem]:
-        """The citations' encoder is there."""
-        try:
-            models.resolve(self.embedder)
-        except RegardError as error:
-            yield Problem(error.what, self.label, error.hint or "")
+        """The citations' encoder and the verifier's model are there."""
+        judge = self._judge()
+        for look in (lambda: models.resolve(self.embedder), judge.state if judge else None):
+            try:
+                if look is not None:
+                    look()
+            except RegardError as error:
+                yield Problem(error.what, self.label, error.hint or "")
 
     def _prompt(self, query: Query, ranking: Ranking, budget: int, size: Size) -> Prompt | None:
         """The prompt for one query, or None when its ranking has no passage that could be shown."""
@@ -83,11 +106,12 @@ class BaseReader(Stage):
         emit(Token(self.label, position, NOTHING_FOUND))
         return Answer(NOTHING_FOUND)
 
-    def _answer(self, prompt: Prompt, text: str, usage: Usage, *, sizes: Sequence[int], before: int) -> Answer:
-        """The answer with its evidence; ``sizes`` and ``before`` as in :meth:`Prompt.context`."""
+    def _answer(self, prompt: Prompt, text: str, usage: Usage, finish: str | None, *, sizes: Sequence[int], before: int) -> Answer:
+        """The answer, each sentence once, with its evidence; ``sizes`` and ``before`` as in :meth:`Prompt.context`."""
         if self._encoder is None:
             raise self.not_open()
-        answer = text.strip()
-        cited = cite(answer, prompt.passages, self._encoder.encode_passages, self.min_support)
+        answer = without_repeats(text.strip())
+        entails = self._verifier.entails if self._verifier else None
+        cited = cite(answer, prompt.passages, self._encoder.encode_passages, self.min_support, entails)
         context = prompt.context(sizes, before, usage.prompt_tokens)
-        return Answer(answer, cited.citations, context, cited.confidence, usage, cited.sentences)
+        return Answer(answer, cited.citations, context, usage, cited.sentences, self.verifier, finish)

@@ -39,10 +39,11 @@ _NETWORK_HINT = "look at base_url and the network, or raise timeout"
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a server wrote; ``usage`` is None when it did not count."""
+    """What a server wrote; ``usage`` is None when it did not count, ``finish`` (its ``finish_reason``) when it did not say."""
 
     text: str
     usage: Usage | None
+    finish: str | None = None
 
 
 class ChatClient:
@@ -97,7 +98,7 @@ class ChatClient:
             raise self._error(str(error), _PROTOCOL_HINT) from None
         if not reading.ended:
             raise self._broken("the stream ended before the answer did", reading, _NETWORK_HINT)
-        return Completion(reading.text, reading.usage)
+        return Completion(reading.text, reading.usage, reading.finish)
 
     def _headers(self) -> dict[str, str]:
         key = self._key()
@@ -165,6 +166,7 @@ class _Reading:
         self._on_text = on_text
         self.text = ""
         self.usage: Usage | None = None
+        self.finish: str | None = None
         self.ended = False
 
     def take(self, data: str) -> bool:
@@ -190,7 +192,9 @@ class _Reading:
             if piece:
                 self.text += piece
                 self._on_text(piece)
-            self.ended |= choice.get("finish_reason") is not None
+            if choice.get("finish_reason") is not None:
+                self.finish = str(choice["finish_reason"])
+                self.ended = True
 
 
 def _events(lines: Iterator[str]) -> Iterator[str]:

@@ -1,17 +1,25 @@
-"""Where an answer ends before the model ends it: at a stop string, or where a small model begins to repeat itself."""
+"""Where an answer ends before the model ends it (at a stop string, or where a small model begins to repeat itself), and what is left of
+one that repeats itself all the same."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from ..rag.text import sentence_spans
+from .citations import LIST_NUMBER, claims
 
 SHORTEST = 4
 """Words of a sentence whose second occurrence counts as a loop."""
 
 
 class Ended(Exception):  # not an error: it stops a generation from inside its on_text callback
-    """The answer has reached a stop string, or has said a whole sentence for the second time."""
+    """The answer has reached a stop string, or has said a whole sentence for the second time; ``finish`` as in ``Answer``."""
+
+    def __init__(self, finish: Literal["stop", "repetition"]) -> None:
+        super().__init__(finish)
+        self.finish = finish
 
 
 class AnswerGuard:
@@ -31,13 +39,13 @@ class AnswerGuard:
         found = [position for position in map(self._written.find, self._stop) if position >= 0]
         if found:
             self._pass_on(min(found))
-            raise Ended
+            raise Ended("stop")
         earlier: list[str] = []
         *complete, (start, end) = sentence_spans(self._written) or [(0, 0)]
         for a, b in complete:
             if _is_repeat(self._written[a:b], earlier):
                 self._pass_on(a)
-                raise Ended
+                raise Ended("repetition")
             earlier.append(self._written[a:b])
         current = self._written[start:end]
         repeats = any(sentence.startswith(current) for sentence in earlier)
@@ -64,3 +72,25 @@ class AnswerGuard:
 
 def _is_repeat(sentence: str, earlier: list[str]) -> bool:
     return sentence in earlier and len(sentence.split()) >= SHORTEST
+
+
+def without_repeats(text: str) -> str:
+    """``text`` without the sentences that it says again: those that repeat an earlier one of at least ``SHORTEST`` words, or the one just
+    before them, whatever its length. Letter case, spacing and a list item's number make no difference; fenced code stays as it is.
+    """
+    said: list[str] = []
+    kept: list[str] = []
+    at = 0
+    for start, end in claims(text):
+        sentence = _normal(text[start:end])
+        fenced = text[:start].count("```") % 2 or "```" in text[start:end]
+        repeats = sentence in (said if len(sentence.split()) >= SHORTEST else said[-1:])
+        if fenced or not repeats:
+            kept.append(text[at:end])
+            said.append(sentence)
+        at = end
+    return "".join(kept) + (text[at:] if not text[at:].isspace() else "")
+
+
+def _normal(sentence: str) -> str:
+    return " ".join(re.sub(rf"^{LIST_NUMBER.pattern}\s*", "", sentence).casefold().split())

@@ -44,18 +44,20 @@ class Reader(BaseReader):
     ``order`` and what stands before the passages are not used). What a reranker of the same model with ``share`` set has prefilled is then
     not run again; the answer is the same, and the trace notes the tokens saved (``prefill_saved``).
 
-    Citations are found by comparing the answer with the passages (``readers.citations``), with the encoder ``embedder`` and the
-    threshold ``min_support``. An empty ranking gives an answer that says so, and the model is not asked.
+    Similar passages are found by comparing the answer with what was shown (``readers.citations``), with the encoder ``embedder`` and
+    the threshold ``min_support``; ``verifier`` judges whether they entail each sentence: ``lexical`` (rules, no model), ``nli:MODEL``,
+    ``lm:MODEL`` or None (``readers.verifiers``). What the model says twice stands once in the answer, as ``ending.without_repeats`` says
+    (what was streamed stays as it was). An empty ranking gives an answer that says so, and the model is not asked.
     """
 
     def __init__(
         self, lm: str = "smollm2", depth: Count = 10, budget: Count = 1024, max_new_tokens: Count = 128, order: Order = "best-last",
         temperature: Annotated[float, Field(ge=0)] = 0.0, top_p: Annotated[float, Field(gt=0, le=1)] = 1.0, seed: int = 0,
         system: str | None = SYSTEM, instruction: str = INSTRUCTION, embedder: str = "minilm", min_support: Share = MIN_SUPPORT,
-        stop: list[str] | None = None, mask: Mask = "causal", device: str | None = None,
+        stop: list[str] | None = None, mask: Mask = "causal", device: str | None = None, verifier: str | None = "lexical",
     ) -> None:
         self._set(depth=depth, budget=budget, order=order, system=system, instruction=instruction, embedder=embedder,
-                  min_support=min_support)
+                  min_support=min_support, verifier=verifier)
         self.lm = lm
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
@@ -72,7 +74,7 @@ class Reader(BaseReader):
         return self.temperature == 0
 
     def state(self) -> dict[str, Any]:
-        """The weights hash of the language model (tokenizer and chat template in it), and the citations' encoder."""
+        """The weights hash of the language model (tokenizer and chat template in it), the citations' encoder, and the verifier's model."""
         return {**super().state(), "lm": models.weights_hash(models.resolve(self.lm))}
 
     def check(self) -> Iterator[Problem]:
@@ -152,27 +154,28 @@ class Reader(BaseReader):
         frame = lm.frame(self.system)
         pieces = [lm.tokens(piece) for piece in prompt.pieces]
         ids = [*frame.prefix, *chain.from_iterable(pieces), *frame.suffix]
-        text = self._text(lm, ids, position)
+        text, finish = self._text(lm, ids, position)
         usage = Usage(len(ids), len(lm.tokens(text)))
         record(tokens_in=usage.prompt_tokens, tokens_out=usage.completion_tokens)
-        return self._answer(prompt, text, usage, sizes=[len(piece) for piece in pieces], before=len(frame.prefix))
+        return self._answer(prompt, text, usage, finish, sizes=[len(piece) for piece in pieces], before=len(frame.prefix))
 
     def _read_blocks(self, lm: LanguageModel, position: int, query: Query, ranking: Ranking, room: int) -> Answer:
         laid = blocks.lay_out(lm, FORM, query.text, self.instruction, ranking.top(self.depth).passages(), room)
         context, saved = blocks.prefilled(lm, laid, ranking)
-        text = self._text(lm, laid.suffix, position, context)
+        text, finish = self._text(lm, laid.suffix, position, context)
         usage = Usage(len(context.plan.ids) + len(laid.suffix), len(lm.tokens(text)))
         record(tokens_in=usage.prompt_tokens - saved, tokens_out=usage.completion_tokens, prefill_saved=saved)
-        return self._answer(laid.prompt, text, usage, sizes=laid.sizes, before=len(laid.prefix))
+        return self._answer(laid.prompt, text, usage, finish, sizes=laid.sizes, before=len(laid.prefix))
 
-    def _text(self, lm: LanguageModel, ids: list[int], position: int, context: Prefill | None = None) -> str:
+    def _text(self, lm: LanguageModel, ids: list[int], position: int, context: Prefill | None = None) -> tuple[str, str]:
+        """What the model wrote, and why it stopped, as in ``Answer.finish``."""
         guard = AnswerGuard(lambda piece: emit(Token(self.label, position, piece)), self.stop)
         try:
             generation = lm.generate(ids, context=context, max_new_tokens=self.max_new_tokens, temperature=self.temperature,
                                      top_p=self.top_p, seed=self.seed, on_text=guard)
-        except Ended:
-            return guard.text
-        return guard.finish(cut=generation.finish == "length")
+        except Ended as ended:
+            return guard.text, ended.finish
+        return guard.finish(cut=generation.finish == "length"), generation.finish
 
 
 def _size(lm: LanguageModel) -> Size:

@@ -34,7 +34,7 @@ class RemoteReader(BaseReader):
     token, chat template not counted). ``concurrency`` requests are under way at a time; each waits up to ``timeout`` seconds for
     the next piece of the answer, and is tried again up to ``retries`` times. ``parameters`` go into the request as they are, over
     those that the settings make (``{"max_tokens": None, "max_completion_tokens": 500}`` replaces one by another). Packing, order,
-    citations and what happens to an empty ranking are as in ``Reader``.
+    citations, ``verifier`` and what happens to repeated sentences and to an empty ranking are as in ``Reader``.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class RemoteReader(BaseReader):
         top_p: Annotated[float, Field(gt=0, le=1)] = 1.0, seed: int = 0, system: str | None = SYSTEM,
         instruction: str = INSTRUCTION, tokenizer: str | None = None, timeout: Annotated[float, Field(gt=0)] = 60.0,
         retries: Annotated[int, Field(ge=0)] = 4, concurrency: Count = 4, embedder: str = "minilm",
-        min_support: Share = MIN_SUPPORT, parameters: dict[str, Any] | None = None,
+        min_support: Share = MIN_SUPPORT, parameters: dict[str, Any] | None = None, verifier: str | None = "lexical",
     ) -> None:
         self._set(depth=depth, budget=budget, order=order, system=system, instruction=instruction, embedder=embedder,
-                  min_support=min_support)
+                  min_support=min_support, verifier=verifier)
         if base_url is not None:
             checked_url(base_url)
         self.model = model
@@ -139,7 +139,7 @@ class RemoteReader(BaseReader):
         sizes = [self._size(piece) for piece in prompt.pieces]
         usage = completion.usage or Usage(before + sum(sizes), self._size(completion.text))
         record(tokens_in=usage.prompt_tokens, tokens_out=usage.completion_tokens)
-        return self._answer(prompt, completion.text, usage, sizes=sizes, before=before)
+        return self._answer(prompt, completion.text, usage, completion.finish, sizes=sizes, before=before)
 
 
 def _estimate(text: str) -> int:

@@ -144,14 +144,27 @@ class LanguageModel:
             seen += ids
             if self._rotation.differ(at, end):  # as transformers does: all that is cached is turned for a shorter prompt
                 at, ids, cache = 0, seen, self._new_cache()
-            for chunk in _chunks(ids, PREFILL_CHUNK if self._in_chunks else len(ids)):
-                logits = self._next(chunk, at, cache, end)
-                at += len(chunk)
-            last: torch.Tensor = logits[0, -1].float().cpu()
-            return last
+            logits = self._logits_after(ids, at, cache, end)
+            at = end
+            return logits
 
         return decode(step, prompt, TextStream(self.vocabulary, on_text), sampler=sampler, max_new_tokens=max_new_tokens,
                       stop=self.vocabulary.stop)
+
+    def next_probabilities(self, prompt: Sequence[int]) -> NDArray[np.float32]:
+        """The probability of every token to come next after ``prompt``, float32 [vocabulary]. Raises ``BudgetError``, ``ConfigError``."""
+        if not prompt:
+            raise ConfigError("nothing can be continued", where=f"model {self.info.name!r}", hint="the prompt needs at least one token")
+        self._expect_to_fit(len(prompt), 1, "new token")
+        return self._logits_after(prompt, 0, self._new_cache(), len(prompt)).softmax(dim=-1).numpy()
+
+    def _logits_after(self, ids: Sequence[int], at: int, cache: Any, length: int) -> torch.Tensor:
+        """Of the token after ``ids``, which stand from position ``at`` on in a prompt of ``length``: float32 [vocabulary], on the CPU."""
+        for chunk in _chunks(ids, PREFILL_CHUNK if self._in_chunks else len(ids)):
+            logits = self._next(chunk, at, cache, length)
+            at += len(chunk)
+        last: torch.Tensor = logits[0, -1].float().cpu()
+        return last
 
     def _new_cache(self) -> Any:
         from transformers import DynamicCache

@@ -14,6 +14,7 @@ from regard.rag.documents import Answer, Batch, Citation, Context, Passage, Pass
 from regard.rag.graph import Edge, Graph, Node
 from regard.rag.markup import duration, setting, shorten, shorten_middle
 from regard.rag.trace import StageTrace, Trace
+from regard.rag.verification import SUPPORT_IS, described
 
 TEXT = "shutil.rmtree deletes an entire directory tree. The path must point to a directory."
 PASSAGES = [
@@ -37,8 +38,8 @@ def answer() -> Answer:
     text = "Use shutil.rmtree. It deletes the whole tree. It asks first."
     return Answer(
         text, (cite(PASSAGES[0], "shutil.rmtree deletes", 0.9), cite(PASSAGES[0], "deletes an entire directory tree.", 0.55)),
-        Context(tuple(PASSAGES), ((0, 20), (20, 200), (200, 210)), 300, 4), 0.48, Usage(300, 17),
-        (Sentence(0, 18, (0,)), Sentence(19, 45, (0, 1)), Sentence(46, 60)),
+        Context(tuple(PASSAGES), ((0, 20), (20, 200), (200, 210)), 300, 4), Usage(300, 17),
+        (Sentence(0, 18, (0,), 0.9), Sentence(19, 45, (0, 1), 0.2), Sentence(46, 60, (), 0.0)), "lexical", "length",
     )
 
 
@@ -114,11 +115,31 @@ def test_empty_ranking_answer_and_trace() -> None:
 
 def test_answer_marks_every_sentence() -> None:
     root = parse(answer_html(answer()))
-    assert [text_of(e) for e in by_class(root, "rg-yes")] == ["Use shutil.rmtree.", "It deletes the whole tree."]
-    assert [text_of(e) for e in by_class(root, "rg-no")] == ["It asks first."]
+    assert [text_of(e) for e in by_class(root, "rg-yes")] == ["Use shutil.rmtree."]
+    assert [text_of(e) for e in by_class(root, "rg-no")] == ["It deletes the whole tree.", "It asks first."]
     (told,) = by_class(root, "rg-answer")
-    assert text_of(told) == "Use shutil.rmtree.[1] It deletes the whole tree.[1][2] It asks first.unsupported"
-    assert "2 of 3 sentences supported · confidence 0.48 · 300 prompt + 17 answer tokens · 4 passages did not fit" in text_of(root)
+    assert text_of(told) == ("Use shutil.rmtree.[1] It deletes the whole tree.[1][2]not entailed It asks first.no similar passage"
+                             "cut: its tokens ran out")
+    facts = f"1 of 3 sentences entailed by what is cited · {described('lexical')} · 300 prompt + 17 answer tokens · 4 passages did not fit"
+    assert facts in text_of(root)
+    assert SUPPORT_IS in text_of(root)
+
+
+def test_similar_passages_without_a_verifier_are_no_verdict() -> None:
+    judged = answer()
+    unjudged = replace(judged, verifier=None, finish="stop", sentences=tuple(replace(s, probability=None) for s in judged.sentences))
+    root = parse(answer_html(unjudged))
+    assert not by_class(root, "rg-yes")
+    assert [text_of(e) for e in by_class(root, "rg-similar")] == ["Use shutil.rmtree.", "It deletes the whole tree."]
+    assert "2 of 3 sentences with a similar passage, not verified" in text_of(root)
+    for html in (answer_html(unjudged), answer_html(judged)):
+        assert not re.search(r"confidence|supported|supports", text_of(parse(html)))
+    assert "tokens ran out" not in text_of(root)
+
+
+def test_a_verifier_that_was_not_measured_says_so() -> None:
+    html = answer_html(replace(answer(), verifier="nli:some/model"))
+    assert "verifier nli:some/model (how often it is wrong was not measured)" in text_of(parse(html))
 
 
 def test_citation_marks_lead_to_their_source() -> None:
@@ -200,8 +221,8 @@ def test_any_text_gives_well_formed_html(text: str, data: st.DataObject) -> None
     ends = st.integers(0, len(text))
     spans = [sorted(data.draw(st.tuples(ends, ends))) for _ in range(3)]
     citations = tuple(Citation(text, text, 7 + a, 7 + b, text[a:b], 0.5) for a, b in spans)
-    sentences = tuple(Sentence(a, b, (i,)) for i, (a, b) in enumerate(spans))
-    html = answer_html(Answer(text, citations, Context((passage,), ((0, 1),), 1), 0.5, sentences=sentences))
+    sentences = tuple(Sentence(a, b, (i,), 0.25 * i) for i, (a, b) in enumerate(spans))
+    html = answer_html(Answer(text, citations, Context((passage,), ((0, 1),), 1), sentences=sentences, verifier=text, finish=text))
     parse(html)
     parse(ranking_html(Ranking.ranked([0], [1.0], "bm25", PassageList([passage]), stage=text)))
     html.encode("utf-8")  # a lone surrogate could not be written to a file

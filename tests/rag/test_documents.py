@@ -21,9 +21,19 @@ def test_flat_nouns_round_trip_through_json() -> None:
 def test_answer_round_trips_with_its_context_and_sentences() -> None:
     context = Context((STORE.passages([1])[0],), ((5, 9),), 30, 2)
     citation = Citation("p", "d", 0, 4, "text", 0.9)
-    answer = Answer("It does. Perhaps.", (citation,), context, 0.45, Usage(30, 5), (Sentence(0, 8, (0,)), Sentence(9, 17)))
+    sentences = (Sentence(0, 8, (0,), 0.9), Sentence(9, 17, (0,), 0.4), Sentence(18, 21, (), 0.0))
+    answer = Answer("It does. Perhaps. No.", (citation,), context, Usage(30, 5), sentences, "lexical", "length")
     assert Answer.from_dict(json.loads(json.dumps(answer.to_dict()))) == answer
-    assert answer.unsupported == ("Perhaps.",)
+    assert answer.truncated
+    assert answer.unsupported == ("Perhaps.", "No.")
+    assert answer.uncited == ("No.",)
+
+
+def test_without_a_verifier_nothing_is_unsupported() -> None:
+    answer = Answer("It does. Perhaps.", sentences=(Sentence(0, 8), Sentence(9, 17)))
+    assert [s.entailed for s in answer.sentences] == [None, None]
+    assert answer.unsupported == ()
+    assert answer.uncited == ("It does.", "Perhaps.")
 
 
 @pytest.mark.parametrize("text", ["", "  \n\t "])

@@ -10,6 +10,7 @@ from regard.rag.documents import Answer, Citation, Context, Passage, PassageList
 from regard.rag.graph import Edge, Graph, Node
 from regard.rag.report import ReportEntry, report_html, total
 from regard.rag.trace import StageTrace, Trace
+from regard.rag.verification import described
 
 GRAPH = Graph(
     (Node("query", "input"), Node("bm25", "BM25", {"k": 10}), Node("output:passages", "output")),
@@ -21,7 +22,8 @@ PASSAGE = Passage("p1", "d1", "rmtree deletes a tree. <script>alert(1)</script>"
 def entry(question: str, answered: bool = True, seconds: float = 0.25) -> ReportEntry:
     ranking = Ranking.ranked([0], [7.5], "bm25", PassageList([PASSAGE]), stage="bm25")
     citation = Citation("p1", "d1", 0, 22, "rmtree deletes a tree.", 0.8)
-    answer = Answer("Use rmtree.", (citation,), Context((PASSAGE,), ((0, 9),), 20), 0.8, sentences=(Sentence(0, 11, (0,)),))
+    answer = Answer("Use rmtree.", (citation,), Context((PASSAGE,), ((0, 9),), 20), sentences=(Sentence(0, 11, (0,), 0.75),),
+                    verifier="lexical", finish="length")
     trace = Trace([StageTrace("bm25", "BM25", 1, seconds, 0, 0, 1, peak_memory=10)], seconds)
     return ReportEntry(Query(question), ranking, answer if answered else None, trace)
 
@@ -43,7 +45,9 @@ def test_every_question_is_in_the_contents_and_has_its_section() -> None:
     assert "How do I delete a tree?" in sections["q1"]
     assert "bm25 #1 7.5" in sections["q1"]
     assert "Answer" in sections["q1"]
-    assert "1 of 1 sentence supported" in sections["q1"]
+    assert "1 of 1 sentence entailed by what is cited" in sections["q1"]
+    assert described("lexical") in sections["q1"]
+    assert "1 of 1 sentence entailed by what is cited · cut" in text_of(nav)
     assert "And <b>then</b>?" in sections["q2"]
     assert "Answer" not in sections["q2"]
     assert [mark.text for mark in root.iter("mark")] == ["rmtree deletes a tree."]

@@ -1,4 +1,4 @@
-"""Citations: spans that are exact, support that separates, and the bookkeeping, with the real encoder."""
+"""Citations: spans that are exact, support that separates, the verdicts, and the bookkeeping, with the real encoder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from regard.rag.documents import Passage
 from regard.rag.encoding import encoder
 from regard.rag.text import sentence_spans
-from regard.readers.citations import MIN_SUPPORT, cite, content_words
+from regard.readers.citations import MIN_SUPPORT, cite
+from regard.readers.lexical import LexicalVerifier
+from regard.readers.words import content_words
 
 DOCUMENT = (
     "Gustave Eiffel's company designed and built the tower. It was completed on 31 March 1889.\n\n"
@@ -49,16 +51,15 @@ def test_each_sentence_cites_the_span_that_supports_it(embed):
     assert cited.citations[banana.citations[0]].quote == "Bananas are rich in potassium."
     assert cat.citations == ()
     assert answer[cat.start:cat.end] == "My cat likes to sleep on the sofa."
-    assert 0 < cited.confidence < 2 / 3 + 0.01
 
 
-def test_another_number_is_not_supported(embed):
+def test_another_number_is_not_similar(embed):
     right, wrong = cite("The tower is 330 metres tall. The tower is 350 metres tall.", _passages(), embed).sentences
     assert right.citations
     assert not wrong.citations
 
 
-def test_another_function_is_not_supported(embed):
+def test_another_function_is_not_similar(embed):
     passages = [Passage("p", "d", "Recursively delete a directory tree.", 0, 36, "shutil.rmtree")]
     right, wrong = cite("Use `shutil.rmtree` to delete a directory tree. Use `os.rmdir` to delete a directory tree.", passages,
                         embed).sentences
@@ -96,11 +97,42 @@ def test_list_numbers_are_no_sentences_of_their_own(embed):
 
 def test_nothing_to_cite_with(embed):
     assert cite("", _passages(), embed) == cite("  ", _passages(), embed)
-    assert cite("", _passages(), embed).confidence is None
     without = cite("Something is claimed.", [], embed)
     assert without.citations == ()
-    assert without.confidence == 0.0
     assert len(without.sentences) == 1
+
+
+def test_a_sentence_is_judged_by_all_it_cites_with_titles_and_what_stands_before(embed):
+    asked = []
+
+    def entails(premises, hypotheses):
+        asked.extend(zip(premises, hypotheses, strict=True))
+        return np.linspace(0.2, 0.9, len(premises))
+
+    answer = "The tower is 330 metres tall. My cat likes to sleep on the sofa. Bananas are rich in potassium."
+    tall, cat, banana = cite(answer, _passages(), embed, entails=entails).sentences
+    assert [s.entailed for s in (tall, cat, banana)] == [False, False, True]
+    assert (tall.probability, cat.probability, banana.probability) == (0.2, 0.0, 0.9)
+    assert len(asked) == 2, "what cites nothing is not asked about, and all else at once"
+    lines = asked[0][0].split("\n")
+    assert asked[0][1] == "The tower is 330 metres tall."
+    assert {"Eiffel Tower", "The tower is 330 metres tall."} <= set(lines)
+    assert len(lines) == len(set(lines))
+    (repaint,) = cite("It is repainted every seven years.", _passages(), embed, entails=entails).sentences
+    assert repaint.citations
+    assert "The tower is 330 metres tall." in asked[-1][0].split("\n"), "what 'it' refers to"
+    assert [s.probability for s in cite(answer, _passages(), embed).sentences] == [None] * 3
+
+
+def test_nonsense_that_is_similar_is_not_entailed(embed):
+    """Similarity alone let such sentences pass: all of their words but one are about the passage."""
+    nonsense = "The life cycle of a flea lasts from two weeks to eight Moons of Jupiter."
+    passages = [Passage("p", "flea", "The life cycle of a flea lasts from two weeks to eight months.", 0, 62, "Fleas")]
+    cited = cite(nonsense, passages, embed, entails=LexicalVerifier().entails)
+    assert cited.citations[0].support > 0.7
+    assert cited.sentences[0].entailed is False
+    (right,) = cite("A flea's life cycle lasts two weeks to eight months.", passages, embed, entails=LexicalVerifier().entails).sentences
+    assert right.entailed
 
 
 def test_every_distinct_text_is_embedded_once():

@@ -6,6 +6,7 @@ import pytest
 from regard.rag import trace
 from regard.rag.documents import Answer, Batch, Passage, PassageList, Query, Ranking
 from regard.rag.errors import BudgetError, ConfigError, StageError
+from regard.rag.lm import Generation
 from regard.readers import Reader
 from regard.readers.base import NOTHING_FOUND
 from regard.readers.packing import shown
@@ -44,10 +45,46 @@ def test_a_question_is_answered_from_the_passages_and_cited(reader):
     for c in answer.citations:
         assert DOCUMENTS[c.document_id][c.start:c.end] == c.quote
     assert answer.citations[answer.sentences[0].citations[0]].document_id == "Eiffel Tower"
-    assert 0.5 < answer.confidence <= 1
+    assert answer.sentences[0].entailed
+    assert answer.verifier == "lexical"
+    assert answer.finish in ("stop", "repetition")
     assert answer.usage.prompt_tokens == entry.tokens_in
     assert 0 < answer.usage.completion_tokens == entry.tokens_out <= 32
     assert Answer.from_dict(answer.to_dict()) == answer
+
+
+def test_an_answer_that_its_budget_cuts_says_so():
+    stage = Reader(budget=200, max_new_tokens=5)
+    stage.open()
+    (answer,) = stage.run(Batch([TALL]), Batch([_ranking("Eiffel Tower")]))
+    stage.close()
+    assert answer.usage.completion_tokens == 5
+    assert answer.finish == "length"
+    assert answer.truncated
+
+
+def test_an_answer_that_a_stop_string_or_its_repetition_ends_is_not_cut(reader, monkeypatch):
+    def generate(text):
+        def written(*args, on_text, **settings):
+            on_text(text)
+            return Generation(text, 9, 9, "length")
+
+        return written
+
+    for said, text, finish in (("It is 330 m tall.\n\nIt", "It is 330 m tall.", "stop"),
+                               ("It is 330 m tall. Yes. It is 330 m tall. It", "It is 330 m tall. Yes.", "repetition")):
+        monkeypatch.setattr(reader, "stop", ["\n\n"])
+        monkeypatch.setattr(reader._lm, "generate", generate(said))
+        (answer,) = reader.run(Batch([TALL]), Batch([_ranking("Eiffel Tower")]))
+        assert (answer.text, answer.finish, answer.truncated) == (text, finish, False)
+
+
+def test_a_wrong_sentence_is_unsupported_though_it_is_cited(reader, monkeypatch):
+    text = "The Eiffel Tower is 330 metres tall. The Eiffel Tower in Rome was completed then."
+    monkeypatch.setattr(reader._lm, "generate", lambda *args, on_text, **kw: on_text(text) or Generation(text, 9, 9, "stop"))
+    (answer,) = reader.run(Batch([TALL]), Batch([_ranking("Eiffel Tower")]))
+    assert all(s.citations for s in answer.sentences)
+    assert answer.unsupported == ("The Eiffel Tower in Rome was completed then.",)
 
 
 def test_the_context_says_where_each_passage_stood(reader):
@@ -120,9 +157,10 @@ def test_problems_are_found_before_loading():
     (problem,) = Reader(budget=9000).check()
     assert "window" in problem.what
     assert "at most" in problem.hint
-    problems = list(Reader(lm="./nowhere.gguf", embedder="./nothing").check())
-    assert len(problems) == 2
-    for settings in ({"budget": 0}, {"order": "random"}, {"temperature": -1}, {"min_support": 2}, {"instruction": "Answer."}):
+    problems = list(Reader(lm="./nowhere.gguf", embedder="./nothing", verifier="nli:./none").check())
+    assert len(problems) == 3
+    for settings in ({"budget": 0}, {"order": "random"}, {"temperature": -1}, {"min_support": 2}, {"instruction": "Answer."},
+                     {"verifier": "magic"}, {"verifier": "nli:"}):
         with pytest.raises(ConfigError):
             Reader(**settings)
     with pytest.raises(StageError, match="not open"):
@@ -131,7 +169,12 @@ def test_problems_are_found_before_loading():
 
 def test_settings_and_state_are_plain():
     stage = Reader()
-    assert set(stage.state()) == {"smollm2", "minilm"}
+    assert set(stage.state()) == {"smollm2", "minilm", "verifier"}
     assert stage.deterministic
     assert stage.settings()["order"] == "best-last"
     assert stage.fingerprint() == Reader().fingerprint() != Reader(seed=1).fingerprint()
+    verifiers = [Reader(verifier=name) for name in ("lexical", None, "lm:smollm2")]
+    assert len({stage.fingerprint() for stage in verifiers}) == 3
+    assert [stage.state()["verifier"] for stage in verifiers[:2]] == [None, None]
+    assert verifiers[2].state()["verifier"] == verifiers[2].state()["smollm2"], "its weights' hash"
+    assert [stage.settings()["verifier"] for stage in verifiers] == ["lexical", None, "lm:smollm2"]

@@ -168,6 +168,27 @@ def test_an_answer_streams_and_is_cited(stub):
     assert stub.keys == [f"Bearer {KEY}"]
 
 
+def test_a_cut_answer_says_so_and_a_loop_stands_once(stub):
+    loop = "The Eiffel Tower is 330 metres tall. " * 3
+    stub.answers = [streams(_piece(loop), _piece("The Eiffel Tower is", "length"))]
+    (answer,), events, _ = _read(stub)
+    assert "".join(e.text for e in events) == loop + "The Eiffel Tower is", "the stream stays what it was"
+    assert answer.text == "The Eiffel Tower is 330 metres tall. The Eiffel Tower is"
+    assert answer.truncated
+    assert [answer.text[s.start:s.end] for s in answer.sentences] == ["The Eiffel Tower is 330 metres tall.", "The Eiffel Tower is"]
+    stub.answers = [GOOD]
+    stub.requests.clear()
+    (answer,), _, _ = _read(stub)
+    assert (answer.finish, answer.truncated, answer.verifier) == ("stop", False, "lexical")
+    assert answer.sentences[0].entailed
+
+
+def test_a_server_that_does_not_say_why_it_stopped(stub):
+    stub.answers = [streams(_piece("It is tall."))]
+    (answer,), _, _ = _read(stub, verifier=None)
+    assert (answer.finish, answer.truncated, answer.verifier) == (None, False, None)
+
+
 def test_non_ascii_text_arrives_whole(stub):
     stub.answers = [streams(_piece("Größe: 330 m — "), _piece("日本語 🗼"), _piece("", "stop"))]
     (answer,), events, _ = _read(stub)

@@ -1,0 +1,172 @@
+"""Verifiers by name: ``lexical`` (rules, no model), ``nli:MODEL`` (natural language inference), ``lm:MODEL`` (a language model asked)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..rag import models
+from ..rag.errors import ConfigError, MissingDependency, ModelNotFound, StageError, UnsupportedModel
+from ..rag.lm import LanguageModel
+from ..rag.models import ModelFiles
+from ..rag.packing import pack
+from ..rag.verification import Verifier
+from .lexical import LexicalVerifier
+
+_HINT = "verifiers: lexical, nli:MODEL (a classifier that knows entailment), lm:MODEL (a language model), or null for none"
+_BATCH_TOKENS = 4096
+_LONGEST = 512
+"""Tokens of a pair; a longer premise loses its end."""
+
+QUESTION = ("Text: {premise}\n\nStatement: {hypothesis}\n\nDoes the text say that the statement is true? Answer yes or no.")
+_YES, _NO = ("yes", "Yes", " yes", " Yes"), ("no", "No", " no", " No")
+
+
+def verifier(name: str, device: str | None = None) -> Verifier:
+    """The verifier ``name``, not opened. Raises ``ConfigError`` for a name of another form."""
+    kind, _, model = name.partition(":")
+    if name == LexicalVerifier.name:
+        return LexicalVerifier()
+    if kind == "nli" and model:
+        return NLIVerifier(model, device)
+    if kind == "lm" and model:
+        return LMVerifier(model, device)
+    raise ConfigError(f"there is no verifier {name!r}", where="verifier", hint=_HINT)
+
+
+class NLIVerifier:
+    """A sequence classifier trained on natural language inference (cross-encoder): the softmax probability of its label *entailment*.
+
+    The label's place is read from the model's own ``id2label``. ``model`` is a folder or a Hugging Face id; weights are read from
+    safetensors only.
+    """
+
+    def __init__(self, model: str, device: str | None = None) -> None:
+        self.model = model
+        self._device = device
+        self._loaded: tuple[Any, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        return f"nli:{self.model}"
+
+    def state(self) -> str:
+        """The model's weights hash."""
+        return models.weights_hash(_classifier(self.model))
+
+    def open(self) -> None:
+        """Raises ``ModelNotFound``, ``MissingDependency`` and, for a model without a label for entailment, ``UnsupportedModel``."""
+        files = _classifier(self.model)
+        self._loaded = models.acquire(self._key(files), lambda: _load(files, models.device(self._device)))
+
+    def close(self) -> None:
+        if self._loaded is not None:
+            self._loaded = None
+            models.release(self._key(_classifier(self.model)))
+
+    def entails(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float64]:
+        """float64 [n]; pairs of similar length share a forward pass."""
+        import torch
+
+        if self._loaded is None:
+            raise StageError("the verifier is not open", where=self.name, hint="call open() first")
+        model, tokenizer = self._loaded
+        entailment = _entailment(model.config, self.model)
+        limit = min(_LONGEST, tokenizer.model_max_length)
+        rows = [tokenizer(p, h, truncation="only_first", max_length=limit) for p, h in zip(premises, hypotheses, strict=True)]
+        found = np.zeros(len(rows), dtype=np.float64)
+        for group in pack([len(row["input_ids"]) for row in rows], _BATCH_TOKENS):
+            batch = tokenizer.pad([rows[i] for i in group], return_tensors="pt").to(model.device)
+            with torch.inference_mode():
+                logits = model(**batch).logits
+            found[group] = logits.float().softmax(dim=-1)[:, entailment].cpu().numpy()
+        return found
+
+    def _key(self, files: ModelFiles) -> tuple[str, str, str]:
+        return ("nli", files.path, models.device(self._device))
+
+
+def _classifier(name: str) -> ModelFiles:
+    files = models.resolve(name)
+    if files.kind in ("gguf", "onnx-encoder", "onnx-cross-encoder"):
+        raise UnsupportedModel(f"{name!r} is no sequence classifier but of the kind {files.kind}", where=files.path,
+                               hint="name a transformers model trained on natural language inference")
+    if find_spec("transformers") is None:
+        raise MissingDependency("transformers is not installed", where=name, hint="pip install transformers")
+    if files.local and not Path(files.path, "config.json").is_file():
+        raise ModelNotFound(f"there is no model in {name!r}: it has no config.json", where=files.path, hint="check the path")
+    return files
+
+
+def _load(files: ModelFiles, device: str) -> tuple[Any, Any]:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    try:
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            files.path, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(files.path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelNotFound(f"the classifier {files.name!r} cannot be loaded: {str(error).splitlines()[0]}", where=files.path,
+                            hint="name a folder with config.json, model.safetensors and tokenizer files, or a Hugging Face id") from error
+    if loaded["missing_keys"]:
+        raise UnsupportedModel(f"{files.name!r} has no trained classifier: its weights lack {sorted(loaded['missing_keys'])[0]}",
+                               where=files.path, hint="name a model trained on natural language inference")
+    _entailment(model.config, files.name)
+    return model.eval().to(device), tokenizer
+
+
+def _entailment(config: Any, name: str) -> int:
+    """The index of the label that means entailment."""
+    labels = {int(index): str(label).lower() for index, label in config.id2label.items()}
+    found = [index for index, label in labels.items() if label.startswith("entail")]
+    if len(found) != 1:
+        raise UnsupportedModel(f"the labels of {name!r} are {', '.join(labels.values())}: not one of them is entailment", where=name,
+                               hint="name a model trained on natural language inference, with its labels in config.json")
+    return found[0]
+
+
+class LMVerifier:
+    """A language model asked whether the premise says what the hypothesis states: P(yes) / (P(yes) + P(no)) of the answer's first token.
+
+    No text is generated. ``model`` is as in ``Reader.lm``, with which it is shared.
+    """
+
+    def __init__(self, model: str, device: str | None = None) -> None:
+        self.model = model
+        self._device = device
+        self._lm: LanguageModel | None = None
+
+    @property
+    def name(self) -> str:
+        return f"lm:{self.model}"
+
+    def state(self) -> str:
+        """The model's weights hash."""
+        return models.weights_hash(models.resolve(self.model))
+
+    def open(self) -> None:
+        self._lm = LanguageModel.acquire(self.model, device=self._device)
+
+    def close(self) -> None:
+        if self._lm is not None:
+            self._lm.release()
+            self._lm = None
+
+    def entails(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float64]:
+        """float64 [n], one prompt after the other. Raises ``BudgetError`` for a pair that does not fit the model's window."""
+        if self._lm is None:
+            raise StageError("the verifier is not open", where=self.name, hint="call open() first")
+        lm = self._lm
+        return np.array([_yes(lm, p, h) for p, h in zip(premises, hypotheses, strict=True)], dtype=np.float64)
+
+
+def _yes(lm: LanguageModel, premise: str, hypothesis: str) -> float:
+    frame = lm.frame()
+    likely = lm.next_probabilities([*frame.prefix, *lm.tokens(QUESTION.format(premise=premise, hypothesis=hypothesis)), *frame.suffix])
+    yes, no = (float(sum(likely[token] for token in {lm.tokens(word)[0] for word in words})) for words in (_YES, _NO))
+    return yes / (yes + no) if yes + no else 0.0
