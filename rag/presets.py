@@ -11,6 +11,8 @@ from .registry import open_store, stage_class
 
 CANDIDATES = 100
 RERANKED = 50
+CROSS_ENCODER_WEIGHT = 2
+"""Of the cross-encoder's scores beside the first stage's, both as z-scores."""
 READ = 2
 """Passages that the reader is shown: tried with 1, 2, 3 and 10, SmolLM2-135M answers from two best, from more it mixes them up."""
 
