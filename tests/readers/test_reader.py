@@ -131,7 +131,7 @@ def test_problems_are_found_before_loading():
 
 def test_settings_and_state_are_plain():
     stage = Reader()
-    assert set(stage.state()) == {"smollm2", "minilm"}
+    assert set(stage.state()) == {"lm", "embedder"}
     assert stage.deterministic
     assert stage.settings()["order"] == "best-last"
     assert stage.fingerprint() == Reader().fingerprint() != Reader(seed=1).fingerprint()

@@ -119,6 +119,6 @@ def test_a_pipeline_that_cannot_share_says_why(reranker, reader, why):
 
 def test_a_ranking_of_nothing_is_not_read(stages):
     _, reader = stages
-    answer, entry = read(reader, "Anything?", candidates().top(0))
+    answer, entry = read(reader, "Anything?", candidates()[:0])
     assert answer.text == NOTHING_FOUND
     assert entry.tokens_in == 0
