@@ -141,7 +141,7 @@ def test_no_passage_one_passage_and_a_repeated_one(opened):
     stage = opened()
     ranking = first_stage(TEXTS)
     twice = Ranking.ranked([1, 1], [2, 1], "bm25", ranking.store, stage="first")
-    empty, single, doubled = stage.run(Batch([QUERY] * 3), Batch([ranking.top(0), ranking.top(1), twice]))
+    empty, single, doubled = stage.run(Batch([QUERY] * 3), Batch([ranking[:0], ranking.top(1), twice]))
     assert len(empty) == 0
     assert empty.space == "attention-mass"
     assert len(single) == 1
