@@ -169,7 +169,7 @@ def test_problems_are_found_before_loading():
 
 def test_settings_and_state_are_plain():
     stage = Reader()
-    assert set(stage.state()) == {"smollm2", "minilm", "verifier"}
+    assert set(stage.state()) == {"lm", "embedder", "verifier"}
     assert stage.deterministic
     assert stage.settings()["order"] == "best-last"
     assert stage.fingerprint() == Reader().fingerprint() != Reader(seed=1).fingerprint()
