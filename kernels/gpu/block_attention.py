@@ -58,7 +58,7 @@ def attend_blocks(
     Row ``i`` of a tile is head ``i % GROUP`` of its token ``i // GROUP``.
     """
     kv_head = tl.program_id(1).to(tl.int64)
-    entry = tiles + tl.program_id(0) * 3
+    entry = tiles + tl.program_id(0).to(tl.int64) * 3
     block_start = tl.load(entry)
     block_stop = tl.load(entry + 1)
     first = tl.load(entry + 2)
@@ -69,7 +69,8 @@ def attend_blocks(
     lane = tl.arange(0, BLOCK_D)
     here = inside[:, None] & (lane < WIDTH)[None, :]
     head = kv_head * GROUP + row % GROUP
-    q = tl.load(query + (head * query_head + token * query_token)[:, None] + lane[None, :], mask=here, other=0.0).to(DOT)
+    place = token.to(tl.int64)
+    q = tl.load(query + (head * query_head + place * query_token)[:, None] + lane[None, :], mask=here, other=0.0).to(DOT)
     row_position = token
     if HAS_WINDOW:
         row_position = tl.load(row_positions + token, mask=inside, other=0)
@@ -101,7 +102,7 @@ def attend_blocks(
                                   top, total, mixed, row_position, row_positions, window,
                                   True, False, WIDTH, BLOCK_D, HAS_WINDOW, SOFTCAP, DOT, PRECISION)
     mixed = mixed / tl.where(total > 0, total, 1.0)[:, None]
-    tl.store(output + (head * output_head + token * output_token)[:, None] + lane[None, :], mixed.to(output.dtype.element_ty), mask=here)
+    tl.store(output + (head * output_head + place * output_token)[:, None] + lane[None, :], mixed.to(output.dtype.element_ty), mask=here)
 
 
 def block_attention(

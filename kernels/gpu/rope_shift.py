@@ -21,7 +21,7 @@ def gather_and_rotate(
     kv_head = tl.program_id(1).to(tl.int64)
     token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     inside = token < tokens
-    source = key + kv_head * key_head + (tl.load(index + token, mask=inside, other=0) * key_token)[:, None]
+    source = key + kv_head * key_head + (tl.load(index + token, mask=inside, other=0).to(tl.int64) * key_token)[:, None]
     target = moved + kv_head * moved_head + (token.to(tl.int64) * WIDTH)[:, None]
     if HALF > 0:
         lane = tl.arange(0, BLOCK_HALF)

@@ -3,6 +3,8 @@
 The context is cut in splits, which run side by side (flash decoding); the own keys are one more. Each program takes a tile of the stacked
 rows of one KV head, so that a key that was read serves its whole group of query heads. The splits' results are combined in their
 order: no atomics, the same bits every time. Scores are kept in base 2 (``log2(e)`` is folded into the scale).
+
+Indices are 32 bits wide and places in memory 64: a token's number times a stride may exceed 2^31 in a large or strided tensor.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ def scores_of(left, right, inner, outer, SOFTCAP: tl.constexpr, PRECISION: tl.co
 def load_rows(base, stacked, rows, stride_head, stride_row, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr, TOTAL, DOT: tl.constexpr):
     """The queries [BLOCK, BLOCK_D] of stacked rows, where ``base`` is at the first query head of their KV head."""
     lane = tl.arange(0, BLOCK_D)
-    place = (stacked // rows) * stride_head + (stacked % rows) * stride_row
+    place = (stacked // rows).to(tl.int64) * stride_head + (stacked % rows).to(tl.int64) * stride_row
     return tl.load(base + place[:, None] + lane[None, :], mask=(stacked < TOTAL)[:, None] & (lane < WIDTH)[None, :], other=0.0).to(DOT)
 
 
@@ -53,7 +55,7 @@ def load_tokens(base, tokens, end, stride_token, WIDTH: tl.constexpr, BLOCK_D: t
     """Keys or values [BLOCK, BLOCK_D] of ``tokens``, zero from ``end`` on."""
     lane = tl.arange(0, BLOCK_D)
     here = (tokens < end)[:, None] & (lane < WIDTH)[None, :]
-    return tl.load(base + tokens[:, None] * stride_token + lane[None, :], mask=here, other=0.0).to(DOT)
+    return tl.load(base + tokens.to(tl.int64)[:, None] * stride_token + lane[None, :], mask=here, other=0.0).to(DOT)
 
 
 @triton.jit
@@ -116,7 +118,7 @@ def partial_softmax(
                 tokens = start + tl.arange(0, BLOCK_N)
                 k = load_tokens(own_key + kv_head * own_key_head, tokens, own, own_key_token, WIDTH, BLOCK_D, DOT)
                 scores = scores_of(q, k, inner, outer, SOFTCAP, PRECISION)
-                seen = tl.load(visible + row[:, None] * own + tokens[None, :], mask=(tokens < own)[None, :], other=0) != 0
+                seen = tl.load(visible + row.to(tl.int64)[:, None] * own + tokens[None, :], mask=(tokens < own)[None, :], other=0) != 0
                 if HAS_WINDOW:
                     seen &= row_position[:, None] - tl.load(own_positions + tokens, mask=tokens < own, other=0)[None, :] < window
                 v = k

@@ -44,7 +44,7 @@ def bin_maxima(
     A score that is NaN counts as infinite: its bin is then among the best, where the second pass finds it.
     """
     query_tiles = tl.cdiv(query_count, BLOCK_Q)
-    query = (tl.program_id(0) % query_tiles) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    query = (tl.program_id(0) % query_tiles).to(tl.int64) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     tile = tl.program_id(0) // query_tiles
     row = tile.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     scores = tl.zeros([BLOCK_Q, BLOCK_N], tl.float32 if KIND == "floats" else tl.int32)
@@ -69,7 +69,7 @@ def bin_maxima(
     values = tl.where((row < row_count)[None, :], values, float("-inf"))
     best = tl.max(tl.reshape(values, [BLOCK_Q, BLOCK_N // BIN, BIN]), axis=2)
     place = tile * (BLOCK_N // BIN) + tl.arange(0, BLOCK_N // BIN)
-    tl.store(maxima + query.to(tl.int64)[:, None] * bins + place[None, :], best,
+    tl.store(maxima + query[:, None] * bins + place[None, :], best,
              mask=(query < query_count)[:, None] & (place < bins)[None, :])
 
 

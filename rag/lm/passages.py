@@ -29,10 +29,10 @@ LEAST_PASSAGE_TOKENS = 16
 """Passages are not cut shorter than this to fit the window."""
 
 TOKENS_A_WORD = 3
-"""Of a passage at shared positions, as many tokens stand in the prompt as this times ``max_words``. English has at most 2.4."""
+"""A passage at shared positions has room for ``max_words`` times so many. Of three English collections, the longest needs 2.4."""
 
 ROOM_FOR_QUERY = 512
-"""Tokens of the window that passages at shared positions leave to instruction and query, whatever the query."""
+"""Tokens of the window that passages at shared positions leave to instruction and query, however short these are."""
 
 _WORD = re.compile(r"\S+")
 

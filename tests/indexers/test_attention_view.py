@@ -29,6 +29,7 @@ from regard.rag import Batch, Document, Passage, PassageList, Query, Ranking
 from regard.rag.cli import app
 from regard.rag.doctor import examine
 from regard.rag.errors import (
+    BudgetError,
     ConfigError,
     FingerprintMismatch,
     IndexFormatError,
@@ -112,13 +113,13 @@ def ranking_of(store: LanceStore, rows: Sequence[int] | None = None) -> Ranking:
     return Ranking.ranked(chosen, -np.arange(len(chosen)), "bm25", store, stage="first")
 
 
-def reranked(ranking: Ranking, lm: str, cache: Path | None = None, **settings: Any) -> dict[int, float]:
+def reranked(ranking: Ranking, lm: str, cache: Path | None = None, query: Query = QUERY, **settings: Any) -> dict[int, float]:
     """The score of each row."""
     settings = {"policy": BlockICR(fusion=None), **settings}
     stage = AttentionReranker(lm, depth=100, device="cpu", cache=str(cache) if cache else "", **settings)
     stage.open()
     try:
-        result = stage.run(Batch([QUERY]), Batch([ranking]))[0]
+        result = stage.run(Batch([query]), Batch([ranking]))[0]
     finally:
         stage.close()
     return dict(zip(result.rows.tolist(), result.scores.tolist(), strict=True))
@@ -210,7 +211,7 @@ def test_other_families_and_every_kind_of_passage(family: str, facts: list[Docum
 
 def test_a_passage_that_does_not_fit_the_window_is_cut_and_counted(llama: str, tmp_path: Path) -> None:
     sentence = "A flea jumps over the dog again and again. "
-    store = indexed(tmp_path, [Document("long", sentence * 12), Document("short", "Fleas jump.")], f"attention:{llama}")
+    store = indexed(tmp_path, [Document("long", sentence * 12), Document("short", "Fleas jump.")], f"attention:{llama},bits=32")
     view = open_prefills(str(tmp_path), llama, Format(), 3)
     table = np.concatenate([shard.table for shard in view._shards])
     assert table[:, CUT].tolist() == [1, 0]
@@ -224,8 +225,11 @@ def test_a_passage_that_does_not_fit_the_window_is_cut_and_counted(llama: str, t
     finally:
         lm.release()
     with tracing(StageTrace("attention", "AttentionReranker")) as entry:
-        assert np.isfinite(list(reranked(ranking_of(store), llama, tmp_path).values())).all()
+        cached = reranked(ranking_of(store), llama, tmp_path)
     assert entry.notes["passages_cut"] == 1
+    assert difference(cached, reranked(ranking_of(store), llama)) < 1e-5  # cut alike when it is not stored
+    with pytest.raises(BudgetError, match=r"the query leaves \d+ tokens for a passage, and stored ones are longer"):
+        reranked(ranking_of(store), llama, tmp_path, query=Query("flea " * 150))
 
 
 def test_a_view_of_the_lower_layers_serves_only_these(llama: str, facts: list[Document], tmp_path: Path) -> None:
@@ -260,6 +264,19 @@ def test_what_was_made_otherwise_is_refused(llama: str, facts: list[Document], t
         reranked(ranking_of(revised), str(tmp_path / "revised"), revised.path)
     build_view(revised, view_specs(revised.path)[0], progress=False)
     assert difference(reranked(ranking_of(revised), str(tmp_path / "revised"), revised.path), reranked(ranking, other)) < 1e-5
+
+
+def test_a_view_in_an_older_format_is_refused_and_made_anew(
+    llama: str, facts: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It cut long passages elsewhere."""
+    with monkeypatch.context() as patch:
+        patch.setattr(attention_job, "FORMAT", attention_job.FORMAT - 1)
+        store = indexed(tmp_path, facts, f"attention:{llama},bits=32")
+    with pytest.raises(FingerprintMismatch, match="make it anew: regard index"):
+        reranked(ranking_of(store), llama, tmp_path)
+    build_view(store, view_specs(store.path)[0], progress=False)
+    assert difference(reranked(ranking_of(store), llama), reranked(ranking_of(store), llama, tmp_path)) < 1e-5
 
 
 def test_a_ranking_of_another_store_is_refused(llama: str, facts: list[Document], tmp_path: Path) -> None:
