@@ -16,16 +16,19 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from regard.rag.documents import Batch, Passage, PassageList, Query, Ranking
 from regard.rag.errors import BudgetError, ConfigError
 from regard.rag.lm import LanguageModel, gguf
 from regard.rag.lm.heads import HeadSet, chosen, published_heads
+from regard.rag.lm.passages import Prompt
 from regard.rag.models import resolve
 from regard.rag.trace import StageTrace, tracing
 from regard.rerankers import ICR, AttentionReranker, AttentionSorting, BlockICR, BlockRank, CoRe, LayerBand, QRHead
 from regard.rerankers.detect import detect_heads
-from regard.rerankers.policies import Policy
+from regard.rerankers.policies import Policy, Scored
 
 TEXTS = ["Bread is baked in an oven.", "A flea lives for about a hundred days, on cats mostly.", "The Eiffel Tower is in Paris.",
          "Fleas lay eggs, many of them."]
@@ -268,6 +271,8 @@ def test_blockrank_has_its_authors_layer_and_position(monkeypatch: pytest.Monkey
 def test_what_blockrank_cannot_do_is_refused(tiny: str) -> None:
     with pytest.raises(BudgetError, match="passages and the query do not fit"):
         reranked(tiny, BlockRank(position=100))
+    longest = reranked(tiny, BlockRank(position=300), [*TEXTS, "word " * 290])
+    assert len(longest.reading.tokens[4][0]) < 290 < len(reranked(tiny, BlockRank(), [*TEXTS, "word " * 290]).reading.tokens[4][0])
     for settings in ({"cache": "index"}, {"share": 2}):
         with pytest.raises(ConfigError, match="see each other or the query"):
             AttentionReranker(tiny, policy=BlockRank(), **settings)
@@ -333,6 +338,42 @@ def test_windows_rank_a_longer_list_as_the_published_loop_does(
             assert got[p] - got[first_of] == pytest.approx(score - base, abs=2e-4)
     assert sorted(result.reading.tokens) == list(range(len(MANY)))
     assert ["".join(t for t, _ in result.reading.pieces(p)).split("] ", 1)[1] for p in range(len(MANY))] == MANY
+
+
+class Scripted(ICR):
+    """Scores that depend on everything that a window shows, without a model."""
+
+    def _scored(self, lm: object, prompt: Prompt) -> Scored:
+        scores = np.zeros(len(prompt.spans), dtype=np.float32)
+        scores[prompt.context] = script(prompt.context)
+        return Scored(scores, np.array(prompt.context, dtype=np.float32), prompt)
+
+
+def script(shown: Sequence[int]) -> np.ndarray:
+    return np.random.default_rng(list(shown)).random(len(shown)).astype(np.float32)
+
+
+@given(n=st.integers(1, 40), size=st.integers(2, 12), step=st.integers(1, 12))
+def test_windows_of_any_size_and_step(n: int, size: int, step: int) -> None:
+    def lay(order: Sequence[int]) -> Prompt:
+        spans = [(order.index(p), order.index(p) + 1) if p in order else (0, 0) for p in range(n)]
+        return Prompt(list(order), [], spans, [[0]], "causal", "distinct")
+
+    step = min(step, size)
+    result = Scripted(window=size, stride=step).score(None, lay, n)
+    line, at, shown_last = list(range(n))[::-1], 0, {}
+    while True:  # as the published code has it: one list, sorted in place window by window
+        end = min(at + size, n)
+        paid = dict(zip(line[at:end], script(line[at:end]), strict=True))
+        shown_last |= {p: list(line[at:end]) for p in line[at:end]}
+        line[at:end] = sorted(line[at:end], key=paid.__getitem__)
+        if end == n:
+            break
+        at += step
+    assert np.argsort(-result.scores, kind="stable").tolist() == line[::-1]
+    for p, (start, stop) in enumerate(result.prompt.spans):  # what is shown of a passage is where its last window had it
+        assert result.prompt.ids[start:stop] == [p]
+        assert list(result.prompt.ids[start - shown_last[p].index(p):][:len(shown_last[p])]) == shown_last[p]
 
 
 def test_one_window_that_holds_all_is_no_window(tiny: str) -> None:
