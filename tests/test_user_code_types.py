@@ -1,4 +1,5 @@
-"""What a user's type checker says: right code passes mypy --strict, and each wrong line is refused where it stands."""
+"""What a user's type checker says: right code passes mypy --strict, as the README's and the notebook's does, and each wrong line is
+refused where it stands."""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
+import nbformat
 
-pytest.importorskip("mypy")
+ROOT = Path(__file__).resolve().parents[1]
 
 RIGHT = '''
 from collections.abc import Sequence
@@ -93,6 +94,12 @@ BM25("my-index", k="many")  # refused: a setting of another type
 '''
 
 
+def _notebook() -> str:
+    """The quickstart's code, but the cells that show how a mistake is refused."""
+    cells = nbformat.read(ROOT / "notebooks" / "quickstart.ipynb", as_version=4).cells
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "code" and "except " not in cell.source)
+
+
 def _packages(folder: Path) -> Path:
     """The folder under which mypy finds ``regard.*`` as it stands here, installed or not."""
     (folder / "regard").mkdir()
@@ -107,15 +114,18 @@ def _packages(folder: Path) -> Path:
 def test_right_code_passes_and_wrong_lines_are_refused(tmp_path: Path) -> None:
     (tmp_path / "right.py").write_text(RIGHT)
     (tmp_path / "wrong.py").write_text(WRONG)
+    (tmp_path / "readme.py").write_text("\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)))
+    (tmp_path / "quickstart.py").write_text(_notebook())
     (tmp_path / "mypy.ini").write_text("[mypy]\nstrict = true\n")
     # other libraries' types are left out: following numpy's and torch's takes ten times as long
     command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "--no-site-packages", "--ignore-missing-imports",
-               "--namespace-packages", "--explicit-package-bases", "--follow-imports=silent", "right.py", "wrong.py"]
+               "--namespace-packages", "--explicit-package-bases", "--follow-imports=silent",
+               "right.py", "wrong.py", "readme.py", "quickstart.py"]
     (tmp_path / "path").mkdir()
     done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(_packages(tmp_path / "path"))}, capture_output=True,
                           text=True, check=False)
     found = re.findall(r"^(\w+)\.py:(\d+): error", done.stdout, re.MULTILINE)
     assert done.stderr == ""
-    assert [place for place in found if place[0] == "right"] == [], done.stdout
+    assert [place for place in found if place[0] != "wrong"] == [], done.stdout
     wanted = {i for i, line in enumerate(WRONG.splitlines(), 1) if "# refused" in line}
     assert {int(line) for name, line in found if name == "wrong"} == wanted, done.stdout
