@@ -269,6 +269,8 @@ def test_the_class_its_version_and_the_name_move_it(name: str, world: World) -> 
     class Newer(kind):  # type: ignore[misc, valid-type]
         version: ClassVar[int] = kind.version + 1
 
+    for one in (Another, Newer):
+        one.__name__ = kind.__name__  # a stage without a name is called by its class
     Newer.__qualname__, Newer.__module__ = kind.__qualname__, kind.__module__
     stages = [kind(**settings), kind(**settings), Another(**settings), Newer(**settings)]
     stages[1].name = "else"  # a name stands in every hit's history
