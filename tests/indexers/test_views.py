@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,8 +13,9 @@ import pytest
 from regard.indexers import LanceStore, build_index
 from regard.indexers.filters import compile_filters
 from regard.indexers.views import build_view, open_view, parse_view, view_specs
+from regard.indexers.views.spec import ViewSpec
 from regard.rag import Document
-from regard.rag.errors import ConfigError, DimensionMismatch, IndexFormatError, IndexNotFound, QueryError, StageError
+from regard.rag.errors import ConfigError, DimensionMismatch, IndexFormatError, IndexNotFound, QueryError, StageError, StorageError
 
 
 @pytest.fixture
@@ -31,6 +34,48 @@ def test_names_of_views_round_trip_and_wrong_ones_are_refused() -> None:
     for name in ("hnsw", "faiss:flat,m=3", "faiss:hnsw,m=many"):
         with pytest.raises(ConfigError, match=r"views: bm25"):
             parse_view(name, "minilm")
+
+
+def test_folders_of_views_are_names_and_never_shared() -> None:
+    assert parse_view("bm25").slug == "bm25"
+    assert parse_view("faiss:flat", "minilm").slug == "faiss-flat-minilm"
+    names = ["org/model", "org-model", "ORG/model", "../model", ".model", "", "x" * 100, "x" * 101, "y" * 101, "modèle", "a b"]
+    slugs = [ViewSpec("faiss:hnsw", name).slug for name in names]
+    assert len(set(slugs)) == len(names)
+    for slug in slugs:
+        assert re.fullmatch(r"faiss-hnsw(-[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99})?", slug)
+    assert slugs[names.index("x" * 100)].endswith("-" + "x" * 100)
+    assert ViewSpec("faiss:hnsw", "/org/" + "m" * 30).slug == f"faiss-hnsw-org-{'m' * 30}-{hashed('/org/' + 'm' * 30)}"
+    assert ViewSpec("faiss:hnsw", "o/" + "m" * 90).slug == f"faiss-hnsw-{'m' * 40}-{hashed('o/' + 'm' * 90)}"
+
+
+def hashed(name: str) -> str:
+    return hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+
+
+def test_the_help_names_the_settings_with_their_defaults() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_view("nothing")
+    assert caught.value.hint is not None
+    forms = caught.value.hint.removeprefix("views: ").split("; ")[:-1]  # the last is attention's, whose default is its model's
+    assert len(forms) == 4
+    for form in forms:
+        kind, _, settings = form.partition("[,")
+        said = dict(setting.split("=") for setting in settings.rstrip("]").split(",") if setting)
+        defaults = parse_view(kind, "minilm").parameters
+        hidden = {"lists": 0.0} if kind == "faiss:ivf" else {}  # by the number of passages, which the help shows by an example
+        assert defaults == {name: float(value) for name, value in said.items()} | hidden
+
+
+def test_a_view_without_its_encoder_or_with_one_it_does_not_take() -> None:
+    with pytest.raises(ConfigError, match="faiss:flat needs a dense encoder"):
+        parse_view("faiss:flat")
+    assert parse_view("faiss:flat@mine", "minilm").encoder == "mine"
+    assert parse_view("bm25", "minilm").encoder == ""
+    spec = parse_view("faiss:ivf,probes=3@x")
+    assert (spec.dense, spec.parameters, str(spec)) == (True, {"lists": 0, "probes": 3}, "faiss:ivf,probes=3@x")
+    assert not parse_view("bm25").dense
+    assert [parse_view(f"attention:smollm2,last={last}").layers for last in (0, 29)] == [1, 30]
 
 
 def test_flat_search_is_exact(built: tuple[Path, Any]) -> None:
@@ -136,6 +181,41 @@ def test_every_passage_is_found_by_its_own_vector_after_the_corpus_changed(built
         assert scores == pytest.approx(1, abs=1e-5)
     rows, _ = open_view(store, parse_view("bm25")).search(texts, 1)
     assert rows[:, 0].tolist() == store.rows.tolist()
+
+
+def test_a_view_of_another_dataset_is_not_taken_for_this_ones(built: tuple[Path, Any], tmp_path_factory: Any) -> None:
+    """An index that was deleted and made again in its place has the same version numbers."""
+    path, encoder = built
+    other = tmp_path_factory.mktemp("other")
+    build_index([Document(f"d{i}", f"common other{i}", metadata={"i": i}) for i in range(300)], other, encoder=encoder, chunker="whole",
+                progress=False, views=["faiss:flat", "bm25"])
+    shutil.rmtree(other / "views")
+    shutil.copytree(path / "views", other / "views")
+    store = LanceStore(other)
+    assert store.version == LanceStore(path).version
+    assert open_view(store, parse_view("bm25")).search(["other7", "word7"], 1)[0].tolist() == [[7], [-1]]
+    rows, scores = open_view(store, parse_view("faiss:flat@hash_encoder")).search(encoder.encode_queries(["common other7"]), 1)
+    assert (rows.tolist(), scores.tolist()) == ([[7]], [[pytest.approx(1, abs=1e-5)]])
+
+
+def test_a_view_that_cannot_be_written_leaves_what_was_there(built: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = built
+    store = LanceStore(path)
+    before = sorted(f.relative_to(path) for f in (path / "views").rglob("*"))
+
+    def full(self: Any, folder: Path) -> None:
+        (folder / "half").write_text("written")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("regard.indexers.views.bm25_view.BM25View.save", full)
+    with pytest.raises(StorageError, match="bm25,k1=2 cannot be written"):
+        build_view(store, parse_view("bm25,k1=2"))
+    assert sorted(f.relative_to(path) for f in (path / "views").rglob("*")) == before
+    assert open_view(store, parse_view("bm25")).search(["unique3"], 1)[0].tolist() == [[3]]
+    monkeypatch.undo()
+    build_view(store, parse_view("bm25,k1=2"))  # over the view of the same version that is there
+    assert [str(spec) for spec in view_specs(path) if not spec.dense] == ["bm25,k1=2"]
+    assert sorted(f.relative_to(path) for f in (path / "views").rglob("*")) == before
 
 
 def test_a_missing_view_names_what_is_there_and_a_damaged_one_is_named(built: tuple[Path, Any], hash_encoder: Any, tmp_path: Path) -> None:

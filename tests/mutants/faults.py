@@ -26,7 +26,7 @@ def alternatives(node: ast.AST) -> Iterator[ast.AST]:
         case ast.Compare(left, ops, right):
             for i, op in enumerate(ops):
                 yield ast.Compare(left, [*ops[:i], swapped(op), *ops[i + 1:]], right)
-        case ast.BinOp(left, op, right) if type(op) in SWAPPED:
+        case ast.BinOp(left, op, right) if type(op) in SWAPPED and not (_text(left) or _text(right)):
             yield ast.BinOp(left, swapped(op), right)
         case ast.BoolOp(op, values):
             yield ast.BoolOp(swapped(op), values)
@@ -47,7 +47,7 @@ def alternatives(node: ast.AST) -> Iterator[ast.AST]:
                 yield ast.Slice(lower, ast.BinOp(upper, ast.Add(), ast.Constant(1)), step)
             if lower and not isinstance(lower, ast.Constant):
                 yield ast.Slice(ast.BinOp(lower, ast.Add(), ast.Constant(1)), upper, step)
-        case ast.Return(value) if value and not (isinstance(value, ast.Constant) and value.value is None):
+        case ast.Return(value) if value and not isinstance(value, ast.Constant):
             yield ast.Return(ast.Constant(None))
         case ast.Expr(ast.Call(func)) if not ast.unparse(func).startswith("log."):
             yield ast.Pass()
@@ -66,6 +66,11 @@ def alternatives(node: ast.AST) -> Iterator[ast.AST]:
         case ast.comprehension(target, source, conditions, is_async):
             for condition in conditions:
                 yield ast.comprehension(target, source, [other for other in conditions if other is not condition], is_async)
+
+
+def _text(node: ast.AST) -> bool:
+    """Strings take only "+", and paths only "/": any other operator would fail at once."""
+    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
 
 
 @dataclass(frozen=True, slots=True)
