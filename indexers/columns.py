@@ -115,8 +115,9 @@ def _encode_rest(writer: StoreWriter, one: Encoder, pending: _Pending, pace: Pac
             start = 0
             while start < len(texts):
                 block = texts[start:start + pace.block]
-                with pace.encoding(len(block)):
-                    waiting.append(checked_vectors(one, block))
+                began = pace.now()
+                waiting.append(checked_vectors(one, block))
+                pace.encoded(len(block), pace.now() - began)
                 start += len(block)
                 advance(len(block), "")
                 if sum(map(len, waiting)) >= _BLOCK or pace.due:

@@ -140,7 +140,7 @@ def build_index(
             for name, one in encoders.items():
                 encode_existing(writer, name, one, progress=progress, commit_seconds=commit_seconds)
             with progress_bar("indexing", total, "documents", enabled=progress) as advance, closing(Sources(path)) as places:
-                job = _Job(writer, splitter, encoders, report, skip, places, shard_passages, Pace(commit_seconds))
+                job = _Job(writer, splitter, encoders, report, skip, places, shard_passages, commit_seconds)
                 job.run(documents, advance)
                 job.look_for_vanished([source_name(name) for name in names], left_out)
             store = LanceStore(path)
@@ -178,7 +178,7 @@ class _Job:
 
     def __init__(
         self, writer: StoreWriter, chunker: Chunker, encoders: dict[str, Encoder], report: IndexReport, skip: Callable[[Skip], None],
-        places: Sources, shard_passages: int, pace: Pace,
+        places: Sources, shard_passages: int, commit_seconds: float,
     ) -> None:
         self.writer = writer
         self.chunker = chunker
@@ -187,7 +187,7 @@ class _Job:
         self.skip = skip
         self.places = places
         self.shard_passages = shard_passages
-        self.pace = pace
+        self.pace = Pace(commit_seconds)
         self.stored = _stored_documents(writer)
         self.seen = SeenDocuments()
         self.next_row = writer.next_row()
@@ -264,25 +264,25 @@ class _Job:
 
     def _encode_block(self) -> None:
         block, self.block = self.block, Shard()
-        each = self.waiting // max(1, len(self.encoders))
-        start = time.perf_counter()
-        with self.pace.encoding(len(block)):
-            block.vectors = {name: self._encode(name, one, block, each) for name, one in self.encoders.items()}
-        self.report.encode_seconds += time.perf_counter() - start
         if block:
+            start, before, ways = self.pace.now(), self.report.encoded, len(self.encoders)
+            block.vectors = {name: self._encode(name, one, block, self.waiting // ways) for name, one in self.encoders.items()}
+            seconds, texts = self.pace.now() - start, self.report.encoded - before
+            self.report.encode_seconds += seconds
+            self.pace.encoded(texts // ways if ways else len(block), seconds)
             self.encoded.append(block)
         self._done(self.waiting)
 
     def _commit(self) -> None:
         """Commit the encoded blocks. They are let go of first: whatever happens, nothing is written twice."""
         shard, self.encoded, self.known = joined(self.encoded), [], {}
-        self.places.commit()
         if len(shard):
             self.writer.commit(shard, self.next_row)
             self.next_row += len(shard)
             self.report.passages += len(shard)
         elif shard.replaced:
             self.writer.delete(shard.replaced)
+        self.places.commit()
         self.pace.restart()
 
     def _encode(self, name: str, one: Encoder, block: Shard, documents: int) -> Vectors:

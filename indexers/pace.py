@@ -4,8 +4,6 @@ shard nor with the model's slowness."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 COMMIT_SECONDS = 30.0
 ENCODED_AT_ONCE = 256
@@ -32,23 +30,25 @@ class Pace:
         self._expected = 0.0  # seconds that the next block will take
         self.restart()
 
+    def now(self) -> float:
+        """Seconds on the clock that this goes by."""
+        return clock()
+
     def restart(self) -> None:
         """There is nothing to commit any more; work begins now."""
-        self._since = clock()
+        self._since = self.now()
 
     @property
     def due(self) -> bool:
         """Whether to commit now, lest the next block make it too late."""
-        return clock() - self._since + self._expected >= self.seconds
+        return self.now() - self._since + self._expected >= self.seconds
 
-    @contextmanager
-    def encoding(self, passages: int) -> Iterator[None]:
-        """Around the encoding of a block; sets the size of the next one."""
-        start = clock()
-        yield
-        each = (clock() - start) / max(passages, 1)
-        self.block = next(self._probes, 0) or self._affordable(each)
-        self._expected = self.block * each
+    def encoded(self, texts: int, seconds: float) -> None:
+        """A block was encoded, ``texts`` of it anew, in so many seconds; sets the size of the next one."""
+        if texts:  # else everything was known, which says nothing of the encoder
+            each = seconds / texts
+            self.block = next(self._probes, 0) or self._affordable(each)
+            self._expected = self.block * each
 
     def _affordable(self, each: float) -> int:
         """The largest power of two up to 256 of passages, at ``each`` seconds, that is encoded in time."""

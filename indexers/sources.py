@@ -60,7 +60,8 @@ class Sources:
 
     def commit(self) -> None:
         with self._errors():
-            self._database.execute("COMMIT")
+            if self._database.in_transaction:  # not where an interrupt came between the two
+                self._database.execute("COMMIT")
             self._database.execute("BEGIN")
 
     def close(self) -> None:

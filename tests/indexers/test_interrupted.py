@@ -154,8 +154,9 @@ def test_blocks_are_powers_of_two_that_fit_the_time(blocks: list[tuple[float, in
         one = Pace(30.0)
         assert one.block == 16
         for number, (each, passages) in enumerate(blocks):
-            with one.encoding(passages):
-                clock.now += each * passages
+            clock.now += each * passages
+            one.encoded(passages, each * passages)
+            one.encoded(0, 9.0)  # a block of which everything was known
             if number == 0:
                 assert one.block == 48
             else:
@@ -187,6 +188,20 @@ def test_an_added_encoder_is_kept_every_thirty_seconds(tmp_path: Path, clock: Cl
     store = LanceStore(tmp_path)
     expected = hash_encoder(4).encode_passages([p.full_text for p in store.passages(store.rows)])
     assert np.array_equal(np.concatenate([*store.vectors("hash_encoder")]), expected)
+
+
+def test_what_is_known_says_nothing_of_the_encoders_speed(
+    tmp_path: Path, clock: Clock, commits: list[tuple[float, int]], hash_encoder: Any,
+) -> None:
+    """A block of vectors that the store has takes no time; the next one is no larger for that."""
+    _build(_documents(400), tmp_path, _slow(hash_encoder, clock, 0.5), views=[])
+    del commits[:]
+    begun, encoder = clock.now, _slow(hash_encoder, clock, 0.5)
+    retitled = [Document(d.id, d.text, metadata={"edited": True}) for d in _documents(200)]
+    report = _build([*retitled, *(Document(f"n{i}", f"new text {i}") for i in range(200))], tmp_path, encoder, views=[])
+    assert (report.reused, report.encoded) == (200, 200)
+    times = [begun, *(when for when, _ in commits)]
+    assert max(b - a for a, b in pairwise(times)) <= 30
 
 
 # -- Ctrl-C -----------------------------------------------------------------------------
