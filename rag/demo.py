@@ -28,7 +28,7 @@ def run_demo(out: Path, questions: list[str] | None = None) -> Path:
     index = out / "index"
     console.print("[bold]1. Index[/bold] the docstrings of the Python that runs this (again: nothing is encoded twice)")
     show_report(load("regard.jobs", "index")("python:", index))
-    console.print("\n[bold]2. Ask[/bold] BM25 + dense, fused, reranked by a cross-encoder, read by SmolLM2-135M\n")
+    console.print("\n[bold]2. Ask[/bold] BM25, dense retrieval and a cross-encoder, fused, read by SmolLM2-135M\n")
     with default_pipeline(index) as pipeline:
         entries = [_ask(pipeline, question) for question in questions or QUESTIONS]
         report = out / "report.html"
