@@ -89,7 +89,7 @@ def search(
     filter: Filters = None,
     as_json: Json = False,
 ) -> None:
-    """Rank passages: BM25 and dense, fused, reranked by a cross-encoder, unless --pipeline says otherwise."""
+    """Rank passages: BM25, dense retrieval and a cross-encoder, fused, unless --pipeline says otherwise."""
     from .documents import Ranking
     from .terminal import ranking_json, show_ranking
 

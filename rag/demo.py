@@ -49,7 +49,7 @@ def run_demo(out: Path, questions: list[str] | None = None, *, quiet: bool = Fal
     indexed = load("regard.jobs", "index")("python:", index)
     if not quiet:
         show_report(indexed)
-    console.print("\n[bold]2. Ask[/bold] BM25 + dense, fused, reranked by a cross-encoder, read by SmolLM2-135M\n")
+    console.print("\n[bold]2. Ask[/bold] BM25, dense retrieval and a cross-encoder, fused, read by SmolLM2-135M\n")
     with default_pipeline(index) as pipeline:
         entries = [_ask(pipeline, question, console) for question in questions or QUESTIONS]
         report.write_text(report_html("Regard demo", pipeline.graph(), entries), encoding="utf-8")

@@ -58,15 +58,16 @@ def scores(name: str, cache: Path, scored_only: bool) -> Scores:
     kept = cache / f"{name}.logits.jsonl"
     queries = [q for q in folder.queries if not scored_only or q.id in read(kept)]
     p = Pipeline(name)
-    query = p.input(Query)
-    bm25, dense = p.add(BM25(index, k=CANDIDATES), query), p.add(Dense(index, k=CANDIDATES), query)
+    asked = p.input(Query)
+    bm25, dense = p.add(BM25(index, k=CANDIDATES), asked), p.add(Dense(index, k=CANDIDATES), asked)
     p.output(bm25=bm25, dense=dense, **{method: p.add(Fuse(method, k=CANDIDATES), bm25, dense) for method in ("rrf", "zscore", "minmax")})
     with p:
         first = dict(p.run(queries))
     score(queries, [first[method] for method in FIRST], kept)
     logits = read(kept)
     for method in FIRST:
-        first[f"{method} > ce"] = Batch(reread(ranking.top(RERANKED), logits[q.id]) for q, ranking in zip(queries, first[method], strict=True))
+        pairs = zip(queries, first[method], strict=True)
+        first[f"{method} > ce"] = Batch(reread(ranking.top(RERANKED), logits[query.id]) for query, ranking in pairs)
     made = {**first, **{label: fuse() for label, fuse in fusions(first).items()}}
     judged = replace(folder, queries=queries, qrels={q.id: folder.qrels[q.id] for q in queries if q.id in folder.qrels})
     return {label: ndcg(judged, rankings) for label, rankings in made.items()}

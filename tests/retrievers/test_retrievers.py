@@ -154,7 +154,39 @@ def test_check_refuses_rankings_of_two_indexes(tmp_path: Path, facts: list[Docum
 
 def test_an_index_without_vectors_gets_a_lexical_default_pipeline(tmp_path: Path, facts: list[Document]) -> None:
     build_index(facts, tmp_path, encoder=None, chunker="whole", progress=False)
-    assert [n.kind for n in default_pipeline(tmp_path, answer=False).graph().nodes] == ["input", "BM25", "CrossEncoder", "output"]
+    assert _wiring(default_pipeline(tmp_path, answer=False)) == {"bm25": ["query"], "crossencoder": ["query", "bm25"]}
+
+
+def _wiring(p: Pipeline) -> dict[str, list[str]]:
+    return {name: [source for source, _ in node.sources] for name, node in p.nodes.items()}
+
+
+def test_the_default_pipeline_is_the_one_that_was_measured(facts_index: Path) -> None:
+    """What ``tests/benchmarks/bench_default.py`` chose: changing it is a measurement, not an edit."""
+    pipeline = default_pipeline(facts_index)
+    assert _wiring(pipeline) == {
+        "bm25": ["query"], "dense": ["query"], "fuse": ["bm25", "dense"], "crossencoder": ["query", "fuse"],
+        "ranked": ["crossencoder", "fuse"], "reader": ["query", "ranked"]}
+    settings = {name: node.stage.settings() for name, node in pipeline.nodes.items()}
+    assert [settings[name]["k"] for name in ("bm25", "dense", "fuse", "ranked")] == [100] * 4
+    assert (settings["fuse"]["method"], settings["fuse"]["weights"]) == ("zscore", None)
+    assert (settings["ranked"]["method"], settings["ranked"]["weights"]) == ("zscore", [2.0, 1.0])
+    assert (settings["crossencoder"]["model"], settings["crossencoder"]["depth"]) == ("minilm-cross-encoder", 50)
+
+
+def test_the_default_pipeline_adds_up_what_its_stages_say(facts_index: Path) -> None:
+    """Twice the cross-encoder's z-score and once the first stage's; each hit tells every stage that touched it."""
+    pipeline = default_pipeline(facts_index, answer=False)
+    with pipeline:
+        (ranking,) = pipeline.run([Query("how long does a flea live")]).passages
+    steps = {step.stage: step for step in ranking.steps}
+    assert list(steps)[-3:] == ["fuse", "crossencoder", "ranked"]
+    assert {"bm25", "dense"} <= steps.keys()
+    assert (steps["fuse"].ranks > 0).all()
+    assert (steps["crossencoder"].ranks > 0).all()  # the index has fewer than 50 passages
+    z = {name: (scores - scores.mean()) / scores.std() for name in ("fuse", "crossencoder")
+         for scores in [steps[name].scores.astype(np.float64)]}
+    assert np.allclose(ranking.scores, 2 * z["crossencoder"] + z["fuse"], atol=1e-5)
 
 
 # -- fusion and parents -----------------------------------------------------------------
@@ -215,6 +247,20 @@ def test_a_step_that_did_not_rank_a_hit_in_one_ranking_keeps_its_rank_from_anoth
         ranked = {hit.passage.id: {t.stage: (t.rank, t.score) for t in hit.history if t.stage in ("bm25", "dense")} for hit in fused}
         assert ranked == {"p1": {"bm25": (1, 9.0)}, "p2": {"bm25": (2, 8.0)}, "p3": {"bm25": (3, 7.0), "dense": (1, 5.0)},
                           "p4": {"dense": (2, 4.0)}}
+
+
+def test_a_reranking_of_the_best_fused_with_the_whole_ranking() -> None:
+    """What the reranker did not read counts as the least that it read, and has no step of it."""
+    first = _ranking([1, 2, 3, 4], [4, 3, 2, -5], "bm25")
+    reread = first.top(3).rescore([0, 5, 1], "logit", stage="ce")
+    fused = _fuse(Fuse("zscore", [2, 1]), reread, first)
+    ce, bm25 = np.array([0, 5, 1, 0]), np.array([4, 3, 2, -5])
+    z = 2 * (ce - np.mean([0, 5, 1])) / np.std([0, 5, 1]) + (bm25 - bm25.mean()) / bm25.std()
+    assert dict(zip(fused.rows.tolist(), fused.scores.tolist(), strict=True)) == pytest.approx(
+        dict(zip([1, 2, 3, 4], z, strict=True)), abs=1e-6)
+    assert {p.rank: [(t.stage, t.rank) for t in p.history] for p in fused} == {
+        1: [("bm25", 2), ("ce", 1), ("Fuse", 1)], 2: [("bm25", 3), ("ce", 2), ("Fuse", 2)],
+        3: [("bm25", 1), ("ce", 3), ("Fuse", 3)], 4: [("bm25", 4), ("Fuse", 4)]}
 
 
 def test_wrong_weights_and_mixed_stores_are_refused() -> None:
