@@ -313,18 +313,23 @@ def test_many_write_one_verdict(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["one.json"]
 
 
-def test_a_model_writes_the_same_while_it_is_probed(tmp_path):
-    """The probe narrows the model's windows for a while."""
+def test_a_model_writes_the_same_while_it_is_probed(tmp_path, monkeypatch):
+    """The probe narrows the model's windows for a while: what is written meanwhile has to wait."""
     lm = probed(configuration("mistral"), tmp_path)
     wanted = lm.generate(IDS[:CONTEXT], max_new_tokens=8)
     found = []
-    thread = threading.Thread(target=lambda: [found.append(lm.generate(IDS[:CONTEXT], max_new_tokens=8)) for _ in range(6)])
-    thread.start()
-    while thread.is_alive():
-        lm._verdict = None
-        lm._expect_to_look()
-    thread.join()
-    assert found == [wanted] * 6
+    writer = threading.Thread(target=lambda: found.append(lm.generate(IDS[:CONTEXT], max_new_tokens=8)))
+    real = probe._by_engine
+
+    def slow(*args):
+        writer.start()
+        writer.join(timeout=0.3)
+        return real(*args)
+
+    monkeypatch.setattr(probe, "_by_engine", slow)
+    assert lm.prefill(IDS).complete
+    writer.join()
+    assert found == [wanted]
     assert lm.sliding_window == WINDOW
     lm.release()
 
