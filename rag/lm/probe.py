@@ -80,7 +80,7 @@ def examine(info: LanguageModelInfo, model: Any, look: Look) -> Verdict:
             raise UnsupportedModel(f"it has layers of {', '.join(other)}")
         _expect_plain_attention(info, model, look)
         for positions, window in _layouts(info, model):
-            with _windows_of(model, window):
+            with _windows_of(model, info.window, window):
                 difference = max(difference or 0.0, _difference(info, model, look, positions))
     except UnsupportedModel as error:
         return Verdict(error.what, difference)
@@ -227,10 +227,11 @@ def _random_tokens(model: Any, n: int) -> list[int]:
 
 
 @contextmanager
-def _windows_of(model: Any, size: int) -> Iterator[None]:
-    """Every sliding window of ``model``, in its configuration and its modules, is ``size`` tokens inside."""
+def _windows_of(model: Any, most: int, size: int) -> Iterator[None]:
+    """Every sliding window of ``model`` below ``most``, in its configuration and its modules, is ``size`` tokens inside."""
     holders: dict[int, Any] = {id(holder): holder for module in model.modules() for holder in (module, getattr(module, "config", None))}
-    found = [(holder, holder.sliding_window) for holder in holders.values() if isinstance(getattr(holder, "sliding_window", None), int)]
+    found = [(holder, holder.sliding_window) for holder in holders.values()
+             if isinstance(getattr(holder, "sliding_window", None), int) and holder.sliding_window < most]
     try:
         for holder, _ in found:
             holder.sliding_window = size

@@ -8,16 +8,20 @@ import logging
 import sys
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from regard.rag import models
 from regard.rag.errors import BudgetError, UnsupportedModel
 from regard.rag.lm import LanguageModel, engine, probe
 from regard.rag.lm.prefill import PrefillPass
 from regard.rag.lm.suffixes import MassPass
+from regard.readers import Reader
+from regard.rerankers import AttentionReranker
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
@@ -46,13 +50,15 @@ SERVED = {
     "llama": {}, "mistral": {}, "qwen2": {}, "qwen3": {}, "qwen3_moe": {}, "gemma2": {}, "gemma3_text": {}, "phi3": {}, "gpt2": {},
     "stablelm": {}, "nemotron": {}, "afmoe": {}, "jetmoe": {}, "smollm3": {},
     "apertus": {}, "arcee": {}, "aria_text": {}, "biogpt": {}, "bitnet": {}, "cohere": {}, "cohere2": {}, "ctrl": {}, "cwm": {},
-    "doge": {}, "dots1": {}, "ernie4_5": {}, "ernie4_5_moe": {}, "exaone4": {}, "exaone_moe": {}, "flex_olmo": {}, "gemma": {},
+    "doge": {"sliding_window": None}, "dots1": {}, "ernie4_5": {}, "ernie4_5_moe": {}, "exaone4": {}, "exaone_moe": {}, "flex_olmo": {},
+    "gemma": {},
     "gemma3n_text": {"num_kv_shared_layers": 0, "layer_types": ["sliding_attention", "full_attention"], "altup_num_inputs": 2,
                      "laurel_rank": 8},
     "glm": {}, "glm4": {}, "glm4_moe": {}, "gpt_bigcode": {}, "gpt_neox": {}, "granite": {}, "granitemoe": {}, "granitemoeshared": {},
     "helium": {}, "hunyuan_v1_dense": {}, "hunyuan_v1_moe": {}, "hyperclovax": {}, "internlm3": {}, "jais2": {}, "minimax_m2": {},
     "ministral": {}, "ministral3": {}, "mixtral": {}, "modernbert-decoder": {}, "nanochat": {}, "olmo": {}, "olmo2": {}, "olmo3": {},
-    "olmoe": {}, "opt": {}, "persimmon": {}, "phi": {}, "phimoe": {}, "qwen2_moe": {}, "seed_oss": {}, "solar_open": {},
+    "olmoe": {}, "opt": {}, "persimmon": {}, "phi": {}, "phimoe": {"sliding_window": 256}, "qwen2_moe": {},
+    "seed_oss": {}, "solar_open": {},
     "starcoder2": {}, "vaultgemma": {},
 }
 """Families whose attention can be looked into, by ``model_type``."""
@@ -180,11 +186,32 @@ def test_a_family_that_is_refused(family, tmp_path):
         assert family.split("_")[0] in f"{caught.value.what} {caught.value.where}".lower()
 
 
+@pytest.mark.parametrize("stage", [partial(AttentionReranker), partial(Reader, mask="block")])
+def test_a_stage_says_so_when_it_opens(stage, tmp_path):
+    name = saved(tmp_path / "model", configuration("diffllama"))
+    with pytest.raises(UnsupportedModel, match="more than one attention"):
+        stage(name, device="cpu").open()
+    assert not any(name in map(str, key) for key in models._pool if isinstance(key, tuple))
+
+
+def test_what_cannot_be_looked_into_may_still_be_read_with(tmp_path):
+    reader = Reader(saved(tmp_path / "model", configuration("diffllama")), device="cpu")
+    reader.open()
+    reader.close()
+
+
 # -- the probe ---------------------------------------------------------------------
 
 
 def probed(config, tmp_path) -> LanguageModel:
     return LanguageModel.acquire(saved(tmp_path / "model", config), device="cpu")
+
+
+@pytest.mark.parametrize("family", ["doge", "phimoe"])
+def test_a_window_that_is_in_the_mask_only_is_found(family, tmp_path):
+    """Their layers do not hand it on. A window as long as the longest prompt is none."""
+    with pytest.raises(UnsupportedModel, match="the last hidden states differ by"):
+        LanguageModel.acquire(saved(tmp_path / "model", configuration(family)), device="cpu", attention=True)
 
 
 @pytest.mark.parametrize(("family", "types"), [("llama4_text", {"chunked_attention"}), ("falcon_h1", {"hybrid"})])
@@ -286,18 +313,23 @@ def test_many_write_one_verdict(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["one.json"]
 
 
-def test_a_model_writes_the_same_while_it_is_probed(tmp_path):
-    """The probe narrows the model's windows for a while."""
+def test_a_model_writes_the_same_while_it_is_probed(tmp_path, monkeypatch):
+    """The probe narrows the model's windows for a while: what is written meanwhile has to wait."""
     lm = probed(configuration("mistral"), tmp_path)
     wanted = lm.generate(IDS[:CONTEXT], max_new_tokens=8)
     found = []
-    thread = threading.Thread(target=lambda: [found.append(lm.generate(IDS[:CONTEXT], max_new_tokens=8)) for _ in range(6)])
-    thread.start()
-    while thread.is_alive():
-        lm._verdict = None
-        lm._expect_to_look()
-    thread.join()
-    assert found == [wanted] * 6
+    writer = threading.Thread(target=lambda: found.append(lm.generate(IDS[:CONTEXT], max_new_tokens=8)))
+    real = probe._by_engine
+
+    def slow(*args):
+        writer.start()
+        writer.join(timeout=0.3)
+        return real(*args)
+
+    monkeypatch.setattr(probe, "_by_engine", slow)
+    assert lm.prefill(IDS).complete
+    writer.join()
+    assert found == [wanted]
     assert lm.sliding_window == WINDOW
     lm.release()
 
