@@ -48,21 +48,26 @@ def opened(lm: str, **policy) -> AttentionReranker:
     return stage
 
 
+@pytest.fixture(scope="module", autouse=True)
+def smollm2() -> Iterator[LanguageModel]:
+    """Held, so that it is loaded once for all tests."""
+    lm = LanguageModel.acquire("smollm2", device="cpu")
+    yield lm
+    lm.release()
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
-def blind(request, tmp_path_factory) -> str:
+def blind(request, tmp_path_factory, smollm2) -> str:
     """A random model whose layers attend but do not pass on what they read: in all of them, what the query's rows look for is the same
     whatever the passages say. So all that passages can do to each other is to share out a softmax. The word ``oven`` has keys of zero:
     many of them make a long passage that gets a small share, beside which any other effect shows."""
-    smollm2 = LanguageModel.acquire("smollm2", device="cpu")
-    dull = smollm2.tokens("oven oven")
-    smollm2.release()
     transformers.set_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, f"{request.param}Config")(**SHAPE,
                                                                                                           **FAMILIES[request.param]))
     with torch.no_grad():
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.zero_()
-        model.get_input_embeddings().weight[dull] = 0
+        model.get_input_embeddings().weight[smollm2.tokens("oven oven")] = 0
     return saved(tmp_path_factory.mktemp(request.param), model)
 
 
@@ -147,15 +152,11 @@ def kendall(a: np.ndarray, b: np.ndarray) -> float:
     (8192, None, 40, "prefix + 900"), (8192, None, 7500, 692), (1000, None, 40, 500), (1000, None, 600, 400),
     (8192, 700, 40, "prefix + 350"), (8192, 4096, 40, "prefix + 900"),
 ])
-def test_the_distance_follows_from_settings_window_and_query(monkeypatch, window, sliding, suffix, position):
-    lm = LanguageModel.acquire("smollm2", device="cpu")
+def test_the_distance_follows_from_settings_window_and_query(monkeypatch, smollm2, window, sliding, suffix, position):
     monkeypatch.setattr(LanguageModel, "window", window)
     monkeypatch.setattr(LanguageModel, "sliding_window", sliding)
-    try:
-        wanted = position if isinstance(position, int) else len(Format().prefix(lm)) + int(position.split()[-1])
-        assert suffix_position(lm, Format(), [[5] * suffix, [5]]) == wanted
-    finally:
-        lm.release()
+    wanted = position if isinstance(position, int) else len(Format().prefix(smollm2)) + int(position.split()[-1])
+    assert suffix_position(smollm2, Format(), [[5] * suffix, [5]]) == wanted
 
 
 def test_a_passage_longer_than_the_distance_loses_its_end():
