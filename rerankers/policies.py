@@ -124,7 +124,7 @@ class _Listwise(Policy):
     - ``window``, ``stride``: more than ``window`` candidates are ranked in windows, as ICR's code does: the last ``window`` first, and so
       on to the best in steps of ``stride`` (half a window by default); what comes out best of one window stands in the next too. Scores
       compare within a window only: those that a window settles are lowered until its best is 1 below the next window's worst. None:
-      all in one prompt, which the ICR's authors recommend wherever it fits.
+      all in one prompt, which ICR's authors recommend wherever it fits.
     """
 
     first: Literal["best-last", "best-first"] = "best-last"

@@ -108,7 +108,7 @@ def chosen(heads: str, lm: str, measure: Measure, top: int, mask: str) -> Heads:
                           hint=f"measure one: regard heads detect --model {lm} --mask {mask} ... -o heads.json")
     if _LISTED.fullmatch(heads):
         return _expect_in(lm, _listed(heads)[:top])
-    found = _loaded(path, path.stat().st_mtime_ns if path.exists() else 0)
+    found = _loaded(path, _changed(path))
     if not isinstance(found, HeadSet):
         return None if found is None else _expect_in(lm, found[:top])
     if found.weights != weights_hash(resolve(lm)):
@@ -120,6 +120,14 @@ def chosen(heads: str, lm: str, measure: Measure, top: int, mask: str) -> Heads:
 def deepest(heads: Heads, layers: int) -> int:
     """The deepest layer that ``heads`` need in a model of ``layers``."""
     return layers - 1 if heads is None else max(layer for layer, _ in heads)
+
+
+def _changed(path: Path) -> int:
+    """When it was changed; 0 where no file can be of that name."""
+    try:
+        return path.stat().st_mtime_ns
+    except (OSError, ValueError):
+        return 0
 
 
 @functools.lru_cache(maxsize=16)

@@ -63,7 +63,7 @@ def test_queries_without_relevant_candidates_are_refused(tmp_path):
 
 @pytest.mark.parametrize("mask", ["block", "causal"])
 def test_the_sets_that_ship_are_of_the_embedded_model_and_say_how_they_were_made(mask):
-    for measure in ("ndcg", "qrhead_ndcg", "qrhead_score", "core_score"):
+    for measure in ("ndcg", "qrhead_ndcg", "qrhead_score", "core_score") if mask == "causal" else ("ndcg",):
         assert len(chosen("shipped", "smollm2", measure, 8, mask)) == 8
     assert len(QRHead().heads_in("smollm2")) == 16
     assert len(CoRe().heads_in("smollm2")) == 8

@@ -559,7 +559,7 @@ def test_heads_that_the_model_has_not_are_refused(tiny: str, tmp_path: Path) -> 
             QRHead(heads=heads).heads_in(tiny)
         (problem,) = AttentionReranker(tiny, policy=CoRe(heads=heads)).check()
         assert "4 layers of 4 heads" in str(problem)
-    for heads in (str(tmp_path / "none.json"), str(tmp_path)):
+    for heads in (str(tmp_path / "none.json"), str(tmp_path), "14-22;" * 100, "14-22\0"):
         with pytest.raises(ConfigError, match="no head set"):
             QRHead(heads=heads).heads_in(tiny)
 
