@@ -45,12 +45,9 @@ def randomisation_test(a: Sequence[float], b: Sequence[float], rounds: int = 10_
     all are counted and p is exact; else ``rounds`` random ones are drawn and p = (extreme + 1) / (rounds + 1), which is never 0.
     Deterministic under ``seed``. Raises ``EvaluationError`` for unequal lengths, no values, or values that are not finite.
     """
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if first.ndim != 1 or first.shape != second.shape or not len(first):
-        raise EvaluationError(f"a paired test needs one value a query of each run, got {first.shape} and {second.shape}")
-    if rounds < 1 or not (np.isfinite(first).all() and np.isfinite(second).all()):
-        raise EvaluationError("a paired test needs finite values and at least one round")
-    differences = second - first
+    differences = _differences(a, b)
+    if rounds < 1 or not len(differences) or not np.isfinite(differences).all():
+        raise EvaluationError("a paired test needs finite values, at least one, and at least one round")
     flippable = differences[differences != 0]
     mean = float(differences.mean())
     if not len(flippable):
@@ -72,10 +69,7 @@ def bootstrap_interval(
 
     Raises ``EvaluationError`` for unequal lengths, no values, or values that are not finite.
     """
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if first.ndim != 1 or first.shape != second.shape:
-        raise EvaluationError(f"a paired interval needs one value a query of each run, got {first.shape} and {second.shape}")
-    low, high = mean_interval(second - first, level=level, resamples=resamples, seed=seed, bounds=bounds)
+    low, high = mean_interval(_differences(a, b), level=level, resamples=resamples, seed=seed, bounds=bounds)
     return float(low), float(high)
 
 
@@ -106,6 +100,15 @@ def mean_interval(
     quantile = np.quantile(_studentised(deviations, error, resamples, seed), level, axis=0, method="higher")
     half = np.where((sample == sample[0]).all(axis=0), 0.0, (quantile * error).reshape(mean.shape))
     return np.clip(mean - half, *bounds), np.clip(mean + half, *bounds)
+
+
+def _differences(a: Sequence[float], b: Sequence[float]) -> Means:
+    """b - a, one a query. Inf - inf is NaN, so that values that are not finite show in it."""
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b)
+    if first.ndim != 1 or first.shape != second.shape:
+        raise EvaluationError(f"pairs need one value a query of each run, got {first.shape} and {second.shape}")
+    with np.errstate(invalid="ignore"):
+        return np.asarray(second - first)
 
 
 def _studentised(deviations: Means, error: Means, resamples: int, seed: int) -> Means:

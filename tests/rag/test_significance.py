@@ -123,9 +123,12 @@ def test_settings_and_pairs_that_make_no_interval():
     for setting in ({"level": 0.0}, {"level": 1.0}, {"level": 95}, {"resamples": 0}):
         with pytest.raises(EvaluationError, match="level between 0 and 1"):
             mean_interval([0.1, 0.2], **setting)
-    for a, b in (([0.1], [0.1, 0.2]), ([[0.1]], [[0.2]]), ([0.1, 0.2], [float("nan"), 0.1])):
+    nan, inf = float("nan"), float("inf")
+    for a, b in (([0.1], [0.1, 0.2]), ([[0.1]], [[0.2]]), ([], []), ([0.1, 0.2], [nan, 0.1]), ([inf, 0.1], [inf, 0.2]), ([0.1], [inf])):
         with pytest.raises(EvaluationError):
             bootstrap_interval(a, b)
+        with pytest.raises(EvaluationError):
+            randomisation_test(a, b)
 
 
 GAINS = np.append(1 / np.log2(np.arange(2, 12)), 0)  # nDCG@10 of a query with one relevant document, by its rank
@@ -205,7 +208,7 @@ def test_p_depends_on_no_unit_and_takes_right_and_wrong():
     assert randomisation_test(wrong, right) == TestResult(1.0, 2 / 64, identical=False, exact=True)
     assert bootstrap_interval(wrong, right) == (1, 1)
     assert randomisation_test(right, right) == TestResult(0.0, 1.0, identical=True, exact=True)
-    with pytest.raises(EvaluationError, match="one round"):
+    with pytest.raises(EvaluationError, match="at least one round"):
         randomisation_test(wrong, right, rounds=0)
 
 
