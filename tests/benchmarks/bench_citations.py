@@ -112,7 +112,7 @@ def main() -> None:
         figures.show("wrong statements that cite something", cited[1])
         figures.show(f"right statements that pass {judge.name}", judged[0])
         figures.show(f"wrong statements that pass {judge.name}", judged[1], bar=("<", 0.25) if final else None)
-        figures.show("recall lost to the verifier", cited[0] - judged[0], bar=("<=", 0.05) if final else None)
+        figures.show("recall lost to the verifier", round(cited[0] - judged[0], 9), bar=("<=", 0.05) if final else None)
         figures.show("wrong statements whose answer stands in the right answer's sentence", float(np.mean([p.same_sentence for p in half])))
         figures.show(f"of those, pass {judge.name}", _shares([p for p in half if p.same_sentence], embed, judge.entails)[1])
         figures.show(f"of the others, pass {judge.name}", _shares([p for p in half if not p.same_sentence], embed, judge.entails)[1])
