@@ -50,7 +50,7 @@ class Measured:
 
 
 MEASURED = {
-    "lexical": Measured(0.668, 0.886, 560, "XQuAD, another answer of the paragraph put in"),
+    "lexical": Measured(0.664, 0.882, 560, "XQuAD, another answer of the paragraph put in"),
 }
 """Verifier to what ``tests/benchmarks/bench_citations.py`` measured, on articles that no rule was chosen on."""
 

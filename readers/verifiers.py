@@ -21,7 +21,7 @@ from .lexical import LexicalVerifier
 _HINT = "verifiers: lexical, nli:MODEL (a classifier that knows entailment), lm:MODEL (a language model), or null for none"
 _BATCH_TOKENS = 4096
 _LONGEST = 512
-"""Tokens of a pair; a longer premise loses its end."""
+"""Tokens of a pair; of one that is longer, the longer text (the premise, as a rule) loses its end."""
 
 QUESTION = ("Text: {premise}\n\nStatement: {hypothesis}\n\nDoes the text say that the statement is true? Answer yes or no.")
 _YES, _NO = ("yes", "Yes", " yes", " Yes"), ("no", "No", " no", " No")
@@ -78,7 +78,7 @@ class NLIVerifier:
         model, tokenizer = self._loaded
         entailment = _entailment(model.config, self.model)
         limit = min(_LONGEST, tokenizer.model_max_length)
-        rows = [tokenizer(p, h, truncation="only_first", max_length=limit) for p, h in zip(premises, hypotheses, strict=True)]
+        rows = [tokenizer(p, h, truncation="longest_first", max_length=limit) for p, h in zip(premises, hypotheses, strict=True)]
         found = np.zeros(len(rows), dtype=np.float64)
         for group in pack([len(row["input_ids"]) for row in rows], _BATCH_TOKENS):
             batch = tokenizer.pad([rows[i] for i in group], return_tensors="pt").to(model.device)

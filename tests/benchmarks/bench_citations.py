@@ -105,25 +105,26 @@ def main() -> None:
     figures = Figures()
     for name, half in halves.items():
         final = not options.limit and half is second
-        cited = _shares(half, embed, None)
-        judged = _shares(half, embed, judge.entails)
+        cited = [float(p.mean()) for p in _passing(half, embed, None)]
+        right, wrong = _passing(half, embed, judge.entails)
+        same = np.array([pair.same_sentence for pair in half])
         print(f"# {name}: {len(half)} right and {len(half)} wrong statements")
         figures.show("right statements that cite something", cited[0])
         figures.show("wrong statements that cite something", cited[1])
-        figures.show(f"right statements that pass {judge.name}", judged[0])
-        figures.show(f"wrong statements that pass {judge.name}", judged[1], bar=("<", 0.25) if final else None)
-        figures.show("recall lost to the verifier", cited[0] - judged[0], bar=("<=", 0.05) if final else None)
-        figures.show("wrong statements whose answer stands in the right answer's sentence", float(np.mean([p.same_sentence for p in half])))
-        figures.show(f"of those, pass {judge.name}", _shares([p for p in half if p.same_sentence], embed, judge.entails)[1])
-        figures.show(f"of the others, pass {judge.name}", _shares([p for p in half if not p.same_sentence], embed, judge.entails)[1])
+        figures.show(f"right statements that pass {judge.name}", float(right.mean()))
+        figures.show(f"wrong statements that pass {judge.name}", float(wrong.mean()), bar=("<", 0.25) if final else None)
+        figures.show("recall lost to the verifier", round(cited[0] - float(right.mean()), 9), bar=("<=", 0.05) if final else None)
+        figures.show("wrong statements whose answer stands in the right answer's sentence", float(same.mean()))
+        figures.show(f"of those, pass {judge.name}", float(wrong[same].mean()))
+        figures.show(f"of the others, pass {judge.name}", float(wrong[~same].mean()))
     judge.close()
     figures.exit()
 
 
-def _shares(half: Sequence[Pair], embed: Embed, entails: Callable | None) -> tuple[float, float]:
-    """The shares of right and of wrong statements that pass."""
-    return (float(np.mean([passes(p.right, p.paragraph, embed, entails) for p in half])),
-            float(np.mean([passes(p.wrong, p.paragraph, embed, entails) for p in half])))
+def _passing(half: Sequence[Pair], embed: Embed, entails: Callable | None) -> tuple[np.ndarray, np.ndarray]:
+    """Which right and which wrong statements pass, bool [pairs] each."""
+    return (np.array([passes(p.right, p.paragraph, embed, entails) for p in half]),
+            np.array([passes(p.wrong, p.paragraph, embed, entails) for p in half]))
 
 
 if __name__ == "__main__":

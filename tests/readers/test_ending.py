@@ -16,6 +16,7 @@ from regard.readers.ending import without_repeats
     ("1. The tower is tall.\n2. The tower  is Tall.\n3. It is old.", "1. The tower is tall.\n3. It is old."),
     ("The same five words here.\n\nThe same five words here.\n\nThen others.", "The same five words here.\n\nThen others."),
     ("Look: it is very tall. See:\n\n```\nit is very tall. it is very tall.\n```", None),
+    ("See:\n\n```\nx = a + b\n\nprint(x) # to see it\n\nprint(x) # to see it\n\n```\n\nThat is all.", None),
     ("", ""),
 ])
 def test_a_sentence_stands_once(text: str, left: str | None) -> None:

@@ -65,11 +65,12 @@ def test_a_classifier_gives_the_probability_of_its_own_label_for_entailment(nli:
     assert judge.state() != verifier(f"nli:{nli}").state(), "the label order is in the fingerprint"
 
 
-def test_a_long_premise_loses_its_end_and_the_hypothesis_stays(nli: str) -> None:
+def test_a_long_text_loses_its_end_and_the_other_stays(nli: str) -> None:
     judge = NLIVerifier(nli)
     judge.open()
     long = "The tower is tall. " * 400
     first, second, same = judge.entails([long, long, long + "More."], ["It is tall.", "It is old and small.", "It is tall."])
+    assert 0 <= judge.entails(["It is tall."], [long])[0] <= 1
     judge.close()
     assert first != second
     assert first == pytest.approx(same, abs=1e-6)
@@ -136,5 +137,5 @@ def test_only_known_kinds_have_a_verifier_and_a_closed_one_refuses() -> None:
 
 
 def test_a_verdict_says_how_often_its_verifier_is_wrong() -> None:
-    assert "67% of wrong sentences passed it" in described("lexical")
+    assert "66% of wrong sentences passed it" in described("lexical")
     assert all(0 < m.false_passes < 1 and 0 < m.recall < 1 and m.statements for m in MEASURED.values())
