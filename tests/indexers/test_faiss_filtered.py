@@ -141,6 +141,15 @@ def test_a_view_that_gained_rows_searches_them_under_a_filter(vectors: np.ndarra
         assert np.array_equal(view.search(queries, 10, 3 * positions)[0], brute_force(vectors, queries, 10, positions)[0])
 
 
+def test_an_ivf_view_written_before_positions_were_kept_is_filtered_too(vectors: np.ndarray, queries: np.ndarray, tmp_path: Path) -> None:
+    old = build(vectors, KINDS[1])
+    old.index.set_direct_map_type(faiss_view.import_faiss().DirectMap.NoMap)
+    old.save(tmp_path)
+    view = FaissView.load(tmp_path, old.spec, old.rows)
+    positions = np.arange(100, 160)
+    assert np.array_equal(view.search(queries, 10, 3 * positions)[0], brute_force(vectors, queries, 10, positions)[0])
+
+
 @settings(max_examples=60)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 9), st.integers(1, 40), st.integers(0, 1 << 30))
 def test_an_exact_search_in_blocks_of_any_size_is_a_stable_sort(n: int, k: int, batch: int, block: int, seed: int) -> None:
