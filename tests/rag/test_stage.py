@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
-from regard.indexers import build_index
+from regard.indexers import LanceStore, build_index
+from regard.indexers.writer import StoreWriter, locked
 from regard.rag import Answer, Batch, Document, Passage, PassageList, Pipeline, Query, Ranking, Stage
 from regard.rag.config import dump
 from regard.rag.encoding import Encoder, close_encoder, open_encoder
@@ -392,13 +394,25 @@ def test_an_open_view_is_not_handed_to_a_pipeline_that_opens_another_build(two_f
 def test_what_was_looked_up_before_a_rebuild_is_not_stored_as_computed_after_it(two_facts: Path, tmp_path: Path) -> None:
     """A pipeline that answered from the cache has nothing open yet; then the view changes, and it must compute."""
     _search(two_facts, tmp_path / "cache").run([Query("flea"), Query("moon")])
+    shutil.copytree(two_facts, tmp_path / "snapshot")
     p = _search(two_facts, tmp_path / "cache")
     assert p.run(Query("flea")).trace["bm25"].cache_hits == 1
     _rebuild(two_facts, "bm25,k1=2,b=0.9")
     p.run(Query("dog"))
-    _rebuild(two_facts, "bm25")
-    again = _search(two_facts, tmp_path / "cache").run(Query("dog"))
-    assert again.hits.scores.tolist() == _search(two_facts, tmp_path / "new").run(Query("dog")).hits.scores.tolist()
+    p.close()
+    shutil.rmtree(two_facts)
+    (tmp_path / "snapshot").rename(two_facts)
+    again, fresh = (_search(two_facts, tmp_path / folder).run(Query("dog")).hits for folder in ("cache", "new"))
+    assert again.scores.tolist() == fresh.scores.tolist()
+
+
+def test_what_a_stage_brings_up_to_date_as_it_opens_is_stored_as_that(two_facts: Path, tmp_path: Path) -> None:
+    path = two_facts
+    with locked(path):  # the store moves on, and its views follow when they are opened
+        StoreWriter(path, chunker=LanceStore(path).manifest["chunker"]).delete(["b"])
+    with _search(path, tmp_path / "cache") as p:
+        assert p.run(Query("flea")).trace["bm25"].cache_hits == 0
+    assert _search(path, tmp_path / "cache").run(Query("flea")).trace["bm25"].cache_hits == 1
 
 
 def test_filters_of_different_types_are_different(tmp_path: Path) -> None:
