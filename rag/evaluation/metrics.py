@@ -81,10 +81,10 @@ def _nearest(name: str) -> str:
     """The nearest metric names, whatever their case, with the cutoff that was asked for."""
     from ir_measures.measures import registry
 
-    known = {alias.lower(): measure.NAME for alias, measure in registry.items() if alias.isascii()}
+    known = {alias.lower(): measure.NAME for alias, measure in registry.items()}
     wanted, at, cutoff = name.strip().partition("@")
     wanted = wanted.lower().partition("_cut")[0]
-    near = [wanted] if wanted in known else get_close_matches(wanted, known, n=3)
+    near = [wanted] if wanted in known else get_close_matches(wanted, known)
     if not near:
         return "known: nDCG@10, AP, RR@10, R@100, P@10, Success@5, ..."
     return f"did you mean {' or '.join(dict.fromkeys(known[n] + at + cutoff for n in near))}?"

@@ -68,7 +68,7 @@ def test_ties_rank_in_the_runs_order_before_and_after_the_disk(tmp_path, metric)
 
 @pytest.mark.parametrize(("name", "hint"), [
     ("ndcg@10", "nDCG@10?"), ("ndcg_cut_10", "nDCG"), ("Recal@5", "R@5"), ("P", "P@10"), ("R@0", "R@10"), ("zzz", "known"),
-    ("nDCG@x", "nDCG"), ("", "known"),
+    ("nDCG@x", "nDCG"), ("", "known"), ("nDGC@5", "did you mean nDCG@5 or alpha_nDCG@5"),
 ])
 def test_an_unknown_metric_names_its_neighbours(name, hint):
     with pytest.raises(EvaluationError) as caught:

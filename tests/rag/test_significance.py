@@ -90,7 +90,9 @@ def test_what_is_taken_where_nothing_is_said():
     random = np.random.default_rng(1)
     a, b = random.random(20), random.random(20)
     assert mean_interval(b - a) == mean_interval(b - a, level=0.95, resamples=10_000, seed=0)
-    assert bootstrap_interval(a, b) == mean_interval(b - a)
+    assert bootstrap_interval(a, b) == mean_interval(b - a) != bootstrap_interval(a, b, seed=3) == mean_interval(b - a, seed=3)
+    single = b.astype(np.float32)
+    assert mean_interval(single) == mean_interval(single.astype(np.float64))  # reckoned in double precision whatever comes
     assert randomisation_test(a, b) == randomisation_test(a, b, rounds=10_000, seed=0)
 
 
