@@ -85,11 +85,14 @@ class FaissView:
 
         ``vectors`` float32 [n, d]; ``allowed`` limits the search to these rows, as :class:`.filtered.FilterPlan` says: rows that the
         view lacks are no hits, and of the others no query finds fewer than there are. Gives rows int64 [n, k] and scores float32
-        [n, k], best first, equal scores by row; row -1 where there are fewer. Raises ``DimensionMismatch``, and ``StageError`` for NaN.
+        [n, k], best first, equal scores by row; row -1 where there are fewer. Raises ``DimensionMismatch``, and ``StageError`` for NaN
+        in a query or, where vectors are compared one by one, in what it is compared with.
         """
         if vectors.ndim != 2 or vectors.shape[1] != self.index.d:
             raise DimensionMismatch(f"query vectors have shape {vectors.shape}, the view holds {self.index.d} components each",
                                     where=f"view {self.spec}", hint="query with the encoder that the index was made with")
+        if not np.isfinite(vectors).all():
+            raise StageError("a query's vector has NaN or infinity", where=f"view {self.spec}", hint="check the encoder's dtype")
         positions = None if allowed is None else self._positions(allowed)
         k = min(k, self.index.ntotal if positions is None else len(positions))
         if k == 0 or not len(vectors):
