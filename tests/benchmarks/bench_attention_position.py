@@ -35,7 +35,7 @@ from regard.rag.lm.prefill import Plan, Prefill
 from regard.rerankers import AttentionReranker, BlockICR
 from regard.rerankers.policies import _summed, fused
 
-COLLECTIONS = {"msmarco-dl19": ("search", 20, 43), "hotpotqa-100": ("qa", 20, 60), "scifact": ("search", 10, 60)}
+COLLECTIONS = {"msmarco-dl19": ("search", 20, 43), "hotpotqa-100": ("qa", 10, 60), "scifact": ("search", 10, 60)}
 """The instruction's wording, candidates a query, and how many queries."""
 
 POLICY = BlockICR(fusion=None, heads="shipped")
