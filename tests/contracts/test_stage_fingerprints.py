@@ -108,7 +108,7 @@ def _cached_in_bits(bits: int) -> Change:
 
 def _head_set(lm: Path, path: Path, seed: int) -> None:
     table = np.random.default_rng(seed).random((4, 4)).tolist()
-    measures: Any = dict.fromkeys(("ndcg", "qr_score", "contrastive"), table)
+    measures: Any = dict.fromkeys(("ndcg", "qrhead_ndcg", "qrhead_score", "core_score"), table)
     intervals: Any = {measure: [[(0.0, 1.0)] * 4] * 4 for measure in measures}
     HeadSet("tiny", weights_hash(resolve(str(lm))), {"mask": "block"}, measures, intervals).save(path)
 
@@ -128,13 +128,17 @@ def _remote(world: World) -> Settings:
     return {"model": "m", "base_url": "http://localhost:1/v1", "tokenizer": world.fake, "embedder": world.embedder}
 
 
+def _verified(made_with: Callable[[World], Settings]) -> dict[str, tuple[Callable[[World], Settings], Change]]:
+    return {"verifier's weights": (lambda world: {**made_with(world), "verifier": f"lm:{world.lm}"}, _file("lm", "model.safetensors"))}
+
+
 def _first(**settings: Any) -> Callable[[World], Settings]:
     return lambda world: {"index": world.index, **settings}
 
 
 READING: Settings = {
     "depth": 3, "budget": 99, "order": "best-first", "system": None, "instruction": "{passages} So: {question}", "min_support": 0.9,
-    "max_new_tokens": 7, "temperature": 0.5, "top_p": 0.5, "seed": 9,
+    "max_new_tokens": 7, "temperature": 0.5, "top_p": 0.5, "seed": 9, "verifier": None,
 }
 
 CASES: dict[str, Case] = {
@@ -172,12 +176,12 @@ CASES: dict[str, Case] = {
     "Reader": Case(
         _reader,
         lambda world: {**READING, "lm": world.fake2, "embedder": world.fake2, "stop": ["."], "mask": "block", "device": "cpu"},
-        {**_files_of("fake", _reader), **_files_of("embedder", _reader)}),
+        {**_files_of("fake", _reader), **_files_of("embedder", _reader), **_verified(_reader)}),
     "RemoteReader": Case(
         _remote,
         lambda world: {**READING, "model": "n", "base_url": "http://localhost:2/v1", "api_key_env": "OTHER_KEY", "tokenizer": world.fake2,
                        "timeout": 9.0, "retries": 0, "concurrency": 1, "embedder": world.fake2, "parameters": {"top_k": 3}},
-        {**_files_of("fake", _remote), **_files_of("embedder", _remote)}),
+        {**_files_of("fake", _remote), **_files_of("embedder", _remote), **_verified(_remote)}),
 }
 
 SETTINGS = [(name, setting) for name in stage_names() for setting in stage_class(name).setting_names()]
@@ -295,14 +299,18 @@ def test_a_model_that_moved_is_the_same_but_its_name_is_a_setting(world: World) 
 
 # -- settings within settings --------------------------------------------------------------
 
-CANDIDATES = (None, "else", "best-first", "ndcg", "qr_score", "contrastive", True, False, 0.25, 0.5, 1, 2, 3, 0)
+CANDIDATES = (None, "else", "best-first", "best-last", "ndcg", "qrhead_ndcg", "qrhead_score", "core_score", True, False, 0.25, 0.5, 1, 2, 3, 0)
+
+
+NEEDS: dict[str, Settings] = {"stride": {"window": 4}}
+"""Settings that another cannot be set without."""
 
 
 def _another(policy: Policy, setting: str) -> Policy | None:
     """The policy with another value of ``setting``; None where there is only one."""
     for candidate in CANDIDATES:
         try:
-            made = type(policy)(**{setting: candidate})
+            made = type(policy)(**{**NEEDS.get(setting, {}), setting: candidate})
         except (ValidationError, TypeError):
             continue
         if getattr(made, setting) != getattr(policy, setting):
@@ -320,7 +328,8 @@ def test_a_policys_settings_and_class_are_in_the_rerankers(name: str) -> None:
     others = {setting: _another(policy, setting) for setting in type(policy).model_fields}
     only_one = {setting for setting, other in others.items() if other is None}
     assert all(_is_single(type(policy).model_fields[setting].annotation) for setting in only_one), f"no other value of {only_one} is tried"
-    made = [kind(policy=p) for p in (policy, Mine(), *(other for other in others.values() if other is not None))]
+    bare = [POLICIES[name](**needed) for setting, needed in NEEDS.items() if setting in others]
+    made = [kind(policy=p) for p in (policy, Mine(), *bare, *(other for other in others.values() if other is not None))]
     assert len({json.dumps(stage.identity()) for stage in made}) == len(made)
 
 
