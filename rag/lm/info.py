@@ -44,8 +44,9 @@ def describe(name: str) -> LanguageModelInfo:
             dtype="float32" if files.kind == "gguf" else str(config.dtype or "float32").removeprefix("torch."),
         )
     except (AttributeError, RuntimeError) as error:  # transformers' for a setting that is not there, or another in each layer
-        raise UnsupportedModel(f"the shape of {name!r}, a {config.model_type}, is not that of a transformer: {error}", where=files.path,
-                               hint="use a model with a window and attention heads, the same in all layers") from error
+        raise UnsupportedModel(f"the shape of {name!r}, of the family {config.model_type}, is not plain in its configuration: "
+                               f"{str(error).partition('. ')[0]}", where=files.path,
+                               hint="use a model that has a window, and attention heads that are alike in all layers") from error
 
 
 def _kv_heads(config: Any) -> int | None:

@@ -70,7 +70,7 @@ DEFAULT = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"
 LINEAR = r"it has layers of .*linear_attention"
 LATENT = r"the keys of layer 0 are 4 x 16 wide, the values 4 x 8"
 OTHERWISE = "does not run on torch's scaled dot product attention"
-NO_TRANSFORMER = "is not that of a transformer"
+NOT_PLAIN = "is not plain in its configuration"
 REFUSED = {
     "llama4_text": ("chunked_attention", {"attention_chunk_size": 16, "floor_scale": 16, "num_hidden_layers": 4,
                                           "no_rope_layers": [1, 1, 1, 0], "intermediate_size_mlp": 48}),
@@ -85,9 +85,9 @@ REFUSED = {
     "deepseek_v2": (LATENT, {"num_key_value_heads": 4}), "deepseek_v3": (LATENT, {"num_key_value_heads": 4}),
     "minicpm3": (LATENT, {"num_key_value_heads": 4, "head_dim": 16}), "glm4_moe_lite": (LATENT, {"num_key_value_heads": 4}),
     "youtu": (LATENT, {"num_key_value_heads": 4}), "deepseek_v32": ("indexed_attention", {"num_key_value_heads": 4}),
-    "gemma4_text": (NO_TRANSFORMER, {"layer_types": ["sliding_attention", "full_attention"], "global_head_dim": 16}),
-    "bloom": (NO_TRANSFORMER, {}), "mpt": (NO_TRANSFORMER, {"d_model": 32, "n_heads": 4, "n_layers": 2}), "mamba": (NO_TRANSFORMER, {}),
-    "mamba2": (NO_TRANSFORMER, {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1}), "falcon_mamba": (NO_TRANSFORMER, {}),
+    "gemma4_text": (NOT_PLAIN, {"layer_types": ["sliding_attention", "full_attention"], "global_head_dim": 16}),
+    "bloom": (NOT_PLAIN, {}), "mpt": (NOT_PLAIN, {"d_model": 32, "n_heads": 4, "n_layers": 2}), "mamba": (NOT_PLAIN, {}),
+    "mamba2": (NOT_PLAIN, {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1}), "falcon_mamba": (NOT_PLAIN, {}),
     "falcon": ("do not compute their attention by transformers' attention functions", {}),
     "gpt_oss": (OTHERWISE, {}), "granite_swa": (OTHERWISE, {}), "mimo_v2_flash": (OTHERWISE, {}),
     "xglm": (OTHERWISE, {}), "gptj": (OTHERWISE, {"rotary_dim": 4}), "codegen": (OTHERWISE, {"rotary_dim": 4}),
