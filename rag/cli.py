@@ -162,7 +162,7 @@ def evaluate(
     runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN...", show_default=False,
                                                        help="TREC runs; the others are compared with the first.")] = None,
     metric: Annotated[list[str] | None, typer.Option("-m", "--metric", help="nDCG@10, AP, RR@10, R@100, P@10, ...")] = None,
-    correction: Annotated[Literal["holm", "none"], typer.Option(help="Of the p values of scored runs, over all comparisons.")] = "holm",
+    correction: Annotated[Literal["holm", "none"], typer.Option(help="Of the p values, over all comparisons of the table.")] = "holm",
     order_sensitivity: Annotated[bool, typer.Option("--order-sensitivity", help="Instead of scoring runs: rerank a pipeline's candidates "
                                                     "best first, best last and shuffled, and compare.")] = False,
     pipeline: OtherPipeline = None,
@@ -178,7 +178,7 @@ def evaluate(
             raise ConfigError("--order-sensitivity takes a pipeline and queries, and no runs", where="regard eval",
                               hint="give --queries, and --pipeline, --index or both")
         tested = _load(pipeline, index) if pipeline else _pipeline(index or Path(), None, answer=False)
-        _evaluate_order(tested, queries, qrels, reranker, k, metric, as_json)
+        _evaluate_order(tested, queries, qrels, reranker, k, metric, correction, as_json)
         return
     if not runs or pipeline or index or queries or reranker:
         raise ConfigError("eval scores runs", where="regard eval", hint="give at least one RUN, or --order-sensitivity for a pipeline")
@@ -197,11 +197,13 @@ def evaluate(
 
 
 def _evaluate_order(
-    pipeline: Any, queries: Path, qrels: Path, reranker: str | None, k: int, metrics: list[str] | None, as_json: bool,
+    pipeline: Any, queries: Path, qrels: Path, reranker: str | None, k: int, metrics: list[str] | None,
+    correction: Literal["holm", "none"], as_json: bool,
 ) -> None:
     from .evaluation.order import pipeline_order_sensitivity
 
-    report = pipeline_order_sensitivity(pipeline, queries, qrels, reranker=reranker, k=k, measures=metrics or ["nDCG@10"])
+    report = pipeline_order_sensitivity(pipeline, queries, qrels, reranker=reranker, k=k, measures=metrics or ["nDCG@10"],
+                                        correction=correction)
     if as_json:
         _print_json(report.to_dict())
     else:

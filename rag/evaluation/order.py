@@ -24,7 +24,7 @@ from ..ports import ports
 from ..progress import progress_bar
 from .beir import read_queries
 from .runs import Qrels, Run, run_from_rankings
-from .significance import Comparison, compare, mean_interval
+from .significance import Comparison, Correction, compare, mean_interval
 from .trec import read_qrels
 
 Rerank = Callable[[Batch[Query], Batch[Ranking]], Batch[Ranking]]
@@ -61,7 +61,7 @@ class OrderEffect:
 
 @dataclass(frozen=True, slots=True)
 class OrderReport:
-    """``comparisons`` has one row for each arrangement and measure, tested against the first arrangement, Holm-corrected over all tests.
+    """``comparisons`` has one row for each arrangement and measure, tested against the first arrangement (see ``compare``).
 
     All figures are over the ``queries`` that are judged and have at least two candidates; ``candidates`` is their mean number.
     """
@@ -79,7 +79,7 @@ class OrderReport:
 
 def order_sensitivity(
     rerank: Rerank, queries: Sequence[Query], rankings: Sequence[Ranking], qrels: Qrels, measures: Sequence[str] = ("nDCG@10",),
-    seed: int = 0, *, reranker: str = "reranker",
+    seed: int = 0, *, reranker: str = "reranker", correction: Correction = "holm",
 ) -> OrderReport:
     """Rerank the candidates of each judged query in every arrangement, and compare.
 
@@ -103,13 +103,13 @@ def order_sensitivity(
                 advance(len(some), name)
     effects = [_effect(name, outcome, outcomes["best-first"], seed) for name, outcome in outcomes.items()]
     judged = {query.id: qrels[query.id] for query, _ in asked}
-    rows = compare({name: outcome.run for name, outcome in outcomes.items()}, judged, measures, seed=seed)
+    rows = compare({name: outcome.run for name, outcome in outcomes.items()}, judged, measures, correction=correction, seed=seed)
     return OrderReport(reranker, len(asked), float(np.mean([len(r) for _, r in asked])), seed, effects, rows)
 
 
 def pipeline_order_sensitivity(
     pipeline: Pipeline, queries: str | Path, qrels: str | Path, *, reranker: str | None = None, k: int = 20,
-    measures: Sequence[str] = ("nDCG@10",), seed: int = 0,
+    measures: Sequence[str] = ("nDCG@10",), seed: int = 0, correction: Correction = "holm",
 ) -> OrderReport:
     """:func:`order_sensitivity` of a pipeline's reranker: its stage ``reranker``, or the last one that reranks.
 
@@ -130,7 +130,8 @@ def pipeline_order_sensitivity(
     alone.output(reranked=alone.add(stage, alone.input(Query), alone.input(Ranking), name=name))
     with before, alone:
         asked, rankings = _candidates(before, asked, k)
-        return order_sensitivity(lambda q, r: alone.run(q, r).reranked, asked, rankings, judgments, measures, seed, reranker=name)
+        return order_sensitivity(lambda q, r: alone.run(q, r).reranked, asked, rankings, judgments, measures, seed, reranker=name,
+                                 correction=correction)
 
 
 def kendall_tau(a: ArrayLike, b: ArrayLike) -> float:

@@ -88,6 +88,9 @@ def test_a_reranker_of_places_is_found_out(rankings: list[Ranking], last: bool) 
     assert means(report)[best] > 0.9
     assert means(report)[worst] == 0
     assert [row.test is None for row in report.comparisons] == [True, False, False]
+    for correction, factor in (("holm", 2), ("none", 1)):
+        rows = order_sensitivity(ByPlace(last=last).run, QUERIES, rankings, QRELS, correction=correction).comparisons[1:]
+        assert max(row.p_adjusted / row.test.p for row in rows) == pytest.approx(factor)
 
 
 def test_a_reranker_of_texts_gives_the_same_in_every_order(rankings: list[Ranking]) -> None:
@@ -310,7 +313,8 @@ def test_from_the_command_line(facts_index: Path, files: tuple[Path, Path], tmp_
     assert [e["arrangement"] for e in found["effects"]] == NAMES
     assert [e["unchanged"] for e in found["effects"]] == [3, 3, 3]  # a cross-encoder reads one passage at a time
     assert [(row["run"], row["metric"], row["mean"]) for row in found["comparisons"]] == [(name, "RR@10", 1.0) for name in NAMES]
-    text = _eval("--pipeline", tmp_path / "p.yaml", *both)
+    text = _eval("--pipeline", tmp_path / "p.yaml", *both, "--correction", "none")
+    assert "not corrected for 2" in " ".join(text.split())
     assert "shuffled" in text
     assert "3 of 3" in text
     assert "nDCG@10" in text
