@@ -138,4 +138,4 @@ def test_only_known_kinds_have_a_verifier_and_a_closed_one_refuses() -> None:
 
 def test_a_verdict_says_how_often_its_verifier_is_wrong() -> None:
     assert "66% of wrong sentences passed it" in described("lexical")
-    assert all(0 < m.false_passes < 1 and 0 < m.recall < 1 and m.statements for m in MEASURED.values())
+    assert all(0 <= m.false_passes <= m.recall <= 1 and m.statements >= 100 for m in MEASURED.values())
