@@ -29,8 +29,7 @@ lint: $(VENV)/.testing
 	$(BIN)/ruff check .
 
 types: $(VENV)/.regard $(VENV)/.testing ## mypy --strict on the installed package
-	cd $(VENV) && bin/python -m mypy --config-file ../pyproject.toml -p regard.rag -p regard.indexers -p regard.retrievers \
-	  -p regard.rerankers -p regard.readers -p regard.kernels
+	cd $(VENV) && bin/python -m mypy --config-file ../pyproject.toml -p regard
 
 check: lint types test
 

@@ -299,8 +299,8 @@ def test_a_model_that_moved_is_the_same_but_its_name_is_a_setting(world: World) 
 
 # -- settings within settings --------------------------------------------------------------
 
-CANDIDATES = (None, "else", "best-first", "best-last", "ndcg", "qrhead_ndcg", "qrhead_score", "core_score", True, False, 0.25, 0.5, 1, 2, 3, 0)
-
+CANDIDATES = (None, "else", "best-first", "best-last", "ndcg", "qrhead_ndcg", "qrhead_score", "core_score", True, False, 0.25, 0.5,
+              1, 2, 3, 0)
 
 NEEDS: dict[str, Settings] = {"stride": {"window": 4}}
 """Settings that another cannot be set without."""
