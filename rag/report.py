@@ -12,6 +12,7 @@ from .graph import Graph
 from .markup import amount, duration, escape, one_line, setting, shorten
 from .style import FRAGMENT, PAGE
 from .trace import StageTrace, Trace
+from .verification import described
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,8 @@ def _judged(answer: Answer | None) -> str:
         return '<span class="rg-quiet">not asked for</span>'
     if not answer.sentences:
         return "given"
-    return escape(judged(answer) + (" · cut" if answer.truncated else ""))
+    by = f'<br/><span class="rg-quiet">{escape(described(answer.verifier))}</span>' if answer.verifier else ""
+    return escape(judged(answer) + (" · cut" if answer.truncated else "")) + by
 
 
 def _section(number: int, entry: ReportEntry) -> str:
