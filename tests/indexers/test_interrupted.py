@@ -206,7 +206,10 @@ def test_what_is_known_says_nothing_of_the_encoders_speed(
 
 # -- Ctrl-C -----------------------------------------------------------------------------
 
-SLOW = """
+LISTENS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+"""A shell that starts the tests in the background has its children ignore SIGINT, and Python then leaves it so."""
+
+SLOW = LISTENS + """
 import sys, time
 sys.path.insert(0, {tests!r})
 from conftest import HashEncoder
@@ -252,8 +255,8 @@ def test_ctrl_c_on_the_command_line_is_one_sentence_and_exit_code_130(tmp_path: 
     """The corpus is a pipe that stays open, so that the job is sure to be in the middle of its work."""
     lines = [json.dumps({"_id": f"d{i}", "text": f"text number {i}"}) + "\n" for i in range(3000)]
     os.mkfifo(tmp_path / "corpus")
-    command = [sys.executable, "-m", "regard.rag.cli", "index", str(tmp_path / "corpus"), "--format", "jsonl", "--encoder", "none",
-               "--chunker", "whole", "--index", str(tmp_path / "i")]
+    command = [sys.executable, "-c", f"{LISTENS}from regard.rag.cli import main; main()", "index", str(tmp_path / "corpus"),
+               "--format", "jsonl", "--encoder", "none", "--chunker", "whole", "--index", str(tmp_path / "i")]
     job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with (tmp_path / "corpus").open("w") as pipe:
         pipe.writelines(lines)
