@@ -49,6 +49,8 @@ def dump(pipeline: Pipeline) -> str:
     Raises ``ConfigError`` for a stage class that is not registered, for a setting that a file would give back as something else (an object
     of a subclass, an encoder object), and for an input of a type that a file cannot name.
     """
+    for name, node in pipeline.nodes.items():
+        _expect_no_objects(name, node.stage)
     config = {
         "regard": 1,
         "name": pipeline.name,
@@ -66,6 +68,14 @@ def dump(pipeline: Pipeline) -> str:
                           hint="name things instead of passing objects; a file holds text, numbers, lists and mappings") from None
     _expect_same(pipeline, parse(text, {}, "what a file would hold"))
     return text
+
+
+def _expect_no_objects(name: str, stage: Stage) -> None:
+    for setting in stage.setting_names():
+        value = getattr(stage, setting)
+        if callable(getattr(value, "fingerprint", None)):
+            raise ConfigError(f"a file cannot hold the setting {setting!r}, an object of class {type(value).__qualname__}",
+                              where=f"stage {name!r}", hint="name a model instead, or build this pipeline in Python")
 
 
 def _expect_same(pipeline: Pipeline, again: Pipeline) -> None:

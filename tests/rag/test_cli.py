@@ -94,7 +94,7 @@ def test_init_writes_a_pipeline_that_check_and_search_take(tmp_path: Path, facts
     file = tmp_path / "p.yaml"
     assert str(file) in _run("init", file)
     assert default_pipeline(facts_index).to_mermaid() == Pipeline.load(file, index=facts_index).to_mermaid()
-    assert "no problem" in _run("check", file, "--index", facts_index)
+    assert json.loads(_run("check", file, "--index", facts_index, "--json"))["problems"] == []
     assert "--force" in _fails("init", file)
     _run("init", file, "--index", facts_index, "--no-answer", "--force")
     found = json.loads(_run("search", facts_index, "honey bees", "--pipeline", file, "--json"))

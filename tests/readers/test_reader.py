@@ -63,7 +63,7 @@ def test_an_answer_that_its_budget_cuts_says_so():
     assert answer.truncated
 
 
-def test_an_answer_that_a_stop_string_or_its_repetition_ends_is_not_cut(reader, monkeypatch):
+def test_an_answer_that_a_stop_string_or_its_repetition_ends_is_not_cut(monkeypatch):
     def generate(text):
         def written(*args, on_text, **settings):
             on_text(text)
@@ -71,12 +71,12 @@ def test_an_answer_that_a_stop_string_or_its_repetition_ends_is_not_cut(reader, 
 
         return written
 
-    for said, text, finish in (("It is 330 m tall.\n\nIt", "It is 330 m tall.", "stop"),
-                               ("It is 330 m tall. Yes. It is 330 m tall. It", "It is 330 m tall. Yes.", "repetition")):
-        monkeypatch.setattr(reader, "stop", ["\n\n"])
-        monkeypatch.setattr(reader._lm, "generate", generate(said))
-        (answer,) = reader.run(Batch([TALL]), Batch([_ranking("Eiffel Tower")]))
-        assert (answer.text, answer.finish, answer.truncated) == (text, finish, False)
+    with Reader(budget=200, max_new_tokens=32, stop=["\n\n"]) as reader:
+        for said, text, finish in (("It is 330 m tall.\n\nIt", "It is 330 m tall.", "stop"),
+                                   ("It is 330 m tall. Yes. It is 330 m tall. It", "It is 330 m tall. Yes.", "repetition")):
+            monkeypatch.setattr(reader._lm, "generate", generate(said))
+            (answer,) = reader.run(Batch([TALL]), Batch([_ranking("Eiffel Tower")]))
+            assert (answer.text, answer.finish, answer.truncated) == (text, finish, False)
 
 
 def test_a_wrong_sentence_is_unsupported_though_it_is_cited(reader, monkeypatch):
@@ -176,5 +176,5 @@ def test_settings_and_state_are_plain():
     verifiers = [Reader(verifier=name) for name in ("lexical", None, "lm:smollm2")]
     assert len({stage.fingerprint() for stage in verifiers}) == 3
     assert [stage.state()["verifier"] for stage in verifiers[:2]] == [None, None]
-    assert verifiers[2].state()["verifier"] == verifiers[2].state()["smollm2"], "its weights' hash"
+    assert verifiers[2].state()["verifier"] == verifiers[2].state()["lm"], "its weights' hash"
     assert [stage.settings()["verifier"] for stage in verifiers] == ["lexical", None, "lm:smollm2"]

@@ -258,7 +258,7 @@ def test_blockrank_has_its_authors_layer_and_position(monkeypatch: pytest.Monkey
     from regard.rag import lm
     from regard.rag.lm.info import LanguageModelInfo
 
-    mistral = LanguageModelInfo("Mistral-7B", 32_768, 32, 32, 8, 128)
+    mistral = LanguageModelInfo("Mistral-7B", 32_768, 32, 32, 8, 128, "bfloat16")
     monkeypatch.setattr(lm, "describe", lambda name: mistral)
     assert {layer for layer, _ in BlockRank().heads_in("Mistral-7B")} == {20}
 

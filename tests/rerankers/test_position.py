@@ -41,9 +41,10 @@ def scores_of(stage: AttentionReranker, texts: list[str], query: Query = QUERY) 
     return scores
 
 
-def opened(lm: str, **policy) -> AttentionReranker:
+def opened(lm: str, max_words: int = 300, **policy) -> AttentionReranker:
     """Without separators, which take a share and are in no score."""
-    stage = AttentionReranker(lm, policy=BlockICR(fusion=None, deviations=None, separator="", **policy), device="cpu")
+    stage = AttentionReranker(lm, policy=BlockICR(fusion=None, deviations=None, separator="", **policy), max_words=max_words,
+                              device="cpu")
     stage.open()
     return stage
 
@@ -160,8 +161,7 @@ def test_the_distance_follows_from_settings_window_and_query(monkeypatch, smollm
 
 
 def test_a_passage_longer_than_the_distance_loses_its_end():
-    stage = opened("smollm2", heads="shipped")
-    stage.max_words = 20
+    stage = opened("smollm2", max_words=20, heads="shipped")
     try:
         prompt = stage._lay(stage._model, QUERY, ranking_of(["1234567890" * 40, "a flea"]))(None)
         assert prompt.cut == 1
