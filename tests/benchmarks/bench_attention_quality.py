@@ -34,7 +34,7 @@ COLLECTIONS = {"msmarco-dl19": ("search", 20, 0), "scifact": ("search", 10, 40),
 
 ALONE, HEADS = BlockICR(fusion=None, heads=None), BlockICR(fusion=None, heads="shipped")
 CAUSAL: dict[str, Policy] = {"ICR": ICR(), "QRHead": QRHead(), "CoRe": CoRe(first="best-last"), "LayerBand": LayerBand()}
-BLOCK: dict[str, Policy] = {"BlockICR": ALONE, "BlockICR heads": HEADS, "BlockICR 2 heads": BlockICR(fusion=None, heads="shipped", top=2),
+BLOCK: dict[str, Policy] = {"BlockICR": ALONE, "BlockICR heads": HEADS, "BlockICR 2 heads": BlockICR(fusion=None, heads="7-7,8-0"),
                             "BlockRank": BlockRank()}
 Scores = dict[str, list[float]]
 
