@@ -1,7 +1,7 @@
 """Attention reranking with SmolLM2: agreement with the published code, and what block masks and early exit save in time and memory.
 
 In one process, alternating, on DL19's BM25 candidates: ICR as published (all layers, passages that see each other) beside BlockICR with all
-heads, with the eight best heads (the model runs up to layer 18 of 30) and with two of them (7.7 and 8.0: layer 8). Memory is each form's own
+heads, with the eight best heads (the model runs up to layer 18 of 30) and with two of them (up to layer 8). Memory is each form's own
 process's peak above the loaded model, beside transformers' eager attention with ``output_attentions=True``, at a prompt where that fits.
 """
 
