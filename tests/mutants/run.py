@@ -35,7 +35,7 @@ EQUIVALENT = Path(__file__).with_name("equivalent.txt")
 BAR = 0.8
 RUNS = ("rag/test_evaluation_runs.py",)
 METRICS = ("rag/test_evaluation_metrics.py",)
-VIEWS = ("indexers/test_views.py", "indexers/test_faiss_fused.py")
+VIEWS = ("indexers/test_views.py", "indexers/test_faiss_fused.py", "indexers/test_faiss_filtered.py")
 ATTENTION_VIEWS = ("indexers/test_attention_view.py", "rag/test_attention_view.py")
 TARGETS: dict[str, tuple[str, ...]] = {  # module or folder -> its tests, the telling ones first
     "rag/evaluation/significance.py": ("rag/test_significance.py", *METRICS),
@@ -45,7 +45,8 @@ TARGETS: dict[str, tuple[str, ...]] = {  # module or folder -> its tests, the te
     "rag/evaluation/trec.py": RUNS,
     "rag/evaluation/beir.py": RUNS,
     "rag/evaluation/order.py": ("rag/test_order_sensitivity.py",),
-    "rag/stage.py": ("rag/test_pipeline.py", "rag/test_config.py", "retrievers/test_retrievers.py"),
+    "rag/stage.py": ("rag/test_stage.py", "rag/test_pipeline.py", "rag/test_config.py", "retrievers/test_retrievers.py"),
+    "rag/ports.py": ("rag/test_ports.py", "rag/test_pipeline.py"),  # out of rag/stage.py
     "indexers/views": VIEWS,
     "indexers/views/files.py": (*VIEWS, "indexers/test_attention_view.py::test_a_damaged_shard_is_refused_and_mended"),
     "indexers/views/spec.py": (
@@ -62,7 +63,7 @@ TARGETS: dict[str, tuple[str, ...]] = {  # module or folder -> its tests, the te
     "indexers/views/attention_view.py": ATTENTION_VIEWS,
     "indexers/views/footprint.py": ATTENTION_VIEWS,
     "retrievers": ("retrievers",),
-    "rerankers/policies.py": ("rerankers/test_attention.py",),
+    "rerankers/policies.py": ("rerankers/test_policies.py", "rerankers/test_attention.py"),
 }
 LIBRARIES = ("numpy", "pytest", "_hypothesis_pytestplugin", "hypothesis.strategies", "pydantic", "pyarrow", "ir_measures", "scipy.stats",
              "typer", "rich.table", "yaml", "faiss", "bm25s", "Stemmer", "onnxruntime", "torch", "transformers")
