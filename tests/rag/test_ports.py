@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, NewType, Protocol, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, NewType, Protocol, TypedDict, TypeVar
 
 import pytest
 from regard.rag import Answer, Batch, Pipeline, Query, Ranking, Stage
@@ -48,7 +48,7 @@ Some = TypeVar("Some", bound=Query)
     (Ranking, Query | None, False), (None, Query | None, True), (list[Query], list[Query | Answer], True),
     (Person, Named, True), (Stone, Named, False), (Query, Named, False), (Annotated[Query, "x"], Query, True), (Size, int, True),
     (int, Size, True), (Row, Mapping, True), (Row, Row, True), (Loud, Some, True), (Answer, Some, False),
-    (Callable[[int], str], Callable, True),
+    (Callable[[int], str], Callable, True), (Literal["a"], Query, False),
 ])
 def test_meets(given: Any, wanted: Any, meet: bool) -> None:
     assert meets(given, wanted) is meet

@@ -214,6 +214,8 @@ def test_a_stage_is_tried_alone_on_strings_and_lists(facts_index: Path) -> None:
         flea, bread = stage.run(["flea", "yeast"])  # type: ignore[arg-type]  # a batch for type checkers
         assert [r[0].passage.document_id for r in (flea, bread)] == ["flea", "bread"]
         assert stage.run((Query("flea"),))[0] == flea  # type: ignore[arg-type]
+    with pytest.raises(StageError, match="is not open"):  # the block's end closed it
+        stage.run(["flea"])  # type: ignore[arg-type]
     (parents,) = Parents(k=1).run([flea])  # type: ignore[arg-type]
     assert len(parents) == 1
     (fused,) = Fuse().run([flea], [bread])  # type: ignore[arg-type]
