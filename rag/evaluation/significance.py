@@ -79,9 +79,9 @@ def mean_interval(
     """The symmetric studentised bootstrap interval of the mean of ``values`` [n, ...] over its first axis: low [...] and high [...].
 
     mean +- q s, with s the mean's standard error and q the ``level`` quantile of abs(mean* - mean) / s* over the resamples (Hall 1988,
-    "On symmetric bootstrap confidence intervals"). On differences that are mostly 0 it covers what it claims from 20 queries on, where
-    percentile and BCa intervals do not. We depart in one thing: s* counts as at least s/10, so that resamples that happen to have no
-    spread make the interval long and not endless.
+    "On symmetric bootstrap confidence intervals"). On differences that are mostly 0 it covers what it claims from 50 queries on, and at
+    20 comes nearer (.88 and more) than percentile and BCa intervals do (.68 and more): see RESULTS. We depart in one thing: s* counts
+    as at least s/10, so that resamples that happen to have no spread make the interval long and not endless.
 
     The interval ends at ``bounds``, between which every mean lies. One value says nothing of the spread: its interval is ``bounds``.
     Equal values show no spread: theirs is that one point. Deterministic under ``seed``; all columns share the resamples.
