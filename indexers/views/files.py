@@ -1,5 +1,7 @@
 """How a view lies on disk: ``views/<slug>/<dataset version>/``, written beside and renamed into place.
 
+A view's description names its files with their digests (``integrity``); one that is not whole is built anew before it is used.
+
 A view names the commit it was built from. When the dataset has moved on, the view is extended (only new rows, and its
 kind can) or rebuilt before it is used; the folder of the old version goes only after the new one is in place.
 """
@@ -18,7 +20,8 @@ import numpy as np
 
 from ...rag.documents import Rows
 from ...rag.errors import IndexFormatError
-from ...rag.files import sync, sync_tree
+from ...rag.files import replace_text, sync, sync_tree
+from ..integrity import Files, describe_files, read_sealed, remember, sealed
 from ..store import LanceStore
 from ..unfinished import incomplete
 from ..writer import locked, storage_errors
@@ -28,7 +31,7 @@ from .bm25_view import BM25View
 from .faiss_view import FaissView
 from .missing import missing_view
 from .spec import ATTENTION, ViewSpec
-from .versions import DESCRIPTION, Version, is_ancestor, newest_versions, read_json, read_meta, spec_json, versions_of
+from .versions import DESCRIPTION, ROWS, SPEC, Version, is_ancestor, mend, newest_versions, read_meta, spec_json, versions_of
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +41,15 @@ class View(Protocol):
 
     rows: Rows
 
-    def save(self, folder: Path) -> None: ...
-
-    @classmethod
-    def load(cls, folder: Path, spec: ViewSpec, rows: Rows) -> Self: ...
+    def save(self, folder: Path) -> Files:
+        """Write its files; the digests of those whose digests are known, the others are read again."""
 
 
 class SearchView(View, Protocol):
     """A view to search, built in one go."""
+
+    @classmethod
+    def load(cls, folder: Path, spec: ViewSpec, rows: Rows) -> Self: ...
 
     @classmethod
     def build(cls, store: LanceStore, spec: ViewSpec) -> Self: ...
@@ -86,7 +90,7 @@ def fresh_view(store: LanceStore, spec: ViewSpec) -> Version:
     folder = build_view(store, built_view(store.path, spec).spec)
     meta = read_meta(folder, store)
     if meta is None:
-        raise IndexFormatError(f"the view {spec} has no description", where=str(folder), hint="delete the folder; it is built anew")
+        raise IndexFormatError(f"the view {spec} has no description", where=str(folder), hint=mend(folder))
     return Version(folder, meta)
 
 
@@ -100,9 +104,9 @@ def built_view(path: Path, spec: ViewSpec) -> Version:
 
 def load_view(version: Version) -> FaissView | BM25View:
     """Raises ``IndexFormatError`` for a damaged view, and when another build took its place in the meantime."""
-    rows = np.load(version.folder / "rows.npy", mmap_mode="r")
-    view = _kind(version.spec).load(version.folder, version.spec, rows)
-    if read_json(version.folder / DESCRIPTION) != version.meta:
+    version.expect_whole()
+    view = _kind(version.spec).load(version.folder, version.spec, version.rows())
+    if read_sealed(version.folder / DESCRIPTION) != version.meta:
         raise IndexFormatError(f"the view {version.spec} was built anew while it was opened", where=str(version.folder),
                                hint="open it again")
     return view
@@ -112,13 +116,12 @@ def _is_current(folder: Path, store: LanceStore, spec: ViewSpec, made_by: Recipe
     meta = read_meta(folder, store)
     if meta is None or meta.get("commit") != store.commit or meta["spec"] != spec_json(spec) or meta.get("made_by") != made_by:
         return False
-    if made_by is None:
-        return True
-    try:  # what is damaged of a view that took hours is mended, and not left to be deleted
-        AttentionView.load(folder, spec, np.load(folder / "rows.npy"))
-        return True
-    except (OSError, IndexFormatError):
+    try:
+        Version(folder, meta).expect_whole()
+    except IndexFormatError as error:
+        log.warning("the view %s is damaged and is built anew: %s [%s]", spec, error.what, error.where)
         return False
+    return True
 
 
 def _kind(spec: ViewSpec) -> type[FaissView] | type[BM25View]:
@@ -136,13 +139,14 @@ def _extended(home: Path, store: LanceStore, spec: ViewSpec) -> FaissView | BM25
     for version in versions_of(home, store):
         if version.meta["spec"] != spec_json(spec) or not is_ancestor(version, store):
             continue
-        rows = np.load(version.folder / "rows.npy")
-        if len(rows) > len(store.rows) or not np.array_equal(store.rows[:len(rows)], rows):
-            return None
-        log.info("extending view %s from version %s to %d", spec, version.folder.name, store.version)
         try:
+            version.expect_whole()
+            rows = version.rows()
+            if len(rows) > len(store.rows) or not np.array_equal(store.rows[:len(rows)], rows):
+                return None
+            log.info("extending view %s from version %s to %d", spec, version.folder.name, store.version)
             return _kind(spec).load(version.folder, spec, rows).extended(store, spec)
-        except (OSError, RuntimeError, IndexFormatError):
+        except IndexFormatError:
             return None  # a damaged view is built anew
     return None
 
@@ -151,14 +155,18 @@ def _write(view: View, folder: Path, store: LanceStore, spec: ViewSpec, made_by:
     home = folder.parent
     temporary = Path(tempfile.mkdtemp(prefix="new-", dir=home))
     try:
-        view.save(temporary)
-        np.save(temporary / "rows.npy", store.rows)
+        known = view.save(temporary)
+        np.save(temporary / ROWS, store.rows)
+        files = describe_files(temporary, known)
         meta: dict[str, Any] = {"spec": spec_json(spec), "dataset": store.manifest["id"], "version": store.version,
-                                "commit": store.commit, "passages": len(store.rows), "build": uuid.uuid4().hex}
+                                "commit": store.commit, "passages": len(store.rows), "build": uuid.uuid4().hex, "files": files}
         if made_by is not None:
             meta["made_by"] = made_by
-        (temporary / DESCRIPTION).write_text(json.dumps(meta))
+        (temporary / DESCRIPTION).write_text(json.dumps(sealed(meta)))
         sync_tree(temporary)
+        said = sealed({"spec": spec_json(spec)})
+        if read_sealed(home / SPEC) != said:
+            replace_text(home / SPEC, json.dumps(said))
         if folder.exists():
             folder.rename(home / f"{temporary.name}-replaced")
         temporary.rename(folder)
@@ -166,6 +174,7 @@ def _write(view: View, folder: Path, store: LanceStore, spec: ViewSpec, made_by:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    remember(folder, files)
     _sweep(home, store)
 
 
