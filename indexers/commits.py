@@ -101,7 +101,9 @@ def commit(dataset: Any, operation: Any, fragments: Iterable[Any] = ()) -> Any:
         sync_files([*new, folder / LEDGER])
     transaction = lance.Transaction(dataset.version, operation)
     changed = lance.LanceDataset.commit(dataset, transaction)
-    sync_files([_manifest(folder, changed.version), folder / "_transactions" / f"{dataset.version}-{transaction.uuid}.txn"])
+    described = [manifest_file(folder, changed.version), folder / "_transactions" / f"{dataset.version}-{transaction.uuid}.txn"]
+    Ledger(folder).note(described, commit=str(transaction.uuid))
+    sync_files([*described, folder / LEDGER])
     return changed
 
 
@@ -159,7 +161,7 @@ def _roaring_size(data: bytes) -> int:
     return at
 
 
-def _manifest(folder: Path, version: int) -> Path:
+def manifest_file(folder: Path, version: int) -> Path:
     """Lance's newest first naming, or its older one."""
     newest_first = folder / "_versions" / f"{2 ** 64 - 1 - version}.manifest"
     return newest_first if newest_first.exists() else folder / "_versions" / f"{version}.manifest"

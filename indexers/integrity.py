@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -33,15 +32,15 @@ _Mark = list[Any]
 _remembered: dict[str, _Mark] = {}
 
 
-def sealed(description: Mapping[str, Any]) -> dict[str, Any]:
-    """``description`` with a digest of itself."""
-    return {**description, _SEAL: _seal(description)}
+def sealed(description: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """``description``, which is for a file called ``name``, with a digest of itself."""
+    return {**description, _SEAL: _seal(description, name)}
 
 
 def read_sealed(file: Path) -> dict[str, Any] | None:
     """What :func:`sealed` made, out of a JSON file; None where there is no such file, or it is not as it was written."""
     data = read_json(file)
-    return data if data is not None and data.get(_SEAL) == _seal(data) else None
+    return data if data is not None and data.get(_SEAL) == _seal(data, file.name) else None
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
@@ -56,7 +55,12 @@ def read_json(file: Path) -> dict[str, Any] | None:
 def describe_files(folder: Path, known: Files) -> dict[str, dict[str, Any]]:
     """The files in ``folder``; ``known`` are those that need not be read, their digests having been taken when they were written."""
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    return {name: dict(known[name]) if name in known else asdict(Digest.of(folder / name)) for name in names}
+    return {name: dict(known[name]) if name in known else digest_of(folder / name) for name in names}
+
+
+def digest_of(file: Path) -> dict[str, Any]:
+    found = Digest.of(file)
+    return {"bytes": found.bytes, "sha256": found.sha256}
 
 
 def expect_whole(folder: Path, files: Files, hint: str, *names: str, reading: Reading = "once") -> None:
@@ -116,9 +120,9 @@ def _unlike(folder: Path, name: str, file: Mapping[str, Any]) -> str:
     return ""
 
 
-def _seal(description: Mapping[str, Any]) -> str:
+def _seal(description: Mapping[str, Any], name: str) -> str:
     rest = {key: value for key, value in description.items() if key != _SEAL}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([name, rest], sort_keys=True).encode()).hexdigest()
 
 
 class _Memory:

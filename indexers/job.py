@@ -30,11 +30,11 @@ from .corpus import Skip, estimate_size, objects, read_corpus
 from .pace import COMMIT_SECONDS, ENCODED_AT_ONCE, Pace
 from .seen import SeenDocuments
 from .sources import LeftOut, Sources, source_name
-from .store import LanceStore, exists
+from .store import LanceStore, content_hash, exists
 from .unfinished import UnfinishedJob, unfinished
 from .views import ViewSpec, build_view, parse_view, view_specs
 from .views.faiss_view import import_faiss
-from .writer import Shard, StoreWriter, content_hash, document_hash, joined, locked
+from .writer import Shard, StoreWriter, document_hash, joined, locked
 
 DEFAULT_ENCODER = "minilm"
 DEFAULT_CHUNKER = "sentences:200,overlap=40"

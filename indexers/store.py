@@ -147,8 +147,8 @@ class LanceStore:
 
     def _expect_unchanged(self, record: Mapping[str, Any], passage: Passage) -> None:
         if content_hash(passage) != record["content_hash"]:
-            raise IndexFormatError(f"the text of passage {passage.id!r} is not what was indexed: the index is damaged", where=str(self.path),
-                                   hint=mend(self.path))
+            raise IndexFormatError(f"the text of passage {passage.id!r} is not what was indexed: the index is damaged",
+                                   where=str(self.path), hint=mend(self.path))
 
     def document_ids(self, rows: Sequence[int] | Rows) -> list[str]:
         """The document of each of ``rows``, without fetching text."""

@@ -189,6 +189,21 @@ def show_problems(file: str, problems: Sequence[Problem]) -> None:
         console.print(f"{escape(file)}: no problem found")
 
 
+def show_verified(report: Any) -> None:
+    """What ``regard verify`` found, and did."""
+    for colour, word, findings in (("red", "damaged", report.problems), ("yellow", "note", report.notes)):
+        for found in findings:
+            hint = f"\n  -> {found.mend}" if found.mend else ""
+            console.print(f"[{colour}]{word}[/{colour}] {escape(f'{found.file} {found.what}{hint}')}", highlight=False, soft_wrap=True)
+    for done in report.repaired:
+        console.print(f"[green]repaired[/green] {escape(done)}", highlight=False, soft_wrap=True)
+    for document in report.lost:
+        console.print(f"[yellow]index again[/yellow] {escape(document)}", highlight=False, soft_wrap=True)
+    state = "whole" if report.ok else f"{len(report.problems)} files are damaged"
+    console.print(f"{escape(report.index)}: {state}; {report.files} files, {report.bytes:,} bytes read in {report.seconds:.1f} s",
+                  highlight=False, soft_wrap=True)
+
+
 def show_doctor(findings: Findings) -> None:
     for title, rows, wanting in (("packages", findings["packages"], "missing"), ("embedded models", findings["models"], "missing"),
                                  ("views", findings["views"], "too large")):

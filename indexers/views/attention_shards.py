@@ -100,7 +100,7 @@ def write_shard(home: Path, name: str, table: Table, ids: Ids, ranges: Iterable[
                 _to_disk(file)
         files = describe_files(temporary, {})
         with (temporary / DIGESTS).open("w") as file:
-            json.dump(sealed({"files": files}), file)
+            json.dump(sealed({"files": files}, DIGESTS), file)
             _to_disk(file)
         sync_folder(temporary)
         temporary.rename(home / name)

@@ -31,7 +31,19 @@ from .bm25_view import BM25View
 from .faiss_view import FaissView
 from .missing import missing_view
 from .spec import ATTENTION, ViewSpec
-from .versions import DESCRIPTION, ROWS, SPEC, Version, is_ancestor, mend, newest_versions, read_meta, spec_json, versions_of
+from .versions import (
+    DESCRIPTION,
+    ROWS,
+    SPEC,
+    Version,
+    is_ancestor,
+    mend,
+    newest_versions,
+    read_description,
+    read_meta,
+    spec_json,
+    versions_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +118,7 @@ def load_view(version: Version) -> FaissView | BM25View:
     """Raises ``IndexFormatError`` for a damaged view, and when another build took its place in the meantime."""
     version.expect_whole()
     view = _kind(version.spec).load(version.folder, version.spec, version.rows())
-    if read_sealed(version.folder / DESCRIPTION) != version.meta:
+    if read_description(version.folder) != version.meta:
         raise IndexFormatError(f"the view {version.spec} was built anew while it was opened", where=str(version.folder),
                                hint="open it again")
     return view
@@ -162,9 +174,9 @@ def _write(view: View, folder: Path, store: LanceStore, spec: ViewSpec, made_by:
                                 "commit": store.commit, "passages": len(store.rows), "build": uuid.uuid4().hex, "files": files}
         if made_by is not None:
             meta["made_by"] = made_by
-        (temporary / DESCRIPTION).write_text(json.dumps(sealed(meta)))
+        (temporary / DESCRIPTION).write_text(json.dumps(sealed(meta, DESCRIPTION)))
         sync_tree(temporary)
-        said = sealed({"spec": spec_json(spec)})
+        said = sealed({"spec": spec_json(spec)}, SPEC)
         if read_sealed(home / SPEC) != said:
             replace_text(home / SPEC, json.dumps(said))
         if folder.exists():

@@ -20,6 +20,7 @@ from .spec import ViewSpec, is_spec
 DESCRIPTION = "view.json"
 SPEC = "spec.json"
 ROWS = "rows.npy"
+_KEYS = {"spec", "dataset", "version", "commit", "passages", "build", "files"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +98,16 @@ def is_ancestor(version: Version, store: LanceStore) -> bool:
 
 def read_meta(folder: Path, store: LanceStore) -> dict[str, Any] | None:
     """The description of the view in ``folder``, when it belongs to ``store``'s very dataset."""
+    meta = read_description(folder)
+    return meta if meta is not None and meta["dataset"] == store.manifest["id"] else None
+
+
+def read_description(folder: Path) -> dict[str, Any] | None:
+    """What the view in ``folder`` says of itself; None where that is damaged, or another view's."""
     meta = read_sealed(folder / DESCRIPTION)
-    return meta if meta is not None and meta.get("dataset") == store.manifest["id"] else None
+    if meta is None or not _KEYS <= meta.keys() or not is_spec(meta["spec"]) or not isinstance(meta["files"], dict):
+        return None
+    return meta if Version(folder, meta).spec.slug == folder.parent.name else None
 
 
 def spec_json(spec: ViewSpec) -> dict[str, Any]:
@@ -107,9 +116,14 @@ def spec_json(spec: ViewSpec) -> dict[str, Any]:
 
 def _newest(home: Path) -> Version | None:
     folders = sorted((f for f in home.iterdir() if f.name.isdigit()), key=lambda folder: int(folder.name), reverse=True)
-    found = [Version(folder, meta) for folder in folders if (meta := read_sealed(folder / DESCRIPTION))]
+    found = [Version(folder, meta) for folder in folders if (meta := read_description(folder))]
     if found:
         return max(found, key=lambda version: int(version.meta["version"]))
+    # damaged: what says best what the view was
     said = [read_sealed(home / SPEC), *(read_json(file) for file in (home / SPEC, *(folder / DESCRIPTION for folder in folders)))]
-    spec = next((meta["spec"] for meta in said if meta and is_spec(meta.get("spec"))), None)
+    spec = next((meta["spec"] for meta in said if meta and _is_of(home, meta.get("spec"))), None)
     return Version(folders[0], {"spec": spec, "version": int(folders[0].name)}) if spec and folders else None
+
+
+def _is_of(home: Path, spec: Any) -> bool:
+    return is_spec(spec) and Version(home, {"spec": spec}).spec.slug == home.name

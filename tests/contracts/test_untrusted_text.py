@@ -156,7 +156,7 @@ def test_nothing_in_an_index_runs(what: str, facts: list[Document], tmp_path: Pa
     for file in (index / "views").rglob("view.json") if what == "described" else ():
         meta = json.loads(file.read_text())
         files = {name: digest for name, digest in describe_files(file.parent, {}).items() if name != file.name}
-        file.write_text(json.dumps(sealed({**meta, "files": files})))
+        file.write_text(json.dumps(sealed({**meta, "files": files}, "view.json")))
     for folder in [index, *(f for f in index.rglob("*") if f.is_dir())]:
         for name in ("sitecustomize.py", "conftest.py", "bm25s.py", "__init__.py", "faiss.py"):
             (folder / name).write_text(f"open({str(index / 'boom')!r}, 'w')")

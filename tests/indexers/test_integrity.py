@@ -108,7 +108,7 @@ def test_a_damaged_description_keeps_the_settings(index: Path) -> None:
 def test_a_description_names_no_files_outside(index: Path) -> None:
     version = built_view(index, BM25)
     meta = {**version.meta, "files": {**version.meta["files"], "../../../unfinished.json": {"bytes": 0, "sha256": ""}}}
-    (version.folder / "view.json").write_text(json.dumps(integrity.sealed(meta)))
+    (version.folder / "view.json").write_text(json.dumps(integrity.sealed(meta, "view.json")))
     with pytest.raises(IndexFormatError, match=r"\.\./\.\./\.\./unfinished\.json is not described"):
         load_view(built_view(index, BM25))
 
@@ -136,6 +136,6 @@ def test_arrays_by_which_numba_would_leave_its_memory_are_refused(index: Path, d
         np.save(file, array)
     version = built_view(index, BM25)
     files = {**version.meta["files"], file.name: {"bytes": Digest.of(file).bytes, "sha256": Digest.of(file).sha256}}
-    (version.folder / "view.json").write_text(json.dumps(integrity.sealed({**version.meta, "files": files})))
+    (version.folder / "view.json").write_text(json.dumps(integrity.sealed({**version.meta, "files": files}, "view.json")))
     with pytest.raises(IndexFormatError, match=r"postings|words"):
         load_view(built_view(index, BM25))
