@@ -158,7 +158,7 @@ def _roaring_size(data: bytes) -> int:
             at += 2 + 4 * struct.unpack_from("<H", data, at)[0]
         else:
             at += 2 * size if size <= 4096 else 8192
-    return at
+    return int(at)
 
 
 def manifest_file(folder: Path, version: int) -> Path:

@@ -105,7 +105,7 @@ def read_meta(folder: Path, store: LanceStore) -> dict[str, Any] | None:
 def read_description(folder: Path) -> dict[str, Any] | None:
     """What the view in ``folder`` says of itself; None where that is damaged, or another view's."""
     meta = read_sealed(folder / DESCRIPTION)
-    if meta is None or not _KEYS <= meta.keys() or not is_spec(meta["spec"]) or not isinstance(meta["files"], dict):
+    if meta is None or not meta.keys() >= _KEYS or not is_spec(meta["spec"]) or not isinstance(meta["files"], dict):
         return None
     return meta if Version(folder, meta).spec.slug == folder.parent.name else None
 

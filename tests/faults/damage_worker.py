@@ -25,6 +25,8 @@ from regard.rag.errors import RegardError
 WORDS = ["flea", "moon", "bread", "honey", "river", "stone", "cloud", "birch"]
 VIEWS = ["bm25", "faiss:flat", "faiss:hnsw,m=8", "faiss:ivf,lists=4,probes=4"]
 QUERIES = 4
+MODEL = str(Path(sys.argv[1]) / "llama") if sys.argv[2:] == ["attention"] else ""
+"""The language model whose keys and values the index holds, instead of the other views."""
 
 
 def encoder() -> HashEncoder:
@@ -33,7 +35,12 @@ def encoder() -> HashEncoder:
 
 def documents(salt: str) -> list[Document]:
     draw = random.Random(salt)
-    return [Document(f"d{i}", " ".join(draw.choices(WORDS, k=30)) + f" {salt}{i}", metadata={"n": i}) for i in range(60)]
+    return [Document(f"d{i}", " ".join(draw.choices(WORDS, k=30)) + f" {salt}{i}", metadata={"n": i}) for i in range(12 if MODEL else 60)]
+
+
+def index(home: Path, some: list[Document]) -> None:
+    build_index(some, home / "index", chunker="whole", encoder=None if MODEL else encoder(),
+                views=[f"attention:{MODEL}"] if MODEL else VIEWS, progress=False)
 
 
 def make(home: Path, salt: str) -> None:
@@ -41,8 +48,8 @@ def make(home: Path, salt: str) -> None:
     from regard.indexers import delete_documents
 
     some = documents(salt)
-    for stop in (30, 60):
-        build_index(some[:stop], home / "index", chunker="whole", encoder=encoder(), views=VIEWS if stop == 60 else [], progress=False)
+    for stop in (len(some) // 2, len(some)):
+        index(home, some[:stop])
     delete_documents(home / "index", ["d7"])
     cache = StageCache(home / "cache")
     for i in range(3):
@@ -80,10 +87,24 @@ def look(home: Path, salt: str) -> dict[str, Any]:
         entries = [cache.get(cache.key(salt, [Query(WORDS[i])]), Query) for i in range(3)]
         return [entry and entry.text for entry in entries]
 
-    for view in ("bm25", "faiss-flat-hash_encoder", "faiss-hnsw-hash_encoder", "faiss-ivf-hash_encoder"):
+    def stored() -> Any:
+        from regard.indexers.views.attention_view import open_prefills
+        from regard.rag import Ranking
+        from regard.rag.lm.passages import Format
+
+        store = LanceStore(home / "index")
+        view = open_prefills(str(home / "index"), MODEL, Format(), 3)
+        ranking = Ranking.ranked(store.rows[:8], -np.arange(8.0), "bm25", store, stage="first")
+        prefill, spans = view.prefill(ranking)
+        sums = [round(float(numbers.float().abs().sum()), 2) for numbers in [*prefill.keys, *prefill.values]]
+        return [list(map(list, spans)), list(prefill.plan.ids), sums]
+
+    if MODEL:
+        part("attention", stored)
+    for view in () if MODEL else ("bm25", "faiss-flat-hash_encoder", "faiss-hnsw-hash_encoder", "faiss-ivf-hash_encoder"):
         part(view, lambda view=view: search(view))
     part("passages", passages)
-    part("filter", lambda: LanceStore(home / "index").select({"n": {"gte": 55}}).tolist())
+    part("filter", lambda: LanceStore(home / "index").select({"n": {"gte": 8}}).tolist())
     part("cache", cached)
     return found
 
@@ -119,7 +140,7 @@ def damage(home: Path, other: Path, seed: int) -> str:
         file.write_bytes(data2)
         return f"swap {name} and {second.relative_to(home).as_posix()}"
     elif what == "replace":
-        same = sorted(f for f in other.rglob(f"*{file.suffix}") if f.is_file() and (f.name == file.name or f.parent.name == file.parent.name))
+        same = sorted(f for f in other.rglob(f"*{file.suffix}") if f.is_file() and file.name in (f.name, f.parent.name))
         data[:] = draw.choice(same).read_bytes() if same else b""
     file.write_bytes(data)
     return f"{what} {name}"
@@ -150,7 +171,7 @@ def case(home: Path, pristine: Path, other: Path, seed: int, expected: dict[str,
         done["raw"]["verify"] = f"raw {type(error).__name__}: {error}"[:300]
     if all(part.startswith("index/views/") for part in done["did"].split() if "/" in part):
         try:
-            build_index(documents("a")[:7] + documents("a")[8:], home / "index", chunker="whole", encoder=encoder(), views=VIEWS, progress=False)
+            index(home, documents("a")[:7] + documents("a")[8:])
             done["mended"] = verify_index(home / "index", progress=False).ok and look(home, "a") == expected
         except Exception as error:
             done["mended"] = f"{type(error).__name__}: {error}"[:300]
@@ -166,6 +187,10 @@ def case(home: Path, pristine: Path, other: Path, seed: int, expected: dict[str,
 
 def main(base: Path) -> None:
     logging.disable(logging.CRITICAL)
+    if MODEL and not Path(MODEL).exists():
+        from test_attention_view import tiny_model  # tests/indexers
+
+        tiny_model(Path(MODEL), "Llama")
     if not (base / "pristine").exists():
         for name, salt in (("pristine", "a"), ("other", "b")):
             make(base / name, salt)

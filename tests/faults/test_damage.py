@@ -16,12 +16,12 @@ import pytest
 HERE = Path(__file__).parent
 
 
-def cases(base: Path, seeds: Iterable[int]) -> Iterator[dict[str, Any]]:
+def cases(base: Path, seeds: Iterable[int], kind: str) -> Iterator[dict[str, Any]]:
     """What became of each damage; a worker that crashes is followed by another."""
     worker = None
     for seed in seeds:
         if worker is None:
-            worker = start(base)
+            worker = start(base, kind)
         assert worker.stdin is not None
         assert worker.stdout is not None
         print(seed, file=worker.stdin, flush=True)
@@ -37,10 +37,10 @@ def cases(base: Path, seeds: Iterable[int]) -> Iterator[dict[str, Any]]:
         worker.wait()
 
 
-def start(base: Path) -> subprocess.Popen[str]:
-    path = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+def start(base: Path, kind: str) -> subprocess.Popen[str]:
+    path = os.pathsep.join([str(HERE.parent), str(HERE.parent / "indexers"), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path, "REGARD_CACHE": str(base / "memory"), "REGARD_FSYNC": "0", "OMP_NUM_THREADS": "1"}
-    worker = subprocess.Popen([sys.executable, "-P", str(HERE / "damage_worker.py"), str(base)], stdin=subprocess.PIPE,
+    worker = subprocess.Popen([sys.executable, "-P", str(HERE / "damage_worker.py"), str(base), kind], stdin=subprocess.PIPE,
                               stdout=subprocess.PIPE, stderr=(base / "errors").open("a"), text=True, env=environment)
     assert worker.stdout is not None
     assert worker.stdout.readline() == "ready\n", (base / "errors").read_text()[-3000:]
@@ -61,8 +61,8 @@ def faults(done: dict[str, Any]) -> list[str]:
     return found
 
 
-def check(base: Path, seeds: Iterable[int]) -> None:
-    results = list(cases(base, seeds))
+def check(base: Path, seeds: Iterable[int], kind: str = "search") -> None:
+    results = list(cases(base, seeds, kind))
     table = Counter(fault for done in results for fault in faults(done))
     table["cases"] = len(results)
     table["damage found by verify"] = sum(done.get("whole") is False for done in results)
@@ -78,6 +78,12 @@ def check(base: Path, seeds: Iterable[int]) -> None:
 
 def test_random_damage(tmp_path: Path) -> None:
     check(tmp_path, range(50))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_random_damage_to_keys_and_values(tmp_path: Path) -> None:
+    check(tmp_path, range(int(os.environ.get("REGARD_DAMAGES", "200"))), "attention")
 
 
 @pytest.mark.slow

@@ -19,6 +19,10 @@ def first(data: Any) -> Any:
     return data["measures"]["ndcg"]
 
 
+def tables(data: Any) -> list[Any]:
+    return [table for kind in ("measures", "intervals") for table in data[kind].values()]
+
+
 DAMAGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "nan": lambda data: first(data)[0].__setitem__(0, float("nan")),
     "infinity": lambda data: first(data)[3].__setitem__(2, float("inf")),
@@ -27,8 +31,8 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "truth": lambda data: data["measures"].update(ndcg=[[True] * 9] * 30),
     "a head less": lambda data: first(data)[0].pop(),
     "a layer less": lambda data: first(data).pop(),
-    "a head less in all": lambda data: [row.pop() for tables in (data["measures"], data["intervals"]) for t in tables.values() for row in t],
-    "a layer more in all": lambda data: [t.append(t[0]) for tables in (data["measures"], data["intervals"]) for t in tables.values()],
+    "a head less in all": lambda data: [row.pop() for table in tables(data) for row in table],
+    "a layer more in all": lambda data: [table.append(table[0]) for table in tables(data)],
     "no measure": lambda data: data.update(measures={}, intervals={}),
     "an empty table": lambda data: data["measures"].update(ndcg=[]),
     "a list of measures": lambda data: data.update(measures=[1]),
@@ -51,8 +55,8 @@ def test_a_damaged_head_set_is_refused(damage: str, tmp_path: Path) -> None:
         chosen(str(tmp_path / "damaged.json"), "smollm2", "ndcg", 8, "block")
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"1-2": NaN}', '{"1-2": "x"}', '{"1-2": null}', '{"1-2": []}', '[["1-2"]]', "[1]", "1", "null",
-                                  '{"1-2": [1, [2]]}', '{"-1-2": 1}', "attn_head_set: 5", "attn_head_set: ''", "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"1-2": NaN}', '{"1-2": "x"}', '{"1-2": null}', '{"1-2": []}', '[["1-2"]]', "[1]",
+                                  "1", "null", '{"1-2": [1, [2]]}', '{"-1-2": 1}', "attn_head_set: 5", "attn_head_set: ''", "[" * 100_000])
 def test_what_is_no_published_file_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "heads"
     file.write_text(text)
