@@ -44,6 +44,11 @@ class Ledger:
         with (self._folder / LEDGER).open("a", encoding="utf-8") as ledger:
             ledger.write("".join(f"\n{line}\n" for line in lines))  # a line that a full disk cut off spoils no other
 
+    def forget(self, names: Iterable[str]) -> None:
+        """The files of these names are gone on purpose."""
+        with (self._folder / LEDGER).open("a", encoding="utf-8") as ledger:
+            ledger.write("".join(f"\n{json.dumps({'file': name, 'gone': True})}\n" for name in names))
+
     def digests(self) -> dict[str, Digest]:
         """What was noted, the last word on each file; lines that cannot be read are left out."""
         found: dict[str, Digest] = {}
@@ -54,6 +59,9 @@ class Ledger:
         for line in text.splitlines():
             try:
                 entry = json.loads(line)
+                if "gone" in entry:
+                    found.pop(entry["file"], None)
+                    continue
                 found[entry["file"]] = Digest(int(entry["bytes"]), str(entry["sha256"]), str(entry.get("commit", "")))
             except (ValueError, KeyError, TypeError):
                 continue

@@ -145,6 +145,8 @@ class _Memory:
     def note(self, name: str, digest: str | None) -> None:
         """``digest`` None: it is not good."""
         mark = None if digest is None else self._mark(name, digest)
+        if mark is not None and mark == _remembered.get(str(self._folder / name)):
+            return
         self._changed[name] = mark
         if mark is None:
             _remembered.pop(str(self._folder / name), None)

@@ -91,7 +91,7 @@ def verify_index(index: str | Path, *, repair: bool = False, progress: bool | No
 
 class _Verification:
     """``unreadable``: fragments of the passage store that are damaged; ``undescribed``: whether the version's own files are;
-    ``views``: those that are."""
+    ``later``: descriptions of versions after this one that are missing; ``views``: those that are damaged."""
 
     def __init__(self, path: Path, progress: bool | None) -> None:
         self.path = path
@@ -99,6 +99,7 @@ class _Verification:
         self.report = Report(str(path))
         self.fragments: set[int] = set()
         self.undescribed = False
+        self.later: list[str] = []
         self.views: list[Version] = []
 
     def run(self) -> Report:
@@ -131,6 +132,10 @@ class _Verification:
         described = _described(folder, store.version, commit)
         covered = {name: noted[name] for name in (*files, *described)
                    if name in noted and noted[name].commit == ("" if name in files else commit)}
+        self.later = [name for name in noted if _version_of(name) > store.version and not (folder / name).exists()]
+        for name in self.later:
+            self._problem(f"{DATASET}/{name}", "is missing: it was the description of a later version than the newest one that is here",
+                          _REPAIR)
         for name, why in self._damaged(folder, covered):
             if name in files:
                 self.fragments.add(files[name])
@@ -244,6 +249,9 @@ class _Repair:
             if self.found.undescribed and self._go_back():
                 self.found = _Verification(self.path, self.found.progress)
                 self.found.run()
+            if self.found.later:
+                Ledger(self.path / DATASET).forget(self.found.later)
+                self.done.append(f"{len(self.found.later)} commits are lost with their descriptions; {_AGAIN.format(path=self.path)}")
             if self.found.fragments:
                 self._drop_fragments()
             if any(problem.file == SOURCES for problem in self.found.report.problems):
@@ -256,10 +264,11 @@ class _Repair:
     def _go_back(self) -> bool:
         """Put a damaged newest version's manifest aside, so that the version before it is the newest."""
         folder = self.path / DATASET
-        files = sorted((folder / "_versions").glob("*.manifest"), key=_version_of, reverse=True)
+        files = sorted((folder / "_versions").glob("*.manifest"), key=lambda file: _version_of(f"_versions/{file.name}"), reverse=True)
         if len(files) < 2:
             return False
         files[0].rename(files[0].with_suffix(".damaged"))
+        Ledger(folder).forget([f"_versions/{files[0].name}"])
         self.done.append(f"the last commit is undone, its description being damaged; {_AGAIN.format(path=self.path)}")
         return True
 
@@ -334,8 +343,13 @@ def _described(folder: Path, version: int, commit: str) -> list[str]:
     return [file.relative_to(folder).as_posix() for file in files if file.exists()]
 
 
-def _version_of(manifest: Path) -> int:
-    number = int(manifest.stem)
+def _version_of(name: str) -> int:
+    """The version that a file of the dataset describes; 0: none."""
+    folder, _, file = name.partition("/")
+    stem, _, kind = file.partition(".")
+    if folder != "_versions" or kind != "manifest" or not (stem.isdecimal() and stem.isascii()):
+        return 0
+    number = int(stem)
     return 2 ** 64 - 1 - number if number > 2 ** 63 else number
 
 
