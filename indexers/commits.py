@@ -45,11 +45,13 @@ def append(dataset: Any, table: Any) -> Any:
     return commit(dataset, lance.LanceOperation.Append(fragments), fragments)
 
 
-def replace(dataset: Any, table: Any, key: str, condition: str) -> Any:
+def replace(dataset: Any, table: Any, key: str, condition: str = "") -> Any:
     """The dataset with the rows of ``table``, each in the place of the one with the same ``key``, and without the other rows that meet
-    ``condition`` (SQL)."""
+    ``condition`` (SQL), if any is given."""
     merge = dataset.merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
-    transaction, _ = merge.when_not_matched_by_source_delete(condition).execute_uncommitted(table)
+    if condition:
+        merge = merge.when_not_matched_by_source_delete(condition)
+    transaction, _ = merge.execute_uncommitted(table)
     operation = transaction.operation
     return commit(dataset, operation, [*operation.updated_fragments, *operation.new_fragments])
 

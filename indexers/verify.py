@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -19,17 +19,19 @@ from typing import Any
 import numpy as np
 
 from ..rag.documents import Passage
+from ..rag.encoding import close_encoder, open_encoder
 from ..rag.errors import IndexFormatError, IndexNotFound, RegardError
 from ..rag.progress import Advance, progress_bar
 from . import commits
+from .columns import checked_vectors, stored_encoder
 from .digests import LEDGER, Digest, Ledger
 from .integrity import damages
 from .sources import FILE as SOURCES
-from .store import DATASET, LanceStore, content_hash, exists, reading
+from .store import DATASET, LanceStore, content_hash, exists, full_texts, reading
 from .unfinished import jobs
 from .views import Version, build_view
 from .views.versions import DESCRIPTION, newest_versions, read_meta
-from .writer import StoreWriter, locked, storage_errors
+from .writer import StoreWriter, locked, storage_errors, vector_array
 
 _THREADS = 2
 _AGAIN = "index the same sources again: regard index SOURCE --index {path}"
@@ -90,14 +92,15 @@ def verify_index(index: str | Path, *, repair: bool = False, progress: bool | No
 
 
 class _Verification:
-    """``unreadable``: fragments of the passage store that are damaged; ``undescribed``: whether the version's own files are;
-    ``later``: descriptions of versions after this one that are missing; ``views``: those that are damaged."""
+    """``fragments``: those of the passage store that are damaged, by the ``damaged`` of their files; ``undescribed``: whether the
+    version's own files are; ``later``: descriptions of versions after this one that are missing; ``views``: those that are damaged."""
 
     def __init__(self, path: Path, progress: bool | None) -> None:
         self.path = path
         self.progress = progress
         self.report = Report(str(path))
         self.fragments: set[int] = set()
+        self.damaged: set[str] = set()
         self.undescribed = False
         self.later: list[str] = []
         self.views: list[Version] = []
@@ -139,6 +142,7 @@ class _Verification:
         for name, why in self._damaged(folder, covered):
             if name in files:
                 self.fragments.add(files[name])
+                self.damaged.add(name)
             else:
                 self.undescribed = True
             self._problem(f"{DATASET}/{name}", why, _REPAIR)
@@ -253,6 +257,8 @@ class _Repair:
                 Ledger(self.path / DATASET).forget(self.found.later)
                 self.done.append(f"{len(self.found.later)} commits are lost with their descriptions; {_AGAIN.format(path=self.path)}")
             if self.found.fragments:
+                self._encode_again()
+            if self.found.fragments:
                 self._drop_fragments()
             if any(problem.file == SOURCES for problem in self.found.report.problems):
                 for name in (SOURCES, f"{SOURCES}-wal", f"{SOURCES}-shm"):
@@ -271,6 +277,39 @@ class _Repair:
         Ledger(folder).forget([f"_versions/{files[0].name}"])
         self.done.append(f"the last commit is undone, its description being damaged; {_AGAIN.format(path=self.path)}")
         return True
+
+    def _encode_again(self) -> None:
+        """Compute anew what damaged files held, where that was vectors only (of an encoder that was added later), and texts are whole."""
+        store = LanceStore(self.path)
+        for fragment in store._dataset.get_fragments():
+            damaged = [file for file in fragment.metadata.files if f"data/{file.path}" in self.found.damaged]
+            names = _vectors_only(store._dataset, damaged)
+            if fragment.fragment_id not in self.found.fragments or not (damaged and names and store.has_text):
+                continue
+            try:
+                table = self._with_vectors(store, fragment, names)
+            except RegardError as error:
+                self.done.append(f"passages cannot be encoded again: {error.what}")
+                continue
+            writer = StoreWriter(self.path, chunker=store.manifest["chunker"])
+            writer.dataset = commits.replace(writer.dataset, table, "id")
+            self.found.fragments.discard(fragment.fragment_id)
+            self.done.append(f"{len(table)} passages are encoded again: {', '.join(sorted(names))}")
+
+    def _with_vectors(self, store: LanceStore, fragment: Any, names: set[str]) -> Any:
+        """The fragment's passages, with vectors of these columns computed anew."""
+        schema = store._dataset.schema
+        with reading(self.path):
+            table = fragment.to_table(columns=[column.name for column in schema if column.name not in names])
+        for name in names:
+            one = stored_encoder(store.encoders[name.removeprefix("vector_")])
+            open_encoder(one)
+            try:
+                vectors = checked_vectors(one, full_texts(table))
+            finally:
+                close_encoder(one)
+            table = table.append_column(schema.field(name), vector_array(vectors, schema.field(name).type))
+        return table.select(schema.names).cast(schema)
 
     def _drop_fragments(self) -> None:
         """Take the damaged fragments out in one commit, and what else there is of their documents in another."""
@@ -335,6 +374,13 @@ def _files_of(fragment: Any) -> Iterator[tuple[str, int]]:
         yield f"data/{file.path}", described.id
     if described.deletion_file:
         yield described.deletion_file.path(described.id), described.id
+
+
+def _vectors_only(dataset: Any, files: Sequence[Any]) -> set[str]:
+    """The vector columns that the files hold; none where they hold anything else."""
+    names = {column.id(): column.name() for column in dataset.lance_schema.fields()}
+    held = {names.get(number, "") for file in files for number in file.fields}
+    return held if all(name.startswith("vector_") for name in held) else set()
 
 
 def _described(folder: Path, version: int, commit: str) -> list[str]:

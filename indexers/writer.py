@@ -96,7 +96,7 @@ class StoreWriter:
         """Add an encoder's column in one transaction. ``vectors`` gives those of the passages already there, in order."""
         field = _vector_field(name, fingerprint)
         with storage_errors(self.path, f"the vectors of {name!r} cannot be added"):
-            self.dataset = commits.add_column(self.dataset, field, (_vector_array(block, field.type) for block in vectors or ()))
+            self.dataset = commits.add_column(self.dataset, field, (vector_array(block, field.type) for block in vectors or ()))
 
     def __len__(self) -> int:
         return int(self.dataset.count_rows())
@@ -150,7 +150,7 @@ class StoreWriter:
         }
         for column in schema:
             if column.name.startswith("vector_"):
-                columns[column.name] = _vector_array(shard.vectors[column.name.removeprefix("vector_")], column.type)
+                columns[column.name] = vector_array(shard.vectors[column.name.removeprefix("vector_")], column.type)
         return pa.table({column.name: columns[column.name] for column in schema}, schema=schema)
 
 
@@ -198,7 +198,7 @@ def _vector_field(name: str, fingerprint: Mapping[str, Any]) -> Any:
     return pa.field(f"vector_{name}", pa.list_(pa.float32(), int(fingerprint["dimension"])), metadata={KEY: json.dumps(fingerprint)})
 
 
-def _vector_array(vectors: Vectors, kind: Any) -> Any:
+def vector_array(vectors: Vectors, kind: Any) -> Any:
     import pyarrow as pa
 
     if vectors.ndim != 2 or vectors.shape[1] != kind.list_size:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from regard.indexers import LanceStore, build_index, delete_documents, verify_index
 from regard.indexers.digests import LEDGER
@@ -175,3 +176,27 @@ def test_a_damaged_cache_entry_is_absent(damage: Callable[[bytes], bytes], tmp_p
     assert cache.get(one, Query) is None
     cache._path(two).write_bytes(whole)  # another query's entry
     assert cache.get(two, Query) is None
+
+
+def test_vectors_of_an_encoder_that_was_added_are_computed_again(
+    tmp_path: Path, hash_encoder: Any, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    index, added = tmp_path / "index", hash_encoder(dimension=8)
+    for some in (DOCUMENTS[:20], DOCUMENTS):
+        build_index(some, index, chunker="whole", encoder=None, views=["bm25"], progress=False)
+    before = set(data_files(index))
+    build_index(None, index, encoder=added, views=["faiss:flat"], progress=False)
+    new = sorted(set(data_files(index)) - before)
+    expected = {id: vector.tolist() for id, vector in held(index)}
+    new[0].write_bytes(bytes(new[0].stat().st_size))
+    assert not verify_index(index).ok
+    monkeypatch.setattr("regard.indexers.verify.stored_encoder", lambda fingerprint: added)
+    report = verify_index(index, repair=True)
+    assert (report.ok, report.lost) == (True, [])
+    assert {id: vector.tolist() for id, vector in held(index)} == expected
+    assert names(index) == {d.id for d in DOCUMENTS}
+
+
+def held(index: Path) -> list[tuple[str, Any]]:
+    store = LanceStore(index)
+    return list(zip(store.document_ids(store.rows), np.concatenate(list(store.vectors("hash_encoder"))), strict=True))
