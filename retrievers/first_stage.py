@@ -13,7 +13,7 @@ from ..indexers.unfinished import incomplete
 from ..indexers.views import Version, ViewSpec, built_view, fresh_view, load_view
 from ..rag import models
 from ..rag.documents import Batch, Query, Ranking, Rows, Scores, ScoreSpace, Step
-from ..rag.errors import ConfigError, RegardError
+from ..rag.errors import ConfigError, IndexFormatError, RegardError
 from ..rag.identity import same_key
 from ..rag.stage import Problem, Stage
 
@@ -81,13 +81,21 @@ class FirstStage(Stage):
     def check(self) -> Iterator[Problem]:
         try:
             store = LanceStore(self.path)
-            self.built(store)
+            version = self.built(store)
             half = incomplete(self.path)
             if half is not None:
                 yield Problem(half.what, f"stage {self.label!r}", half.hint or "", fatal=False)
             yield from self.check_view(store, self.spec(store))
+            yield from self._check_whole(version)
         except RegardError as error:
             yield Problem(error.what, f"stage {self.label!r}", error.hint or "")
+
+    def _check_whole(self, version: Version) -> Iterator[Problem]:
+        """What a look at the sizes of the view's files tells; no obstacle, since it is built anew when it is opened."""
+        try:
+            version.expect_whole("never")
+        except IndexFormatError as error:
+            yield Problem(error.what, f"stage {self.label!r}", error.hint or "", fatal=False)
 
     def check_view(self, store: LanceStore, spec: ViewSpec) -> Iterator[Problem]:
         """Problems beyond a missing view."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...rag.documents import Rows
 from ...rag.errors import IndexFormatError
-from ..integrity import expect_whole, read_json, read_sealed
+from ..integrity import Reading, expect_whole, read_json, read_sealed
 from ..store import LanceStore
 from .spec import ViewSpec, is_spec
 
@@ -44,12 +44,12 @@ class Version:
     def damaged(self) -> bool:
         return "files" not in self.meta
 
-    def expect_whole(self) -> None:
+    def expect_whole(self, reading: Reading = "once") -> None:
         """Raise ``IndexFormatError`` for a view that is not as it was written (see ``integrity``)."""
         if self.damaged:
             raise IndexFormatError(f"the description of the view {self.spec} is damaged", where=str(self.folder / DESCRIPTION),
                                    hint=mend(self.folder))
-        expect_whole(self.folder, self.meta["files"], mend(self.folder))
+        expect_whole(self.folder, self.meta["files"], mend(self.folder), reading=reading)
 
     def rows(self) -> Rows:
         """The view's passage rows, int64, memory-mapped, compared with their digest. Raises ``IndexFormatError``."""

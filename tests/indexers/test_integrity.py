@@ -15,6 +15,7 @@ from regard.indexers.digests import Digest
 from regard.indexers.views import build_view, built_view, load_view, open_view, parse_view
 from regard.rag import Document
 from regard.rag.errors import IndexFormatError, IndexNotFound
+from regard.retrievers import BM25 as BM25Stage
 
 BM25 = parse_view("bm25")
 
@@ -139,3 +140,11 @@ def test_arrays_by_which_numba_would_leave_its_memory_are_refused(index: Path, d
     (version.folder / "view.json").write_text(json.dumps(integrity.sealed({**version.meta, "files": files}, "view.json")))
     with pytest.raises(IndexFormatError, match=r"postings|words"):
         load_view(built_view(index, BM25))
+
+
+def test_check_says_that_a_view_is_damaged(index: Path) -> None:
+    assert not list(BM25Stage(index).check())
+    (folder(index) / "vocab.index.json").write_bytes(b"{}")
+    (problem,) = BM25Stage(index).check()
+    assert not problem.fatal
+    assert "vocab.index.json is damaged" in problem.what
