@@ -36,11 +36,6 @@ Contents = NDArray[np.int64]
 """[n, 2]: the two halves of each passage's content hash."""
 
 
-def open_store(path: str) -> LanceStore:
-    """Entry point ``regard.stores: lance``."""
-    return LanceStore(path)
-
-
 class LanceStore:
     """The passages of the index at ``path``, as they were when it was opened (or at ``version``)."""
 
@@ -49,8 +44,11 @@ class LanceStore:
         self.path = Path(path)
         self._dataset = open_dataset(self.path, version)
         self.manifest = read_manifest(self._dataset, self.path)
+        # read once: Lance lends a dataset's history to one thread at a time, and this object is shared by many
+        self.version = int(self._dataset.version)
+        self.commit = commit_of(self._dataset, self.version)
+        """The random identity of the transaction that made this version, never given out twice; a copied folder keeps it."""
         self._rows: Rows | None = None
-        self._commit: str | None = None
         self._filtered: dict[str, Rows] = {}
 
     # -- identity ----------------------------------------------------------------------
@@ -60,23 +58,12 @@ class LanceStore:
         return f"lance:{self.path}"
 
     @property
-    def version(self) -> int:
-        return int(self._dataset.version)
-
-    @property
-    def commit(self) -> str:
-        """The random identity of the transaction that made this version, never given out twice; a copied folder keeps it."""
-        if self._commit is None:
-            self._commit = commit_of(self._dataset, self.version)
-        return self._commit
-
-    @property
     def fingerprint(self) -> str:
         return f"{self.manifest['id']}:{self.version}:{self.commit}"
 
     def descends_from(self, version: int, commit: str) -> bool:
         """Whether ``commit`` is what made ``version`` in this very history; False too where that version was cleaned up."""
-        return version <= self.version and commit_of(self._dataset, version, missing="") == commit != ""
+        return version <= self.version and commit_of(open_dataset(self.path, self.version), version, missing="") == commit != ""
 
     @property
     def has_text(self) -> bool:

@@ -10,10 +10,12 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import queue
 import threading
+import weakref
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -28,7 +30,10 @@ from .graph import Edge, Graph, Node
 from .ports import Port, accepts, meets, ports, type_name
 from .registry import open_store
 from .stage import Problem, Stage
+from .threads import in_thread
 from .trace import Event, Trace, listening
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 A = TypeVar("A", contravariant=True)
@@ -116,10 +121,16 @@ class _Cancelled(BaseException):
 
 @dataclass(eq=False)
 class Pipeline:
-    """A DAG of typed stages. ``cache`` is a folder (or a ``StageCache``) that keeps deterministic stages' outputs."""
+    """A DAG of typed stages. ``cache`` is a folder (or a ``StageCache``) that keeps deterministic stages' outputs.
+
+    An open pipeline reads each index at one version, the newest when it was opened, in all its stages. ``refresh`` goes on to the newest
+    one; with ``follow`` every run does so first. Neither setting is saved in a file. A pipeline that nobody closes lets go of its models
+    when it is collected.
+    """
 
     name: str = "pipeline"
     cache: StageCache | Path | str | None = None
+    follow: bool = False
     inputs: dict[str, Any] = field(default_factory=dict, init=False)
     nodes: dict[str, StageNode] = field(default_factory=dict, init=False)
     outputs: dict[str, str] = field(default_factory=dict, init=False)
@@ -127,6 +138,8 @@ class Pipeline:
     _kept: StageCache | None = field(default=None, init=False, repr=False)
     _executor: Executor | None = field(default=None, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _refreshing: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _finalizer: Any = field(default=None, init=False, repr=False)
 
     # -- building --------------------------------------------------------------------
 
@@ -163,11 +176,10 @@ class Pipeline:
         if not isinstance(stage, Stage):
             raise PipelineError(f"{stage!r:.80} is no stage", where=self.name,
                                 hint="add(stage, *wires): first an object of a subclass of Stage")
-        own = stage.copy()
         chosen = self._unused(name, type(stage).__name__.lower())
         signature = ports(type(stage))
         sources = [(wire.node, port) for wire, port in self._connect(chosen, stage, signature.inputs, inputs)]
-        own.name = chosen
+        own = _named(stage.copy(), chosen)
         self.close()
         self.nodes[chosen] = StageNode(own, sources)
         return Wire(self, chosen, signature.output.type)
@@ -302,17 +314,89 @@ class Pipeline:
 
     def open(self) -> Self:
         """Check, then load every stage's models now rather than at the first run."""
-        executor = self._ready()
-        for name in executor.order:
-            executor.ensure_open(name)
+        with self._held() as executor:
+            for name in executor.order:
+                executor.ensure_open(name)
         return self
 
     def close(self) -> None:
-        """Release every model. The pipeline can run again; it will load them again."""
+        """Release every model, as soon as the runs under way have ended. The pipeline can run again; it will load them again.
+
+        Raises ``PipelineError`` when one of its own runs asks for it.
+        """
         with self._lock:
-            if self._executor:
-                self._executor.close()
-            self._executor = None
+            executor = self._executor
+            if executor is None:
+                return
+            if executor.around:
+                raise PipelineError("a run cannot close the pipeline that it is a run of", where=self.name, hint="close it after the run")
+            executor.retire()
+            if executor.busy:
+                self.nodes.update(self._copies())  # what runs from now on opens stages of its own
+            self._adopt(None)
+        executor.wait()
+
+    def refresh(self) -> bool:
+        """Go on to the newest version of the indexes that are open; whether there was one. Models stay loaded.
+
+        Runs under way go on reading what they began with. Raises what opening a stage raises; the pipeline then stays as it was.
+        """
+        with self._refreshing:
+            return self._refresh()
+
+    def _refresh(self) -> bool:
+        old = self._executor
+        if old is None or not old.scope.superseded():
+            return False
+        nodes = self._copies()
+        new = Executor(nodes, set(self.outputs.values()))
+        try:
+            new.open_as(old)
+        except BaseException:
+            new.retire()
+            raise
+        with self._lock:
+            if self._executor is not old:  # it was closed or built on in the meantime
+                new.retire()
+                return False
+            self.nodes.update(nodes)
+            self._adopt(new)
+        old.retire()
+        return True
+
+    def _follow(self) -> None:
+        """``refresh``, unless another thread is at it; what is open stays where the newest version cannot be opened."""
+        if self._refreshing.acquire(blocking=False):
+            try:
+                self._refresh()
+            except RegardError as error:
+                log.warning("%s goes on with the version that it has: %s", self.name, error)
+            finally:
+                self._refreshing.release()
+
+    def _copies(self) -> dict[str, StageNode]:
+        """The same stages, not opened."""
+        return {name: StageNode(_named(node.stage.copy(), name), node.sources) for name, node in self.nodes.items()}
+
+    def _adopt(self, executor: Executor | None) -> None:
+        """Run by ``executor`` from now on; it must let go of what it holds even if nobody closes the pipeline."""
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        self._executor = executor
+        self._finalizer = None
+        if executor is not None:
+            self._finalizer = weakref.finalize(self, executor.retire)
+            self._finalizer.atexit = False
+
+    @contextmanager
+    def _held(self) -> Iterator[Executor]:
+        """The executor, which is not closed while the block runs."""
+        while True:
+            executor = self._ready()
+            with executor.running() as held:
+                if held:
+                    yield executor
+                    return
 
     def __enter__(self) -> Self:
         return self.open()
@@ -326,7 +410,8 @@ class Pipeline:
                 fatal = [p for p in self.check() if p.fatal]
                 if fatal:
                     raise PipelineError("the pipeline cannot run:\n" + "\n".join(f"- {p}" for p in fatal), where=self.name)
-                self._executor = Executor(self.nodes, set(self.outputs.values()))
+                self._adopt(Executor(self.nodes, set(self.outputs.values())))
+            assert self._executor is not None
             return self._executor
 
     def _stage_cache(self) -> StageCache | None:
@@ -345,13 +430,29 @@ class Pipeline:
         Results do not depend on what else is in the batch. Errors carry the stage's name as a note.
         """
         batches, single = self._batches(values, named)
-        computed, self.trace = self._ready().run(batches, self._stage_cache())
+        if self.follow:
+            self._follow()
+        with self._held() as executor:
+            computed, self.trace = executor.run(batches, self._stage_cache())
         outputs = {name: computed[node][0] if single else computed[node] for name, node in self.outputs.items()}
         return Result(outputs, self.trace)
 
     async def arun(self, *values: Any, **named: Any) -> Result:
-        """``run`` in a worker thread."""
-        return await asyncio.to_thread(self.run, *values, **named)
+        """``run`` in a thread of its own, however many others there are. Cancelling it stops the run at its next event."""
+        gone = threading.Event()
+
+        def sink(_: Event) -> None:
+            if gone.is_set():
+                raise _Cancelled
+
+        def work() -> Result:
+            with listening(sink):
+                return self.run(*values, **named)
+
+        try:
+            return await in_thread(work)
+        finally:
+            gone.set()
 
     def stream(self, *values: Any, **named: Any) -> Generator[Event | RunDone, None, None]:
         """``run``, as events while it happens: ``StageStarted``, ``StageDone``, ``Token``, and last ``RunDone``.
@@ -391,10 +492,10 @@ class Pipeline:
         """``stream`` for asynchronous callers."""
         events = self.stream(*values, **named)
         try:
-            while (event := await asyncio.to_thread(next, events, None)) is not None:
+            while (event := await in_thread(next, events, None)) is not None:
                 yield event
         finally:
-            await asyncio.to_thread(events.close)
+            await in_thread(events.close)
 
     def _batches(self, values: Sequence[Any], named: Mapping[str, Any]) -> tuple[dict[str, Batch[Any]], bool]:
         given = {**dict(zip(self.inputs, values, strict=False)), **named}
@@ -422,6 +523,11 @@ class Pipeline:
         from .config import load
 
         return load(path, settings)
+
+
+def _named(stage: Stage, name: str) -> Stage:
+    stage.name = name
+    return stage
 
 
 def _batch(value: Any, type: Any, name: str) -> Batch[Any]:
