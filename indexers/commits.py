@@ -71,9 +71,10 @@ def add_column(dataset: Any, field: Any, values: Iterator[Any]) -> Any:
     """The dataset with a column more: ``field`` of pyarrow with its metadata, ``values`` blocks of it in the dataset's order."""
     import lance
     import pyarrow as pa
+    from lance.schema import LanceSchema
 
     one, cut = pa.schema([field]), _Cut(values)
-    fragments, schema = [], dataset.schema.append(field)
+    fragments, schema = [], LanceSchema.from_pyarrow(dataset.schema.append(field))
     for fragment in dataset.get_fragments():
         batches = (pa.record_batch([block], schema=one) for block in cut.next(fragment.count_rows()))
         merged, schema = fragment.merge_columns(pa.RecordBatchReader.from_batches(one, batches))
@@ -135,7 +136,7 @@ def deletions_size(data: bytes) -> int:
     """How long a file of deletions should be by what it begins with: an Arrow file, or a Roaring bitmap in its portable format
     (github.com/RoaringBitmap/RoaringFormatSpec); -1 for one that does not get so far."""
     if data.startswith(_ARROW):
-        return len(data) if data.endswith(_ARROW) else -1
+        return len(data) if data.endswith(_ARROW) and len(data) > 2 * len(_ARROW) else -1
     try:
         return _roaring_size(data)
     except struct.error:
@@ -144,16 +145,16 @@ def deletions_size(data: bytes) -> int:
 
 def _roaring_size(data: bytes) -> int:
     head, count = struct.unpack_from("<II", data)
-    at, runs = 8, b""
+    runs, at = b"", 8
     if head & 0xFFFF == _ROARING_WITH_RUNS:
         count = (head >> 16) + 1
         at = 4 + (count + 7) // 8
         runs = data[4:at]
-    sizes = [struct.unpack_from("<H", data, at + 4 * i + 2)[0] + 1 for i in range(count)]
+    sizes: list[int] = [struct.unpack_from("<H", data, at + 4 * i + 2)[0] + 1 for i in range(count)]
     at += 4 * count * (1 if runs and count < 4 else 2)  # with the containers' places, which few with runs among them do not have
     for i, size in enumerate(sizes):
         if runs and runs[i // 8] >> i % 8 & 1:
-            at += 2 + 4 * struct.unpack_from("<H", data, at)[0]
+            at += 2 + 4 * int(struct.unpack_from("<H", data, at)[0])
         else:
             at += 2 * size if size <= 4096 else 8192
     return at
