@@ -148,10 +148,10 @@ def _roaring_size(data: bytes) -> int:
     runs, at = b"", 8
     if head & 0xFFFF == _ROARING_WITH_RUNS:
         count = (head >> 16) + 1
-        at = 4 + (count + 7) // 8
+        at = 4 + (int(count) + 7) // 8
         runs = data[4:at]
     sizes: list[int] = [struct.unpack_from("<H", data, at + 4 * i + 2)[0] + 1 for i in range(count)]
-    at += 4 * count * (1 if runs and count < 4 else 2)  # with the containers' places, which few with runs among them do not have
+    at += 4 * len(sizes) * (1 if runs and count < 4 else 2)  # with the containers' places, which few with runs among them do not have
     for i, size in enumerate(sizes):
         if runs and runs[i // 8] >> i % 8 & 1:
             at += 2 + 4 * int(struct.unpack_from("<H", data, at)[0])
