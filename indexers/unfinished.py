@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..rag.errors import IndexNotFound, RegardError
+from ..rag.files import replace_text
 from .store import open_dataset
 from .writer import storage_errors
 
@@ -74,9 +75,7 @@ def _write(path: Path, left: Collection[UnfinishedJob]) -> None:
         if not left:
             (path / FILE).unlink(missing_ok=True)
             return
-        temporary = path / f"{FILE}.new"
-        temporary.write_text(json.dumps({"jobs": [asdict(job) for job in left]}, indent=1))
-        temporary.replace(path / FILE)
+        replace_text(path / FILE, json.dumps({"jobs": [asdict(job) for job in left]}, indent=1))
 
 
 def _version(path: Path) -> int | None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ...rag.documents import Rows
 from ...rag.errors import IndexFormatError
+from ...rag.files import sync
 from ..store import Contents
 from .attention_layout import Bytes, Layout
 
@@ -91,9 +92,9 @@ def write_shard(home: Path, name: str, table: Table, ids: Ids, ranges: Iterable[
             with (temporary / part).open("wb") as file:
                 np.save(file, array)
                 _to_disk(file)
-        sync_folder(temporary)
+        sync(temporary)
         temporary.rename(home / name)
-        sync_folder(home)
+        sync(home)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -121,18 +122,9 @@ def link_folder(source: Path, target: Path) -> None:
             shutil.copyfile(file, target / file.name)
 
 
-def sync_folder(folder: Path) -> None:
-    """Have the names in ``folder`` reach the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _to_disk(file: Any) -> None:
     file.flush()
-    os.fsync(file.fileno())
+    sync(Path(file.name))
 
 
 def _damaged(folder: Path, why: str) -> IndexFormatError:

@@ -18,6 +18,7 @@ import numpy as np
 
 from ...rag.documents import Rows
 from ...rag.errors import IndexFormatError
+from ...rag.files import sync, sync_tree
 from ..store import LanceStore
 from ..unfinished import incomplete
 from ..writer import locked, storage_errors
@@ -157,9 +158,11 @@ def _write(view: View, folder: Path, store: LanceStore, spec: ViewSpec, made_by:
         if made_by is not None:
             meta["made_by"] = made_by
         (temporary / DESCRIPTION).write_text(json.dumps(meta))
+        sync_tree(temporary)
         if folder.exists():
             folder.rename(home / f"{temporary.name}-replaced")
         temporary.rename(folder)
+        sync(home)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
