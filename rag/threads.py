@@ -29,6 +29,8 @@ async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
     def work() -> None:
         try:
             done: tuple[Callable[[Any], None], Any] = answer.set_result, context.run(function, *arguments)
+        except StopIteration:  # which no future takes
+            done = answer.set_exception, RuntimeError(f"{function!r} raised StopIteration")
         except BaseException as error:
             done = answer.set_exception, error
         with suppress(RuntimeError):  # the loop was closed
