@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from . import documents
 from .errors import ConfigError, PipelineError, RegardError
+from .outputs import write_text
 from .pipeline import Pipeline, Wire
 from .ports import type_name
 from .registry import stage_class, stage_names
@@ -96,7 +97,7 @@ def _shown(identity: Any) -> str:
 def save(pipeline: Pipeline, path: str | Path) -> None:
     """Write ``dump`` to ``path``."""
     text = dump(pipeline)  # first, so that a refusal leaves no half-written file
-    Path(path).write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def load(path: str | Path, settings: Mapping[str, Any] | None = None) -> Pipeline:

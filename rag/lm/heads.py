@@ -20,6 +20,7 @@ import yaml
 
 from ..errors import ConfigError
 from ..models import EMBEDDED, resolve, weights_hash
+from ..outputs import write_text
 from .info import describe
 
 Heads = Sequence[tuple[int, int]] | None
@@ -56,7 +57,8 @@ class HeadSet:
         return [(int(i) // table.shape[1], int(i) % table.shape[1]) for i in best]
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps({"format": _FORMAT, **asdict(self)}) + "\n", encoding="utf-8")
+        """Raises ``StorageError`` where the file cannot be written."""
+        write_text(path, json.dumps({"format": _FORMAT, **asdict(self)}) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:
