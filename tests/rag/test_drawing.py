@@ -181,7 +181,7 @@ def test_names_are_escaped() -> None:
     svg = to_svg(graph)
     assert "<script" not in svg
     assert '<script>alert("1")</script>&' in svg.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"').replace("&amp;", "&")
-    assert 'n0(["#60;script#62;alert#40;#34;1#34;#41;#60;#47;script#62;#38;"])' in to_mermaid(graph)
+    assert 'n0(["#60;script#62;alert#40;#34;1#34;#41;#60;#47;script#62;#38;' in to_mermaid(graph)
 
 
 def test_the_picture_needs_nothing_but_itself() -> None:
