@@ -14,7 +14,7 @@ from .documents import Hit, Ranking
 from .errors import StageError
 from .lm.reading import Reading
 from .markup import amount, escape, one_line, score, shorten
-from .outputs import write_text
+from .paths import write_text
 from .style import ATTENTION
 
 STEPS = (0.1, 0.25, 0.4, 0.6, 0.8)

@@ -14,7 +14,7 @@ from .errors import ConfigError
 from .evaluation.beir import read_queries
 from .evaluation.runs import Run, run_from_rankings
 from .evaluation.trec import write_run
-from .outputs import expect_writable, write_text
+from .paths import expect_writable, write_text
 from .pipeline import Pipeline
 from .ports import ports
 from .progress import progress_bar
@@ -31,8 +31,10 @@ def run_queries(
     ``StorageError`` where ``out`` or ``answers`` cannot be written: all of it before anything runs. Every id can be written
     (see ``evaluation.trec``).
     """
-    if batch < 1:
-        raise ConfigError(f"batch is {batch}", where="run_queries", hint="batch is how many queries run together, at least 1")
+    if not isinstance(batch, int) or batch < 1:
+        raise ConfigError(f"batch is {batch!r:.80}", where="run_queries", hint="batch is how many queries run together, at least 1")
+    if by not in ("document", "passage"):
+        raise ConfigError(f"a run cannot rank by {by!r:.80}", where="run_queries", hint='"document" or "passage"')
     asked = read_queries(queries)
     for file in (out, answers):
         if file:

@@ -15,7 +15,7 @@ import typer
 
 from .errors import ConfigError, RegardError
 from .markup import json_escaped, visible
-from .outputs import write_text
+from .paths import write_text
 
 app = typer.Typer(
     name="regard", no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,

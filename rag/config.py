@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from . import documents
 from .errors import ConfigError, PipelineError, RegardError
-from .outputs import write_text
+from .paths import local_path, write_text
 from .pipeline import Pipeline, Wire
 from .ports import type_name
 from .registry import stage_class, stage_names
@@ -103,7 +103,7 @@ def save(pipeline: Pipeline, path: str | Path) -> None:
 def load(path: str | Path, settings: Mapping[str, Any] | None = None) -> Pipeline:
     """Read a file; ``settings`` replace the setting of that name in every stage that has it."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = local_path(path, "pipeline file").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the pipeline file cannot be read: {error}", where=str(path),
                           hint=f"check the path; regard init {path} writes the default pipeline") from None

@@ -11,7 +11,7 @@ from rich.rule import Rule
 
 from .documents import Query
 from .markup import Streamed, one_line
-from .outputs import write_text
+from .paths import write_text
 from .pipeline import Pipeline, Result, RunDone
 from .presets import default_pipeline
 from .registry import load

@@ -22,8 +22,11 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
+import numpy as np
+
 from ..errors import EvaluationError, StorageError
-from .runs import Qrels, Run, untied
+from ..paths import expect_writable, local_path
+from .runs import Qrels, Run, expect_judged, untied
 
 _ESCAPED = "percent:"
 _UNWRITABLE = re.compile("[\\s\x00-\x1f\x7f-\x9f\ufeff\ud800-\udfff]")
@@ -87,7 +90,11 @@ def read_qrels(path: str | Path) -> Qrels:
 
 def write_qrels(qrels: Qrels, path: str | Path, layout: Literal["trec", "beir"] | None = None) -> None:
     """Write judgments atomically. ``layout`` None means BEIR's for ``.tsv`` and ``.tsv.gz``, else TREC's."""
-    name = Path(path).name.removesuffix(".gz")
+    expect_judged(qrels, "the judgments", (int, np.integer))
+    if layout not in (None, "trec", "beir"):
+        raise EvaluationError(f"there is no layout {layout!r}", hint="trec or beir")
+    target = local_path(path, "file to write")
+    name = target.name.removesuffix(".gz")
     beir = layout == "beir" or (layout is None and name.endswith(".tsv"))
     rows = ((_written(query), _written(document), str(grade))
             for query, documents in qrels.items() for document, grade in documents.items())
@@ -153,7 +160,7 @@ def _lines(path: str | Path) -> Iterator[tuple[str, str]]:
     """``("file:line", text)`` for each line that is not blank; only ``\\n`` ends a line."""
     number = 0
     try:
-        with _open(Path(path)) as file:
+        with _open(local_path(path, "file to read")) as file:
             for number, line in enumerate(file, 1):
                 text = line.rstrip("\r\n")
                 if text.strip():
@@ -172,6 +179,7 @@ def _open(path: Path) -> io.TextIOWrapper:
 
 
 def _write(path: str | Path, lines: Iterable[str]) -> None:
+    expect_writable(path)
     target = Path(path)
     try:
         with _replacing(target) as file:
