@@ -223,7 +223,7 @@ class Ranking:
         except (TypeError, ValueError, OverflowError) as error:
             raise StageError(f"rows are whole numbers and scores are numbers: {error}", where=f"stage {stage!r}") from None
         if row_array.ndim != 1 or row_array.shape != score_array.shape:
-            raise StageError(f"{len(row_array)} rows but {len(score_array)} scores", where=f"stage {stage!r}")
+            raise StageError(f"{row_array.shape} rows but {score_array.shape} scores", where=f"stage {stage!r}")
         if not np.isfinite(score_array).all():
             raise StageError("a score is not a finite number", where=f"stage {stage!r}",
                              hint="the model gave NaN or infinity: check its dtype and its input")

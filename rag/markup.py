@@ -37,18 +37,19 @@ def _marked(text: str) -> str:
 
     def mark(found: re.Match[str]) -> str:
         place = found.start()
-        before = text[place - 1] if place else ""
-        return found[0] if place in flags or _belongs(found[0], before) else f"<U+{ord(found[0]):04X}>"
+        return found[0] if place in flags or _belongs(text, place) else f"<U+{ord(found[0]):04X}>"
 
     return _HIDDEN.sub(mark, text)
 
 
-def _belongs(char: str, before: str) -> bool:
-    """Whether ``char``, which is not drawn, decides how the character before it is."""
-    if not before or before.isspace():
+def _belongs(text: str, place: int) -> bool:
+    """Whether the character at ``place``, which is not drawn, decides how the one before it is; at most two characters back tell."""
+    if not place or text[place - 1].isspace():
         return False
+    char, before = text[place], text[place - 1]
     if char in _JOINERS:
-        return before >= "\u0590" and before not in _JOINERS and unicodedata.category(before)[0] in "LMS"
+        drawn = _HIDDEN.match(before) is None or (_SELECTORS.match(before) is not None and _belongs(text, place - 1))
+        return drawn and before >= "\u0590" and unicodedata.category(before)[0] in "LMS"
     return _SELECTORS.match(char) is not None and _HIDDEN.match(before) is None
 
 
@@ -61,7 +62,7 @@ class Streamed:
     def __call__(self, piece: str) -> str:
         begun = len(visible(self._last))
         text = self._last + piece
-        self._last = text[-1:]
+        self._last = text[-2:]
         return visible(text)[begun:]
 
 

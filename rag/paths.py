@@ -25,7 +25,7 @@ def local_path(path: Any, where: str) -> Path:
         raise ConfigError(f"{address[1]}: is not a folder of this machine; object stores are not supported", where=f"{where}: {name:.200}",
                           hint="copy it to a local disk, or mount it, and give that path")
     try:
-        os.stat(name or ".")
+        Path(name).stat()
     except (FileNotFoundError, NotADirectoryError):
         pass  # whoever opens it says so, or makes it
     except (OSError, ValueError) as error:

@@ -28,8 +28,8 @@ from regard.retrievers import BM25
 from rich.console import Console
 
 CLEAR, TITLE, PASTE = "\x1b[2J\x1b[H", "\x1b]0;owned\x07", "\x1b]52;c;cm0gLXJm\x1b\\"
-HOSTILE = (f"fleas {CLEAR}{TITLE}{PASTE}\x9b31m\x9d0;x\x9c \b\b\b\x7f\x00 real\roverwritten \u202egpj.exe\u202c \u2066x\u2069 \u200b\u2060\ufeff"
-           "\u200e\u061c\U000e0041\U000e0042 [bold red]x[/bold red] [link=http://evil]y[/link] [/] :warning: a\\")
+HOSTILE = (f"fleas {CLEAR}{TITLE}{PASTE}\x9b31m\x9d0;x\x9c \b\b\b\x7f\x00 real\roverwritten \u202egpj.exe\u202c \u2066x\u2069 \u200b\u2060"
+           "\ufeff\u200e\u061c\U000e0041\U000e0042 [bold red]x[/bold red] [link=http://evil]y[/link] [/] :warning: a\\")
 
 
 def forbidden(text: str) -> list[str]:
@@ -150,7 +150,8 @@ def test_any_text_is_shown_without_what_is_obeyed(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [
-    "می‌خواهم", "क्‍ष", "👩‍💻 👍🏽 ❤️‍🔥 👨‍👩‍👧‍👦 🏴󠁧󠁢󠁥󠁮󠁧󠁿 🇩🇪 1️⃣", "葛󠄀城", "Donau\u00addampfschiff", "שלום עולם", "مرحبا", "ไทย", "한국어", "tab\tline\n",
+    "می‌خواهم", "क्‍ष", "👩‍💻 👍🏽 ❤️‍🔥 👨‍👩‍👧‍👦 🏴󠁧󠁢󠁥󠁮󠁧󠁿 🇩🇪 1️⃣", "葛󠄀城", "Donau\u00addampfschiff", "שלום עולם", "مرحبا", "ไทย", "한국어",
+    "tab\tline\n",
 ])
 def test_scripts_and_emoji_stay_as_they_are(text: str) -> None:
     assert visible(text) == text
