@@ -159,7 +159,8 @@ def test_scripts_and_emoji_stay_as_they_are(text: str) -> None:
 
 @pytest.mark.parametrize(("text", "shown"), [
     ("pay\u200dpal", "pay<U+200D>pal"), ("\u202egpj", "<U+202E>gpj"), ("a\r\nb\rc", "a\nb\nc"), ("x\ufe0f\ufe0f", "x\ufe0f<U+FE0F>"),
-    ("م\u200d\u200d\u200d", "م\u200d<U+200D><U+200D>"), ("🏴\U000e0041", "🏴<U+E0041>"), ("\x9b2J", "<U+009B>2J"), ("\ufffe\ud800", "<U+FFFE><U+D800>"),
+    ("م\u200d\u200d\u200d", "م\u200d<U+200D><U+200D>"), ("🏴\U000e0041", "🏴<U+E0041>"),
+    ("\x9b2J", "<U+009B>2J"), ("\ufffe\ud800", "<U+FFFE><U+D800>"),
 ])
 def test_what_hides_is_marked(text: str, shown: str) -> None:
     assert visible(text) == shown

@@ -40,7 +40,8 @@ def test_what_cannot_be_compared_does_not_match(condition: Any, value: Any) -> N
 
 
 @pytest.mark.parametrize("condition", [
-    {"in": 5}, {"in": "2000"}, {"in": None}, {"in": {"a": 1}}, {"gt": None}, {"lte": [3]}, {"gte": float("nan")}, float("nan"), [float("nan")],
+    {"in": 5}, {"in": "2000"}, {"in": None}, {"in": {"a": 1}}, {"gt": None}, {"lte": [3]}, {"gte": float("nan")},
+    float("nan"), [float("nan")],
     {"eq": float("nan")}, {"lt": {}}, {"gte": b"x"},
 ])
 def test_what_an_operator_cannot_use_is_an_error(condition: Any) -> None:
@@ -66,14 +67,16 @@ DAY, NOON = date(2024, 5, 1), datetime(2024, 5, 1, 12)
     ({"gte": NOON}, "2024-05-01", False), ({"gte": NOON}, "2024-05-01 12:00:00", True), ({"gte": NOON}, "2024-05-01T14:00:00+02:00", True),
     ({"gt": NOON}, "2024-05-01T13:00:00+02:00", False), ([DAY, date(2020, 1, 1)], "2020-01-01", True), ([DAY], "2020-01-01", False),
     ({"gte": "2024-05-01"}, "2024-05-02", True), ([DAY], ["2024-05-01", "x"], True), ({"contains": DAY}, ["2024-05-01"], True),
-    ({"gte": datetime(2024, 5, 1, 12, tzinfo=UTC)}, "2024-05-01T12:00:00", True), ({"lte": DAY}, "2024-05-01", True), ({"lte": DAY}, "x", False),
+    ({"gte": datetime(2024, 5, 1, 12, tzinfo=UTC)}, "2024-05-01T12:00:00", True),
+    ({"lte": DAY}, "2024-05-01", True), ({"lte": DAY}, "x", False),
 ])
 def test_dates_are_compared_with_iso_text(condition: Any, value: Any, holds: bool) -> None:
     assert compile_filters({"field": condition})({"field": value}) is holds
 
 
 def test_a_date_and_its_text_are_two_keys() -> None:
-    values = [DAY, "2024-05-01", datetime(2024, 5, 1), {"class": "datetime.date", "value": "datetime.date(2024, 5, 1)"}, [DAY], ["2024-05-01"]]
+    values = [DAY, "2024-05-01", datetime(2024, 5, 1),
+              {"class": "datetime.date", "value": "datetime.date(2024, 5, 1)"}, [DAY], ["2024-05-01"]]
     assert len({same_key({"when": value}) for value in values}) == len(values)
     cache = StageCache("unused")
     assert len({cache.key("s", [Query("x", filters={"when": value})]) for value in values}) == len(values)
