@@ -68,6 +68,8 @@ def index_encoders(wanted: str | Encoder | None, existing: LanceStore | None, de
     """The encoders that a job must run, by column name: all that the index holds, and the one that is asked for."""
     stored = existing.encoders if existing is not None else {}
     chosen = (None if existing is not None else default) if wanted == "auto" else wanted
+    if chosen is not None and (not chosen or not isinstance(chosen, str | Encoder)):
+        raise ConfigError(f"{chosen!r:.80} is no encoder", where="encoder", hint="give a model's name or an object of the protocol Encoder")
     asked = make_encoder(chosen) if isinstance(chosen, str) else chosen
     encoders = {name: stored_encoder(f) for name, f in stored.items() if asked is None or name != column_name(asked.name)}
     if asked is not None:

@@ -22,6 +22,7 @@ import numpy as np
 from ..rag.documents import Document, Passage
 from ..rag.encoding import Encoder, Vectors, close_encoder, open_encoder
 from ..rag.errors import ConfigError, EmptyCorpusError, IndexNotFound, Interrupted, RegardError
+from ..rag.paths import local_path
 from ..rag.progress import Advance, progress_bar
 from .chunkers import Chunker
 from .chunkers import chunker as make_chunker
@@ -110,7 +111,8 @@ def build_index(
     ``KeyboardInterrupt``. Raises ``CorpusError`` (for an iterable: where an item is no document), ``EmptyCorpusError``,
     ``FingerprintMismatch``, ``StorageError``, ``MissingDependency``.
     """
-    path, report, start = Path(index), IndexReport(str(index)), time.perf_counter()
+    path, report, start = local_path(index, "index"), IndexReport(str(index)), time.perf_counter()
+    _expect_settings(chunker, views, shard_passages, commit_seconds)
     left_out = LeftOut()
 
     def skip(item: Skip) -> None:
@@ -158,16 +160,47 @@ def build_index(
 
 
 def delete_documents(index: str | Path, document_ids: Sequence[str]) -> int:
-    """Remove documents and bring the views up to date; how many passages went."""
-    path = Path(index)
+    """Remove documents and bring the views up to date; how many passages went. Ids that the index does not have change nothing.
+
+    Raises ``ConfigError`` where ``document_ids`` is one text, or holds anything but texts.
+    """
+    wanted = _ids(document_ids)
+    path = local_path(index, "index")
     store = LanceStore(path)
     with locked(path):
         writer = StoreWriter(path, chunker=store.manifest["chunker"])
-        gone = writer.delete(document_ids)
+        stored = _stored_documents(writer)
+        known = [name for name in wanted if not _SURROGATE.search(name) and stored.get(name) is not None]
+        if not known:
+            return 0
+        gone = writer.delete(known)
         store = LanceStore(path)
         for spec in view_specs(path):
             build_view(store, spec)
     return gone
+
+
+def _ids(document_ids: Any) -> list[str]:
+    if isinstance(document_ids, str | bytes) or not isinstance(document_ids, Iterable):
+        raise ConfigError(f"document ids are given as a list, not as {document_ids!r:.80}", where="delete_documents",
+                          hint='delete_documents(index, ["id"])')
+    ids = list(document_ids)
+    wrong = next((name for name in ids if not isinstance(name, str)), None)
+    if wrong is not None or None in ids:
+        raise ConfigError(f"a document id is a text, not {wrong!r:.80}", where="delete_documents", hint='delete_documents(index, ["id"])')
+    return ids
+
+
+def _expect_settings(chunker: Any, views: Any, shard_passages: Any, commit_seconds: Any) -> None:
+    """Raise ``ConfigError`` for what only a caller from Python can get wrong."""
+    if not isinstance(chunker, str):
+        raise ConfigError(f"{chunker!r:.80} is no chunker", where="build_index", hint='chunker="sentences:200,overlap=40"')
+    if views is not None and (not isinstance(views, list | tuple) or not all(isinstance(view, str) for view in views)):
+        raise ConfigError(f"views are a list of names, not {views!r:.80}", where="build_index", hint='views=["faiss:flat", "bm25"]')
+    if not isinstance(shard_passages, int) or shard_passages < 1:
+        raise ConfigError(f"shard_passages is {shard_passages!r:.80}", where="build_index", hint="a whole number, at least 1")
+    if not isinstance(commit_seconds, int | float) or not commit_seconds > 0:
+        raise ConfigError(f"commit_seconds is {commit_seconds!r:.80}", where="build_index", hint="a number of seconds above 0")
 
 
 class _Job:

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from ..rag.documents import Passage, Rows
 from ..rag.encoding import Vectors
-from ..rag.errors import IndexFormatError, IndexNotFound
+from ..rag.errors import ConfigError, IndexFormatError, IndexNotFound
 from ..rag.identity import same_key
+from ..rag.paths import local_path
 from .filters import compile_filters, expect_known
 
 DATASET = "passages.lance"
@@ -31,6 +32,7 @@ FORMAT = 1
 KEY = b"regard"
 _PASSAGE_COLUMNS = ["row", "id", "document_id", "text", "start", "end", "title", "metadata"]
 _FILTERS_KEPT = 32
+_MANIFEST = {"id": str, "chunker": dict, "text": bool}
 
 Contents = NDArray[np.int64]
 """[n, 2]: the two halves of each passage's content hash."""
@@ -41,7 +43,7 @@ class LanceStore:
 
     def __init__(self, path: str | Path, version: int | None = None) -> None:
         """Raises ``IndexNotFound`` where there is no index, ``IndexFormatError`` where something else lies there."""
-        self.path = Path(path)
+        self.path = local_path(path, "index")
         self._dataset = open_dataset(self.path, version)
         self.manifest = read_manifest(self._dataset, self.path)
         # read once: Lance lends a dataset's history to one thread at a time, and this object is shared by many
@@ -97,7 +99,10 @@ class LanceStore:
 
     def offsets(self, rows: Sequence[int] | Rows) -> NDArray[np.int64]:
         """Positions of ``rows`` in the dataset. Raises ``IndexFormatError`` for a row that is not there."""
-        wanted = np.asarray(rows, dtype=np.int64)
+        try:
+            wanted = np.asarray(rows, dtype=np.int64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ConfigError(f"rows are whole numbers: {error}", where=str(self.path), hint="give a ranking's rows") from None
         known = self.rows
         slots = np.minimum(np.searchsorted(known, wanted, sorter=self._order), max(len(known) - 1, 0))
         found = self._order[slots] if len(known) else np.zeros(0, dtype=np.int64)
@@ -142,6 +147,8 @@ class LanceStore:
     def vectors(self, encoder: str, batch_size: int = 8192, start: int = 0) -> Iterator[Vectors]:
         """float32 [n, d] of every passage from position ``start`` on, in the dataset's order."""
         name = f"vector_{encoder}"
+        if encoder not in self.encoders:
+            raise IndexNotFound(f"the index has no vectors of {encoder!r}", where=str(self.path), hint=f"it has {', '.join(self.encoders)}")
         for batch in self.scan([name], batch_size, start):
             column = batch.column(name)
             yield np.asarray(column.flatten()).reshape(len(column), column.type.list_size)
@@ -194,11 +201,11 @@ def open_dataset(path: Path, version: int | None = None, session: Any = None) ->
     import lance
 
     folder = path / DATASET
-    if "://" not in str(path) and not exists(path):
+    if not exists(path):
         raise IndexNotFound(f"there is no index at {path}", where=str(folder), hint=f"make one: regard index SOURCE --index {path}")
     try:
         return lance.dataset(str(folder), version=version, session=session)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, OverflowError, TypeError) as error:
         raise IndexFormatError(f"the passage store cannot be opened: {str(error).split(', /')[0]}", where=str(folder),
                                hint="the folder is damaged or was written by something else; index again into a new folder") from None
 
@@ -220,11 +227,20 @@ def commit_of(dataset: Any, version: int, *, missing: str | None = None) -> str:
 def read_manifest(dataset: Any, path: Path) -> dict[str, Any]:
     """The index's own description, from the schema's metadata."""
     raw = (dataset.schema.metadata or {}).get(KEY)
-    manifest: dict[str, Any] = json.loads(raw) if raw else {}
-    if manifest.get("format") != FORMAT:
-        raise IndexFormatError(f"this is a Lance dataset, but no Regard index of format {FORMAT} (it says {manifest.get('format')!r})",
+    try:
+        manifest = json.loads(raw) if raw else {}
+    except (ValueError, RecursionError):
+        manifest = {}
+    said = manifest.get("format") if isinstance(manifest, dict) else None
+    if said != FORMAT:
+        raise IndexFormatError(f"this is a Lance dataset, but no Regard index of format {FORMAT} (it says {said!r:.80})",
                                where=str(path), hint="index again into a new folder")
-    return manifest
+    wrong = [name for name, kind in _MANIFEST.items() if not isinstance(manifest.get(name), kind)]
+    if wrong or not isinstance(manifest["chunker"].get("spec"), str):
+        raise IndexFormatError(f"the index's description is damaged: {', '.join(wrong) or 'chunker'}", where=str(path),
+                               hint="index again into a new folder")
+    found: dict[str, Any] = manifest
+    return found
 
 
 def full_texts(batch: Any) -> list[str]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from .errors import ConfigError, RegardError
+from .markup import json_escaped, visible
+from .paths import write_text
 
 app = typer.Typer(
     name="regard", no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
@@ -70,7 +75,7 @@ def index(
             sources or None, index, format=format, encoder=None if encoder == "none" else encoder, chunker=chunker, views=view,
             text=not no_text)
     except KeyboardInterrupt as stop:
-        print(f"interrupted: {stop or 'the same command goes on from what is committed'}", file=sys.stderr)
+        _say(f"interrupted: {stop or 'the same command goes on from what is committed'}", error=True)
         raise typer.Exit(130) from None  # as shells report a process that Ctrl-C ended
     if as_json:
         _print_json(report.to_dict())
@@ -113,14 +118,16 @@ def ask(
 ) -> None:
     """Answer a question: the answer streams, then its citations follow."""
     from .documents import Answer, Ranking
+    from .markup import Streamed
     from .pipeline import RunDone
     from .terminal import answer_json, ranking_json, show_citations
     from .trace import Token
 
+    shown = Streamed()
     with _pipeline(index, pipeline, answer=True) as p:
         for event in p.stream(_query(question, filter)):
             if isinstance(event, Token) and not as_json:
-                print(event.text, end="", flush=True)
+                print(shown(event.text), end="", flush=True)
             elif isinstance(event, RunDone):
                 result = event.result
     answer, ranking = _first(result, Answer, p.name), _first(result, Ranking, p.name, optional=True)
@@ -152,7 +159,7 @@ def run(
     if as_json:
         _print_json(summary)
     else:
-        typer.echo(f"{summary['queries']} queries in {summary['seconds']:.1f} s -> {out}")
+        _say(f"{summary['queries']} queries in {summary['seconds']:.1f} s -> {out}")
 
 
 @app.command("eval", epilog="Examples: regard eval bm25.trec fused.trec --qrels qrels/test.tsv -m nDCG@10 -m R@100 · regard eval "
@@ -225,7 +232,7 @@ def init(
     from .presets import default_pipeline
 
     default_pipeline(index, answer=answer).save(file)
-    typer.echo(f"wrote {file}; next: regard check {file}" + ("" if index else " --index my-index"))
+    _say(f"wrote {file}; next: regard check {file}" + ("" if index else " --index my-index"))
 
 
 @app.command(epilog="Example: regard init pipeline.yaml && regard check pipeline.yaml --index my-index")
@@ -257,12 +264,12 @@ def graph(
     """Draw a pipeline, with no network and no browser."""
     pipeline = _load(file, None)
     if out is None:
-        typer.echo(pipeline.to_mermaid())
+        _say(pipeline.to_mermaid())
         return
     if out.suffix not in (".svg", ".mmd", ".md"):
         raise ConfigError(f"cannot draw a {out.suffix or 'file without ending'}", where=str(out), hint="use .svg or .mmd")
-    out.write_text(pipeline.to_svg() if out.suffix == ".svg" else pipeline.to_mermaid(), encoding="utf-8")
-    typer.echo(f"wrote {out}")
+    write_text(out, pipeline.to_svg() if out.suffix == ".svg" else pipeline.to_mermaid())
+    _say(f"wrote {out}")
 
 
 @heads.command("detect", epilog=_DETECT_EXAMPLE)
@@ -292,7 +299,7 @@ def detect(
         from .terminal import show_heads
 
         show_heads(found, top)
-        typer.echo(f"-> {out}")
+        _say(f"-> {out}")
 
 
 @app.command(epilog="Examples: regard doctor --json · regard doctor --index my-index")
@@ -367,18 +374,42 @@ def _first(result: Any, kind: type, name: str, *, optional: bool = False) -> Any
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    text = json.dumps(value, indent=2, ensure_ascii=not sys.stdout.encoding.lower().startswith("utf"), default=str)
+    print(json_escaped(text))
+
+
+def _say(text: str, *, error: bool = False) -> None:
+    """Print a line in which a terminal obeys nothing."""
+    print(visible(text), file=sys.stderr if error else sys.stdout)
 
 
 def main() -> None:
     """Run the command; one of Regard's own errors is printed, not traced (``REGARD_DEBUG=1`` traces it)."""
+    _keep_terminal_safe()
     try:
         app()
     except RegardError as error:
         if os.environ.get("REGARD_DEBUG"):
             raise
-        print(f"error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+        _say("\n".join((f"error: {error}", *getattr(error, "__notes__", ()))), error=True)
         sys.exit(1)
+
+
+def _keep_terminal_safe() -> None:
+    """Log lines, warnings and tracebacks may quote a document; and what the terminal's encoding lacks is no reason to fail."""
+
+    class Visible(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return visible(super().format(record))
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(Visible())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logging.captureWarnings(True)
+    sys.excepthook = lambda kind, error, trace: _say("".join(traceback.format_exception(kind, error, trace)).rstrip(), error=True)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from . import documents
 from .errors import ConfigError, PipelineError, RegardError
+from .paths import local_path, write_text
 from .pipeline import Pipeline, Wire
 from .ports import type_name
 from .registry import stage_class, stage_names
@@ -96,13 +97,13 @@ def _shown(identity: Any) -> str:
 def save(pipeline: Pipeline, path: str | Path) -> None:
     """Write ``dump`` to ``path``."""
     text = dump(pipeline)  # first, so that a refusal leaves no half-written file
-    Path(path).write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def load(path: str | Path, settings: Mapping[str, Any] | None = None) -> Pipeline:
     """Read a file; ``settings`` replace the setting of that name in every stage that has it."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = local_path(path, "pipeline file").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the pipeline file cannot be read: {error}", where=str(path),
                           hint=f"check the path; regard init {path} writes the default pipeline") from None

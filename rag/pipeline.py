@@ -27,6 +27,7 @@ from .documents import Batch, Query, Ranking
 from .errors import PipelineError, QueryError, RegardError
 from .executor import Executor
 from .graph import Edge, Graph, Node
+from .paths import local_path
 from .ports import Port, accepts, meets, ports, type_name
 from .registry import open_store
 from .stage import Problem, Stage
@@ -417,8 +418,9 @@ class Pipeline:
     def _stage_cache(self) -> StageCache | None:
         """The cache that ``cache`` names now: it may be set, or set to another, between two runs."""
         cache = self.cache
-        if not isinstance(cache, str | Path):
+        if cache is None or isinstance(cache, StageCache):
             return cache
+        local_path(cache, "stage cache")
         with self._lock:
             if self._kept is None or self._kept.folder != Path(cache).expanduser():
                 self._kept = StageCache(cache)
@@ -499,7 +501,8 @@ class Pipeline:
 
     def _batches(self, values: Sequence[Any], named: Mapping[str, Any]) -> tuple[dict[str, Batch[Any]], bool]:
         given = {**dict(zip(self.inputs, values, strict=False)), **named}
-        if len(values) > len(self.inputs) or given.keys() != self.inputs.keys():
+        twice = named.keys() & set(list(self.inputs)[:len(values)])
+        if twice or len(values) > len(self.inputs) or given.keys() != self.inputs.keys():
             raise PipelineError(f"run was given {sorted(given)} and {len(values)} values by position", where=self.name,
                                 hint=f"inputs: {', '.join(f'{n}: {type_name(t)}' for n, t in self.inputs.items())}")
         single = not any(isinstance(v, list | tuple) for v in given.values())

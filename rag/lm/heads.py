@@ -20,6 +20,7 @@ import yaml
 
 from ..errors import ConfigError
 from ..models import EMBEDDED, resolve, weights_hash
+from ..paths import local_path, write_text
 from .info import describe
 
 Heads = Sequence[tuple[int, int]] | None
@@ -56,7 +57,8 @@ class HeadSet:
         return [(int(i) // table.shape[1], int(i) % table.shape[1]) for i in best]
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps({"format": _FORMAT, **asdict(self)}) + "\n", encoding="utf-8")
+        """Raises ``StorageError`` where the file cannot be written."""
+        write_text(path, json.dumps({"format": _FORMAT, **asdict(self)}) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -65,8 +67,12 @@ class HeadSet:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data.pop("format") != _FORMAT or not isinstance(data["measures"], dict):
                 raise ValueError("another format")
+            for name, table in data["measures"].items():
+                values = np.asarray(table, dtype=np.float64)
+                if values.ndim != 2 or not values.size or not np.isfinite(values).all():
+                    raise ValueError(f"{name!r} is no table of finite numbers, one a head")
             return cls(**data)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise _no_heads(path, str(error)) from None
 
 
@@ -82,14 +88,14 @@ def published_heads(source: str | Path) -> Heads:
     """
     if isinstance(source, str) and _LISTED.fullmatch(source):
         return _listed(source)
-    path = Path(source)
+    path = local_path(source, "heads")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise _no_heads(path, str(error)) from None
     try:
         return _heads_of(_parsed(text))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _no_heads(path, str(error)) from None
 
 
