@@ -7,6 +7,8 @@ import re
 from collections import Counter
 from html.parser import HTMLParser
 
+from .decoding import without_huge_references
+
 _DROPPED = frozenset({
     "head", "script", "style", "nav", "noscript", "template", "svg", "iframe", "object", "form", "button", "select",
 })
@@ -33,7 +35,6 @@ _UNKNOWN_SECTION = re.compile(r"<(?=!\[(?!(?:temp|cdata|ignore|include|rcdata|if
 _ENDS = tuple((re.compile(opening), re.compile(closing)) for opening, closing in (
     (r"<(?=!--)", r"--\s*>"), (r"<(?=!\[)", r"\]\s*\]\s*>"), ("<", ">"),
 ))
-_NO_CHARACTER = re.compile(r"&#(?:[0-9]{1000,}|x[0-9a-f]{1000,});?", re.IGNORECASE)  # longer than Python makes numbers of
 
 
 def declared_encoding(data: bytes) -> str | None:
@@ -69,7 +70,7 @@ def _closed(markup: str) -> str:
     The parser takes it for text too, but looks for the end through the rest of the page first: so many of them would take the square of
     their number. Sections with a name that it does not know (``<![foo``), which it refuses, become text as well.
     """
-    markup = _UNKNOWN_SECTION.sub("&lt;", _NO_CHARACTER.sub("\ufffd", markup))
+    markup = _UNKNOWN_SECTION.sub("&lt;", without_huge_references(markup))
     for opening, closing in _ENDS:
         end = max((match.end() for match in closing.finditer(markup)), default=0)
         markup = markup[:end] + opening.sub("&lt;", markup[end:])

@@ -9,21 +9,25 @@ from typing import Any
 from ...rag.documents import Document
 from ...rag.errors import CorpusError
 from . import records
+from .limits import Limits
 from .lines import members
-from .skips import OnSkip, Skip
+from .skips import OnSkip, Skip, Unreadable
 
 SUFFIXES = (".parquet",)
 _ROWS = 512
 
 
-def read(path: Path, source: str, on_skip: OnSkip) -> Iterator[Document]:
+def read(path: Path, source: str, limits: Limits, on_skip: OnSkip) -> Iterator[Document]:
     """Documents row by row, fields named as in JSON lines; columns of lists (vectors, say) are not read.
 
     A row without id or text is a skip. Raises ``CorpusError`` for a table without such columns or a file that is no Parquet.
     """
     import pyarrow
 
-    for file in members(path, SUFFIXES):
+    def refuse(location: str, reason: str) -> None:
+        on_skip(Skip(source, location, reason))
+
+    for file in members(path, SUFFIXES, limits, refuse):
         row = 0
         try:
             with _open(file) as table:
@@ -31,9 +35,9 @@ def read(path: Path, source: str, on_skip: OnSkip) -> Iterator[Document]:
                     for record in batch.to_pylist():
                         row += 1
                         try:
-                            yield records.document(record)
-                        except records.BadRecord as error:
-                            on_skip(Skip(source, f"{file} row {row}", str(error)))
+                            yield limits.checked(records.document(record))
+                        except Unreadable as error:
+                            refuse(f"{file} row {row}", str(error))
         except (pyarrow.ArrowException, OSError) as error:
             raise CorpusError(f"the Parquet file cannot be read: {error}", where=f"{file}, after row {row}") from None
 
@@ -43,7 +47,7 @@ def estimate(path: Path) -> int | None:
     import pyarrow
 
     try:
-        return sum(_rows(file) for file in members(path, SUFFIXES))
+        return sum(_rows(file) for file in members(path, SUFFIXES, Limits(), lambda *_: None))
     except (pyarrow.ArrowException, OSError):
         return None
 
