@@ -109,8 +109,8 @@ def build_index(
 
     Work is committed, in whole documents, after ``shard_passages`` passages or ``commit_seconds`` of work, whichever comes first. A bad
     document, or one over one of ``limits`` (``Limits``, or settings as ``"record_bytes=64M"``), is a counted skip; nothing committed is
-    ever lost. Ctrl-C commits what is encoded and raises ``Interrupted``, a ``KeyboardInterrupt``. Raises ``CorpusError`` (for an iterable: where an item is no document), ``EmptyCorpusError``,
-    ``FingerprintMismatch``, ``StorageError``, ``MissingDependency``.
+    ever lost. Ctrl-C commits what is encoded and raises ``Interrupted``, a ``KeyboardInterrupt``. Raises ``CorpusError`` (for an
+    iterable: where an item is no document), ``EmptyCorpusError``, ``FingerprintMismatch``, ``StorageError``, ``MissingDependency``.
     """
     path, report, start, limits = Path(index), IndexReport(str(index)), time.perf_counter(), as_limits(limits)
     left_out = LeftOut()

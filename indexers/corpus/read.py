@@ -28,9 +28,9 @@ def read_corpus(source: str | Path, *, format: str = "auto", limits: Limits | No
 
     ``format`` is one of ``FORMATS``; ``auto`` asks :func:`detect_format`. ``on_skip`` gets a :class:`.Skip` for every document that
     could not be read or goes over one of ``limits``. Ids need not be unique here: the indexing job sees to that. Texts are valid
-    Unicode (a lone surrogate becomes U+FFFD) and have ``\\n`` line ends when they come from files. Raises ``CorpusError`` at once for a missing path or an unknown
-    format, and while streaming, after the documents before the damage, for a source that breaks off (a truncated gzip file, a disk
-    error).
+    Unicode (a lone surrogate becomes U+FFFD) and have ``\\n`` line ends when they come from files. Raises ``CorpusError`` at
+    once for a missing path or an unknown format, and while streaming, after the documents before the damage, for a source that breaks off
+    (a truncated gzip file, a disk error).
     """
     found, limits = _checked(source, format), limits or Limits()
     if found == "python":
