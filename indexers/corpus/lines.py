@@ -20,7 +20,7 @@ Refuse = Callable[[str, str], None]
 
 _SAMPLE = 64 << 20
 _PIECE = 1 << 20
-_REACH = 64  # records: how far the end of a line that is too long is looked for
+_REACH = 1_000_000_000  # bytes: how far the end of a line that is too long is looked for
 _RATIO_FROM = 64_000_000
 
 
@@ -79,10 +79,10 @@ class _Lines:
 
     def pass_over(self, piece: bytes) -> None:
         """To the end of the line that ``piece`` is of. Raises ``Unreadable`` where it has none within reach."""
-        furthest = self._read + _REACH * self._limits.record_bytes
+        furthest = self._read + _REACH
         while piece and not piece.endswith(b"\n"):
             if self._read > furthest:
-                raise Unreadable(f"no line ends within {_REACH * self._limits.record_bytes:,} bytes")
+                raise Unreadable(f"no line ends within {_REACH:,} bytes")
             piece = self.line(_PIECE)
 
     def _check_growth(self, compressed: int) -> None:
