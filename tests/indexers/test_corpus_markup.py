@@ -122,3 +122,8 @@ def test_trec_markup_is_read_as_by_backtracking(markup: str) -> None:
         assert expected is None or not expected[1]
     else:
         assert (found.id, found.text, found.title) == expected
+
+
+def test_an_end_tag_before_its_start_tag_closes_nothing() -> None:
+    found = trec._document(b"<DOCNO>1</DOCNO></HL>a<HL>b<TI>t</TI>c")
+    assert (found.title, found.text) == ("t", "abc")

@@ -511,3 +511,9 @@ def test_objects_are_checked_too() -> None:
     skips: list[Skip] = []
     assert list(objects.read([{"id": "x", "text": "t" * 30}], Limits(document_characters=20), skips.append)) == []
     assert "document_characters=20" in skips[0].reason
+
+
+def test_a_heading_that_never_ends_is_cut_to_a_title(tmp_path: Path) -> None:
+    (tmp_path / "x.html").write_text("<h1>" + "y" * 5_000)
+    (document,) = read_corpus(tmp_path, on_skip=lambda skip: None)
+    assert (len(document.title), len(document.text)) == (1_000, 5_000)
