@@ -27,7 +27,9 @@ from ..rag.progress import Advance, progress_bar
 from .chunkers import Chunker
 from .chunkers import chunker as make_chunker
 from .columns import checked_vectors, encode_existing, index_encoders
-from .corpus import Skip, estimate_size, objects, read_corpus
+from .corpus import Limits, Skip, estimate_size, objects, parsing, read_corpus
+from .corpus.limits import as_limits
+from .corpus.skips import Unreadable
 from .pace import COMMIT_SECONDS, ENCODED_AT_ONCE, Pace
 from .seen import SeenDocuments
 from .sources import LeftOut, Sources, source_name
@@ -94,7 +96,7 @@ class IndexReport:
 def build_index(
     sources: Corpus | None, index: str | Path, *, format: str = "auto", encoder: str | Encoder | None = "auto", chunker: str = "auto",
     views: Sequence[str] | None = None, text: bool = True, shard_passages: int = 2048, commit_seconds: float = COMMIT_SECONDS,
-    progress: bool | None = None, on_skip: Callable[[Skip], None] | None = None,
+    limits: Limits | Sequence[str] = (), progress: bool | None = None, on_skip: Callable[[Skip], None] | None = None,
 ) -> IndexReport:
     """Index documents into the folder ``index``; run it again to add, to update, or to finish a job that was killed.
 
@@ -107,11 +109,11 @@ def build_index(
     ``AttentionReranker(cache=index)``; what it will take is said on standard error before it starts, unless ``progress`` is False.
 
     Work is committed, in whole documents, after ``shard_passages`` passages or ``commit_seconds`` of work, whichever comes first. A bad
-    document is a counted skip; nothing committed is ever lost. Ctrl-C commits what is encoded and raises ``Interrupted``, a
-    ``KeyboardInterrupt``. Raises ``CorpusError`` (for an iterable: where an item is no document), ``EmptyCorpusError``,
-    ``FingerprintMismatch``, ``StorageError``, ``MissingDependency``.
+    document, or one over one of ``limits`` (``Limits``, or settings as ``"record_bytes=64M"``), is a counted skip; nothing committed is
+    ever lost. Ctrl-C commits what is encoded and raises ``Interrupted``, a ``KeyboardInterrupt``. Raises ``CorpusError`` (for an
+    iterable: where an item is no document), ``EmptyCorpusError``, ``FingerprintMismatch``, ``StorageError``, ``MissingDependency``.
     """
-    path, report, start = local_path(index, "index"), IndexReport(str(index)), time.perf_counter()
+    path, report, start, limits = local_path(index, "index"), IndexReport(str(index)), time.perf_counter(), as_limits(limits)
     _expect_settings(chunker, views, shard_passages, commit_seconds)
     left_out = LeftOut()
 
@@ -128,10 +130,10 @@ def build_index(
     if any(spec.dense for spec in specs):
         import_faiss()  # a missing package is reported before the work, not after it
     names = _names(sources)
-    documents, total = (_nothing_new(existing, path), None) if sources is None else _documents(sources, names, format, skip)
+    documents, total = (_nothing_new(existing, path), None) if sources is None else _documents(sources, names, format, limits, skip)
     if sources is not None:
         documents = _not_empty(documents, report, existing)
-    again = UnfinishedJob(_command(sources, names, path, format, encoder, chunker, views, text), _sources(sources, names),
+    again = UnfinishedJob(_command(sources, names, path, format, encoder, chunker, views, text, limits), _sources(sources, names),
                           [spec.slug for spec in specs])
     try:
         for one in encoders.values():
@@ -142,7 +144,7 @@ def build_index(
             for name, one in encoders.items():
                 encode_existing(writer, name, one, progress=progress, commit_seconds=commit_seconds)
             with progress_bar("indexing", total, "documents", enabled=progress) as advance, closing(Sources(path)) as places:
-                job = _Job(writer, splitter, encoders, report, skip, places, shard_passages, commit_seconds)
+                job = _Job(writer, splitter, encoders, report, skip, places, shard_passages, commit_seconds, limits)
                 job.run(documents, advance)
                 job.look_for_vanished([source_name(name) for name in names], left_out)
             store = LanceStore(path)
@@ -151,6 +153,7 @@ def build_index(
     except KeyboardInterrupt:
         raise Interrupted(f"{_held(path)}; the same command goes on from there") from None
     finally:
+        parsing.close()
         for one in encoders.values():
             close_encoder(one)
     report.total_passages = len(store)
@@ -211,7 +214,7 @@ class _Job:
 
     def __init__(
         self, writer: StoreWriter, chunker: Chunker, encoders: dict[str, Encoder], report: IndexReport, skip: Callable[[Skip], None],
-        places: Sources, shard_passages: int, commit_seconds: float,
+        places: Sources, shard_passages: int, commit_seconds: float, limits: Limits,
     ) -> None:
         self.writer = writer
         self.chunker = chunker
@@ -220,6 +223,7 @@ class _Job:
         self.skip = skip
         self.places = places
         self.shard_passages = shard_passages
+        self.limits = limits
         self.pace = Pace(commit_seconds)
         self.stored = _stored_documents(writer)
         self.seen = SeenDocuments()
@@ -266,7 +270,11 @@ class _Job:
             return
         if not (self.encoded or self.block):
             self.pace.restart()
-        passages = self.chunker.chunk(document)
+        try:
+            passages = self.chunker.chunk(document, self.limits)
+        except Unreadable as error:
+            self.skip(Skip("corpus", document.id, str(error)))
+            return
         if stored is not None:
             self.block.replaced.append(document.id)
             self.report.updated += 1
@@ -275,6 +283,7 @@ class _Job:
         if not passages:
             self.skip(Skip("corpus", document.id, "the document has no text"))
         self.block.add(passages, digest)
+        self.block.characters += len(passages) * self.limits.repeated_characters(document)
 
     def _keep_pace(self) -> None:
         """Encode when there is enough for a block; commit when another would be too much for a shard, or it is time.
@@ -371,19 +380,21 @@ def _names(sources: Corpus | None) -> list[str | Path]:
     return []
 
 
-def _documents(sources: Corpus, names: list[str | Path], format: str, skip: Callable[[Skip], None]) -> tuple[Iterator[Sourced], int | None]:
+def _documents(
+    sources: Corpus, names: list[str | Path], format: str, limits: Limits, skip: Callable[[Skip], None],
+) -> tuple[Iterator[Sourced], int | None]:
     """The documents of all sources as one stream, and how many there will be where that is cheap to know."""
     if not names:
-        return ((document, None) for document in objects.read(sources, skip)), objects.estimate(sources)
+        return ((document, None) for document in objects.read(sources, limits, skip)), objects.estimate(sources)
     sizes = [estimate_size(s, format) for s in names]
     known = [size for size in sizes if size is not None]
-    stream = chain.from_iterable(_read(s, format, skip) for s in names)
+    stream = chain.from_iterable(_read(s, format, limits, skip) for s in names)
     return stream, sum(known) if len(known) == len(sizes) else None
 
 
-def _read(source: str | Path, format: str, skip: Callable[[Skip], None]) -> Iterator[Sourced]:
+def _read(source: str | Path, format: str, limits: Limits, skip: Callable[[Skip], None]) -> Iterator[Sourced]:
     name = source_name(source)
-    return ((document, name) for document in read_corpus(source, format=format, on_skip=skip))
+    return ((document, name) for document in read_corpus(source, format=format, limits=limits, on_skip=skip))
 
 
 def _nothing_new(existing: LanceStore | None, path: Path) -> Iterator[Sourced]:
@@ -428,7 +439,7 @@ def _sources(sources: Corpus | None, names: list[str | Path]) -> list[str]:
 
 def _command(
     sources: Corpus | None, names: list[str | Path], path: Path, format: str, encoder: str | Encoder | None, chunker: str,
-    views: Sequence[str] | None, text: bool,
+    views: Sequence[str] | None, text: bool, limits: Limits,
 ) -> str:
     """How to run this job again."""
     if (sources is not None and not names) or not isinstance(encoder, str | None):
@@ -436,6 +447,7 @@ def _command(
     options = [("--format", format, "auto"), ("--encoder", encoder or "none", "auto"), ("--chunker", chunker, "auto")]
     given = [word for option, value, default in options if value != default for word in (option, value)]
     given += [word for view in views or () for word in ("--view", view)]
+    given += [word for limit in limits.settings() for word in ("--limit", limit)]
     return shlex.join(["regard", "index", *map(str, names), "--index", str(path), *given, *([] if text else ["--no-text"])])
 
 

@@ -50,6 +50,14 @@ OtherPipeline = Annotated[Path | None, typer.Option("--pipeline", metavar="FILE.
 Filters = Annotated[list[str] | None, typer.Option("--filter", metavar="FIELD=VALUE", help="Only passages with this metadata.")]
 
 
+_LIMITS = (
+    "A limit on what is read; what goes over it is skipped and counted. Give it again for more. Defaults: "
+    "record_bytes=16M (a line, a row), file_bytes=256M, decompressed_bytes=1T, decompressed_ratio=200, document_characters=16M, "
+    "stored_characters=64M, passage_characters=1M, metadata_depth=32, id_characters=4096, seconds=120 and memory_bytes=1G (parsing "
+    "one document), outside_links=false."
+)
+
+
 @app.command(epilog="Examples: regard index docs/ --index my-index · regard index python: --index std --view bm25 --encoder none · "
                     "regard index scifact/ --index sf --format beir --chunker whole --view faiss:hnsw,m=48 --view bm25")
 def index(
@@ -65,6 +73,7 @@ def index(
     view: Annotated[list[str] | None, typer.Option(help="bm25, faiss:flat, faiss:hnsw,m=32 or faiss:ivf; give it again for more. "
                                                            "Default: faiss:flat and bm25.")] = None,
     no_text: Annotated[bool, typer.Option("--no-text", help="Do not store the text (dense search only, no reranking).")] = False,
+    limit: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help=_LIMITS)] = None,
     as_json: Json = False,
 ) -> None:
     """Index documents; run it again to add, to update, or to finish a job that was killed. Ctrl-C keeps what is done."""
@@ -73,7 +82,7 @@ def index(
     try:
         report = load("regard.jobs", "index")(
             sources or None, index, format=format, encoder=None if encoder == "none" else encoder, chunker=chunker, views=view,
-            text=not no_text)
+            text=not no_text, limits=limit or ())
     except KeyboardInterrupt as stop:
         _say(f"interrupted: {stop or 'the same command goes on from what is committed'}", error=True)
         raise typer.Exit(130) from None  # as shells report a process that Ctrl-C ended

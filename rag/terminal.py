@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from .display import judged
@@ -182,7 +182,7 @@ def show_heads(found: HeadSet, top: int) -> None:
     """The ``top`` heads by each measure, with their 95 % intervals."""
     measures = list(found.measures)
     about = f"{found.model}: layer.head, mean and 95 % interval over {found.recipe.get('queries', '?')} queries"
-    table = Table(*map(_cell, measures), title=_cell(about), title_style="dim", title_justify="left")
+    table = Table(*map(Column, map(_cell, measures)), title=_cell(about), title_style="dim", title_justify="left")
     for best in zip(*(found.top(measure, top) for measure in measures), strict=True):
         cells = []
         for measure, (layer, head) in zip(measures, best, strict=True):

@@ -152,7 +152,7 @@ def test_passages_of_one_document_count_once(tmp_path: Path) -> None:
 
 
 def test_a_skip_may_have_any_location(tmp_path: Path) -> None:
-    assert _build([Document("x" * 5000, "t"), Document("x" * 5000, "t"), Document("\0", " ")], tmp_path).skipped == 2
+    assert _build([Document("x" * 4000, "t"), Document("x" * 4000, "t"), Document("\0", " ")], tmp_path).skipped == 2
 
 
 def test_a_damaged_book_is_named(folder: Path, tmp_path: Path) -> None:
