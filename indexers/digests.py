@@ -57,3 +57,16 @@ class Ledger:
             except (ValueError, KeyError, TypeError):
                 continue
         return found
+
+    def keep(self, files: Iterable[Path]) -> None:
+        """Forget all other files. A reader sees the old ledger or the new one."""
+        kept = {file.relative_to(self._folder).as_posix() for file in files}
+        before = self.digests()
+        if before.keys() <= kept:
+            return
+        new = self._folder / f"{LEDGER}.new"
+        with new.open("w", encoding="utf-8") as ledger:
+            ledger.writelines(f"\n{json.dumps({'file': name, **asdict(digest)})}\n" for name, digest in before.items() if name in kept)
+            ledger.flush()
+            os.fsync(ledger.fileno())
+        new.replace(self._folder / LEDGER)
