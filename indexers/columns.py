@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from json import dumps
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,10 @@ from ..rag.encoding import Encoder, Vectors
 from ..rag.encoding import encoder as make_encoder
 from ..rag.errors import ConfigError, DimensionMismatch, FingerprintMismatch, ModelNotFound, StageError
 from ..rag.progress import Advance, progress_bar
+from . import commits
 from .encoders import OnnxEncoder, SentenceTransformerEncoder
 from .pace import Pace
-from .store import LanceStore, commit_of, full_texts
+from .store import KEY, LanceStore, commit_of, full_texts
 from .writer import StoreWriter, storage_errors
 
 _DESCRIPTIVE = {"model"}  # a model that moved to another folder is still the same encoder
@@ -63,8 +66,8 @@ def stored_encoder(fingerprint: Mapping[str, Any], device: str | None = None) ->
 
 def index_encoders(wanted: str | Encoder | None, existing: LanceStore | None, default: str) -> dict[str, Encoder]:
     """The encoders that a job must run, by column name: all that the index holds, and the one that is asked for."""
-    stored = existing.encoders if existing else {}
-    chosen = (None if existing else default) if wanted == "auto" else wanted
+    stored = existing.encoders if existing is not None else {}
+    chosen = (None if existing is not None else default) if wanted == "auto" else wanted
     asked = make_encoder(chosen) if isinstance(chosen, str) else chosen
     encoders = {name: stored_encoder(f) for name, f in stored.items() if asked is None or name != column_name(asked.name)}
     if asked is not None:
@@ -97,7 +100,7 @@ def encode_existing(writer: StoreWriter, name: str, one: Encoder, *, progress: b
             advance(len(pending), "")
             _encode_rest(writer, one, pending, Pace(commit_seconds), advance)
     writer.add_encoder(name, fingerprint, pending.blocks())
-    shutil.rmtree(home.parent)
+    shutil.rmtree(home.parent, ignore_errors=True)
 
 
 def _encode_rest(writer: StoreWriter, one: Encoder, pending: _Pending, pace: Pace, advance: Advance) -> None:
@@ -147,33 +150,36 @@ def _blocks(writer: StoreWriter, start: int) -> Iterator[list[str]]:
 class _Pending:
     """Vectors on their way into the store: a Lance dataset, valid for one fingerprint and one commit of the store."""
 
-    def __init__(self, home: Any, identity: Mapping[str, Any], dimension: int) -> None:
-        import json
-
-        import lance
+    def __init__(self, home: Path, identity: Mapping[str, Any], dimension: int) -> None:
         import pyarrow as pa
 
-        mark = json.dumps(identity, sort_keys=True).encode()
-        self._schema = pa.schema([pa.field("vector", pa.list_(pa.float32(), dimension))], metadata={b"regard": mark})
-        if home.exists():
-            self._dataset = lance.dataset(str(home))
-            if (self._dataset.schema.metadata or {}).get(b"regard") == mark:
-                return
-            shutil.rmtree(home)
-        self._dataset = lance.write_dataset(self._schema.empty_table(), str(home), schema=self._schema)
+        mark = dumps(identity, sort_keys=True).encode()
+        self._schema = pa.schema([pa.field("vector", pa.list_(pa.float32(), dimension))], metadata={KEY: mark})
+        kept = _opened(home, mark)
+        self._dataset = commits.create(home, self._schema) if kept is None else kept
 
     def __len__(self) -> int:
         return int(self._dataset.count_rows())
 
     def append(self, vectors: Vectors) -> None:
-        import lance
         import pyarrow as pa
 
         flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
         column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-        self._dataset = lance.write_dataset(pa.table([column], schema=self._schema), self._dataset, mode="append")
+        self._dataset = commits.append(self._dataset, pa.table([column], schema=self._schema))
 
     def blocks(self) -> Iterator[Vectors]:
         for batch in self._dataset.scanner(scan_in_order=True).to_batches():
             column = batch.column("vector")
             yield np.asarray(column.flatten()).reshape(len(column), -1)
+
+
+def _opened(home: Path, mark: bytes) -> Any | None:
+    """The dataset in ``home`` where it is there, whole, and has this mark."""
+    import lance
+
+    try:
+        dataset = lance.dataset(str(home), session=commits.without_cache())
+        return dataset if (dataset.schema.metadata or {}).get(KEY) == mark else None
+    except (ValueError, OSError):
+        return None

@@ -11,22 +11,21 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..rag.errors import ConfigError, DeletionRefused, RegardError
-from . import leases, unfinished
+from . import commits, leases, unfinished
 from .digests import Ledger
 from .sources import Sources
 from .store import DATASET, KEY, LanceStore, commit_of, open_dataset, unchanged_since
 from .views import NEW, build_view, carry_view, newest_versions
-from .writer import locked, storage_errors
+from .writer import locked, next_row, storage_errors
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +85,9 @@ def compact_locked(path: Path, *, keep: int = KEEP, purge: bool = False, wait: f
         expect_removable(dataset, _older(dataset, 1), wait)
     with storage_errors(path, "the index cannot be compacted"):
         report.fragments_before = len(dataset.get_fragments())
-        _rewrite(dataset, purge)
-        dataset = open_dataset(path)
+        dataset = commits.compact(dataset)
+        if purge:
+            dataset = _with_silent_commit(dataset)
         _carry_pending(path, dataset)
         report.fragments_after = len(dataset.get_fragments())
     report.views_removed = _update_views(path, purge)
@@ -119,39 +119,21 @@ def expect_removable(dataset: Any, manifests: Mapping[int, Path], wait: float) -
 # -- passages ---------------------------------------------------------------------------
 
 
-def _rewrite(dataset: Any, purge: bool) -> None:
-    """Write small fragments, and those with deleted passages, together; nothing where there are none such.
-
-    What a commit says of itself may name what it deleted: to purge that, another one must be the newest.
-    """
+def _with_silent_commit(dataset: Any) -> Any:
+    """What the newest commit says of itself may name what it deleted: then another one is put after it."""
     import lance
-    from lance.optimize import Compaction
 
-    options = {"materialize_deletions_threshold": 0.0}
-    done = [task.execute(dataset) for task in Compaction.plan(dataset, options).tasks]
-    if done:
-        _note_files(dataset, done)
-        Compaction.commit(dataset, done, options)
-    newest = lance.dataset(dataset.uri)
     silent = (lance.LanceOperation.Rewrite, lance.LanceOperation.UpdateConfig)
-    if purge and not isinstance(newest.read_transaction(int(newest.version)).operation, silent):
-        newest.update_config({"regard.next_row": str(next_row(newest))})
-
-
-def _note_files(dataset: Any, done: Iterable[Any]) -> None:
-    """Have the new fragments' files reach the disk, and their digests, before they are committed."""
-    folder = Path(dataset.uri)
-    files = [folder / "data" / file.path for result in done for fragment in result.new_fragments for file in fragment.files]
-    for file in files:
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
-    Ledger(folder).note(files)
+    if isinstance(dataset.read_transaction(int(dataset.version)).operation, silent):
+        return dataset
+    return commits.configure(dataset, **{"regard.next_row": str(next_row(dataset))})
 
 
 def _carry_pending(path: Path, dataset: Any) -> None:
     """Vectors on their way into the index stay those of its passages where these are the same; others are of no use to anybody."""
     import lance
 
+    commit = commit_of(dataset, int(dataset.version))
     for home in (path / "pending").glob("*.lance"):
         try:
             pending = lance.dataset(str(home))
@@ -159,7 +141,6 @@ def _carry_pending(path: Path, dataset: Any) -> None:
             of_these = unchanged_since(dataset, mark["commit"])
         except (ValueError, OSError, KeyError, TypeError):
             of_these = False
-        commit = commit_of(dataset, int(dataset.version))
         if not of_these:
             shutil.rmtree(home)
         elif mark["commit"] != commit:
@@ -243,15 +224,6 @@ def _purge_notes(path: Path, dataset: Any) -> None:
     with closing(Sources(path)) as places:
         unfinished.forget(path, places.emptied(held))
         places.forget_all_but(held)
-
-
-def next_row(dataset: Any) -> int:
-    """The first row number that was never given out."""
-    import pyarrow.compute as pc
-
-    kept = int(dataset.config().get("regard.next_row", 0))
-    highest = pc.max(dataset.to_table(columns=["row"])["row"]).as_py()
-    return max(kept, -1 if highest is None else highest + 1)
 
 
 def _size(path: Path) -> int:

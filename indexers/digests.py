@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..rag.files import sync
+
 LEDGER = "digests.jsonl"
 
 
@@ -40,8 +42,7 @@ class Ledger:
         lines = [json.dumps({"file": file.relative_to(self._folder).as_posix(), **asdict(Digest.of(file))}) for file in files]
         with (self._folder / LEDGER).open("a", encoding="utf-8") as ledger:
             ledger.write("".join(f"\n{line}\n" for line in lines))  # a line that a full disk cut off spoils no other
-            ledger.flush()
-            os.fsync(ledger.fileno())
+        sync(self._folder / LEDGER)
 
     def digests(self) -> dict[str, Digest]:
         """What was noted, the last word on each file; lines that cannot be read are left out."""

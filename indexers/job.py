@@ -28,11 +28,11 @@ from .chunkers import chunker as make_chunker
 from .columns import checked_vectors, encode_existing, index_encoders
 from .corpus import Skip, detect_format, estimate_size, objects, read_corpus
 from .pace import COMMIT_SECONDS, ENCODED_AT_ONCE, Pace
-from .seen import SeenDocuments
 from .prune import Doomed, expect_share, vanished
 from .prune import prune as prune_documents
+from .seen import SeenDocuments
 from .sources import LeftOut, Origin, Sources, source_name
-from .store import DATASET, LanceStore
+from .store import LanceStore, exists
 from .unfinished import UnfinishedJob, unfinished
 from .views import ViewSpec, build_view, parse_view, view_specs
 from .views.faiss_view import import_faiss
@@ -129,10 +129,10 @@ def build_index(
         if on_skip:
             on_skip(item)
 
-    existing = LanceStore(path) if (path / DATASET).exists() else None
+    existing = LanceStore(path) if exists(path) else None
     splitter = make_chunker(_chunker_spec(chunker, existing))
     encoders = index_encoders(encoder, existing, DEFAULT_ENCODER)
-    specs = _views(views, existing, path, list(encoders), existing.has_text if existing else text)
+    specs = _views(views, existing, path, list(encoders), existing.has_text if existing is not None else text)
     if any(spec.dense for spec in specs):
         import_faiss()  # a missing package is reported before the work, not after it
     names = _names(sources)
@@ -392,7 +392,7 @@ def _clean(document: Document) -> Document:
 
 def _held(path: Path) -> str:
     """What is committed now."""
-    if not (path / DATASET).exists():
+    if not exists(path):
         return "nothing is committed"
     writer = LanceStore(path)
     return f"{len(writer):,} passages of {writer.documents():,} documents are committed to {path}"
@@ -420,14 +420,14 @@ def _command(
 def _chunker_spec(chunker: str, existing: LanceStore | None) -> str:
     if chunker != "auto":
         return chunker
-    return str(existing.manifest["chunker"]["spec"]) if existing else DEFAULT_CHUNKER
+    return str(existing.manifest["chunker"]["spec"]) if existing is not None else DEFAULT_CHUNKER
 
 
 def _views(views: Sequence[str] | None, existing: LanceStore | None, path: Path, encoders: list[str], text: bool) -> list[ViewSpec]:
     """The views to build: those asked for, and those that the index has already."""
     default_encoder = encoders[-1] if encoders else ""
     wanted = views if views is not None else (["faiss:flat"] if encoders else []) + (["bm25"] if text else [])
-    specs = {spec.slug: spec for spec in (view_specs(path) if existing else [])}
+    specs = {spec.slug: spec for spec in (view_specs(path) if existing is not None else [])}
     specs |= {spec.slug: spec for spec in (parse_view(view, default_encoder) for view in wanted)}
     textual = [str(spec) for spec in specs.values() if not spec.dense]
     if textual and not text:

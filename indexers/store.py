@@ -207,12 +207,21 @@ class LanceStore:
         return np.asarray(rows, dtype=np.int64)
 
 
+def exists(path: Path) -> bool:
+    """Whether there is an index at ``path``. A creation that was killed left none; in older releases it left folders for versions,
+    without one."""
+    folder = path / DATASET
+    if not folder.is_dir() or any((folder / "_versions").glob("*.manifest")):
+        return folder.exists()
+    return any(part.name not in ("_versions", "_transactions") for part in folder.iterdir())
+
+
 def open_dataset(path: Path, version: int | None = None, session: Any = None) -> Any:
     """The Lance dataset of the index at ``path``; ``session`` holds its caches."""
     import lance
 
     folder = path / DATASET
-    if "://" not in str(path) and not folder.exists():
+    if "://" not in str(path) and not exists(path):
         raise IndexNotFound(f"there is no index at {path}", where=str(folder), hint=f"make one: regard index SOURCE --index {path}")
     try:
         return lance.dataset(str(folder), version=version, session=session)

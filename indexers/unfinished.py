@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..rag.errors import IndexNotFound, RegardError
+from ..rag.files import replace_text
 from .store import open_dataset
 from .writer import storage_errors
 
@@ -60,6 +61,14 @@ def jobs(path: Path) -> list[UnfinishedJob]:
         return [UnfinishedJob(f"regard index SOURCE --index {path}", [], [])]  # a note that cannot be read is still one
 
 
+def forget(path: Path, sources: Collection[str]) -> None:
+    """Drop the notes on jobs that read one of ``sources``."""
+    before = jobs(path)
+    left = [job for job in before if not set(job.sources) & set(sources)]
+    if len(left) < len(before):
+        _write(path, left)
+
+
 def incomplete(path: Path) -> RegardError | None:
     """What to say of an index whose last job has not ended, and is not running; None when all is well."""
     left = jobs(path)
@@ -74,9 +83,7 @@ def _write(path: Path, left: Collection[UnfinishedJob]) -> None:
         if not left:
             (path / FILE).unlink(missing_ok=True)
             return
-        temporary = path / f"{FILE}.new"
-        temporary.write_text(json.dumps({"jobs": [asdict(job) for job in left]}, indent=1))
-        temporary.replace(path / FILE)
+        replace_text(path / FILE, json.dumps({"jobs": [asdict(job) for job in left]}, indent=1))
 
 
 def _version(path: Path) -> int | None:

@@ -17,7 +17,9 @@ import numpy as np
 from ..rag.documents import Document, Passage
 from ..rag.encoding import Vectors
 from ..rag.errors import DimensionMismatch, FingerprintMismatch, StorageError
-from .store import DATASET, FORMAT, KEY, open_dataset, read_manifest
+from ..rag.files import make_folder
+from . import commits
+from .store import DATASET, FORMAT, KEY, exists, open_dataset, read_manifest
 
 
 def document_hash(document: Document) -> bytes:
@@ -76,8 +78,8 @@ class StoreWriter:
         Raises ``FingerprintMismatch`` when the index was made with another chunker.
         """
         self.path = path
-        if (path / DATASET).exists():
-            self.dataset = open_dataset(path, session=_without_cache())
+        if exists(path):
+            self.dataset = open_dataset(path, session=commits.without_cache())
             self.manifest = read_manifest(self.dataset, path)
             self._same_chunker(chunker)
         else:
@@ -85,11 +87,8 @@ class StoreWriter:
             self.dataset = self._create(encoders or {})
 
     def _create(self, encoders: Mapping[str, Mapping[str, Any]]) -> Any:
-        import lance
-
         with storage_errors(self.path, "the index cannot be created"):
-            schema = _schema(self.manifest, encoders)
-            return lance.write_dataset(schema.empty_table(), str(self.path / DATASET), schema=schema, session=_without_cache())
+            return commits.create(self.path / DATASET, _schema(self.manifest, encoders))
 
     def _same_chunker(self, chunker: Mapping[str, Any]) -> None:
         """Only what decides the passages counts, not how the user spelled it."""
@@ -100,52 +99,33 @@ class StoreWriter:
 
     def add_encoder(self, name: str, fingerprint: Mapping[str, Any], vectors: Iterator[Vectors] | None = None) -> None:
         """Add an encoder's column in one transaction. ``vectors`` gives those of the passages already there, in order."""
-        import pyarrow as pa
-
-        schema = pa.schema([_vector_field(name, fingerprint)])
-        kind = schema.field(0).type
-
-        def batches() -> Iterator[Any]:
-            for block in vectors or ():
-                yield pa.record_batch([_vector_array(block, kind)], schema=schema)
-
+        field = _vector_field(name, fingerprint)
         with storage_errors(self.path, f"the vectors of {name!r} cannot be added"):
-            if len(self) == 0:
-                self.dataset.add_columns(schema.field(0))
-                metadata = {key.decode(): value.decode() for key, value in schema.field(0).metadata.items()}
-                self.dataset.update_field_metadata({f"vector_{name}": metadata})
-            else:
-                self.dataset.add_columns(pa.RecordBatchReader.from_batches(schema, batches()))
+            self.dataset = commits.add_column(self.dataset, field, (_vector_array(block, field.type) for block in vectors or ()))
 
     def __len__(self) -> int:
         return int(self.dataset.count_rows())
 
     def next_row(self) -> int:
         """The first row number that was never given out."""
-        kept = int(self.dataset.config().get("regard.next_row", 0))
-        for batch in self.dataset.scanner(columns=["row"]).to_batches():
-            if len(batch):
-                kept = max(kept, int(np.asarray(batch.column("row")).max()) + 1)
-        return kept
+        return next_row(self.dataset)
 
     def commit(self, shard: Shard, first_row: int) -> None:
         """Write ``shard`` whole or not at all; its passages get the rows from ``first_row`` on."""
-        import lance
-
         table = self._table(shard, first_row)
         with storage_errors(self.path, "the disk refused a commit; everything committed before is safe"):
-            if not shard.replaced:
-                self.dataset = lance.write_dataset(table, self.dataset, mode="append")
-                return
-            (self.dataset.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-             .when_not_matched_by_source_delete(_among(shard.replaced)).execute(table))
+            if shard.replaced:
+                self.dataset = commits.replace(self.dataset, table, "id", _among(shard.replaced))
+            else:
+                self.dataset = commits.append(self.dataset, table)
 
     def delete(self, document_ids: Sequence[str]) -> int:
         """Remove documents; how many passages went. Their row numbers are not used again."""
         before = len(self)
         with storage_errors(self.path, "the documents cannot be deleted"):
-            self.dataset.update_config({"regard.next_row": str(self.next_row())})
-            self.dataset.delete(_among(document_ids))
+            if self.dataset.count_rows(_among(document_ids)):
+                self.dataset = commits.configure(self.dataset, **{"regard.next_row": str(self.next_row())})
+                self.dataset = commits.delete(self.dataset, _among(document_ids))
         return before - len(self)
 
     def stored_vectors(self, document_ids: Sequence[str], encoder: str) -> dict[bytes, Any]:
@@ -175,6 +155,15 @@ class StoreWriter:
         return pa.table({column.name: columns[column.name] for column in schema}, schema=schema)
 
 
+def next_row(dataset: Any) -> int:
+    """The first row number that an index's dataset never gave out; no compaction forgets it."""
+    kept = int(dataset.config().get("regard.next_row", 0))
+    for batch in dataset.scanner(columns=["row"]).to_batches():
+        if len(batch):
+            kept = max(kept, int(np.asarray(batch.column("row")).max()) + 1)
+    return kept
+
+
 @contextmanager
 def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock of the folder ``path`` (an index, or one of its views); the kernel drops it when the process dies.
@@ -182,7 +171,7 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
     Raises ``StorageError`` when another process holds it, unless it is to ``wait``.
     """
     with storage_errors(path, "the folder cannot be made"):
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         file = (path / ".lock").open("w")
     with file:
         try:
@@ -201,13 +190,6 @@ def storage_errors(path: Path, what: str) -> Iterator[None]:
         reason = str(error).split(", /home/runner")[0][:300]
         raise StorageError(f"{what}: {reason}", where=str(path), hint="free some space or check the permissions, then run the same command "
                            "again: it goes on where it stopped") from error
-
-
-def _without_cache() -> Any:
-    """A writer reads no version twice; Lance would keep every one's manifest, which grows with the square of the commits."""
-    import lance
-
-    return lance.Session(metadata_cache_size_bytes=0)
 
 
 def _schema(manifest: Mapping[str, Any], encoders: Mapping[str, Mapping[str, Any]]) -> Any:

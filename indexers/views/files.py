@@ -19,6 +19,7 @@ import numpy as np
 
 from ...rag.documents import Rows
 from ...rag.errors import IndexFormatError
+from ...rag.files import sync, sync_tree
 from ..store import LanceStore
 from ..unfinished import incomplete
 from ..writer import locked, storage_errors
@@ -205,9 +206,11 @@ def _put_in_place(folder: Path, store: LanceStore, save: Callable[[Path], dict[s
     temporary = Path(tempfile.mkdtemp(prefix=NEW, dir=home))
     try:
         (temporary / DESCRIPTION).write_text(json.dumps(save(temporary)))
+        sync_tree(temporary)
         if folder.exists():
             folder.rename(home / f"{temporary.name}-replaced")
         temporary.rename(folder)
+        sync(home)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -1,0 +1,161 @@
+"""How a Lance dataset is made and changed: what a version names is on the disk, and noted in the ledger of digests, before the version is.
+
+One process at a time may do this to a dataset: hold its lock.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..rag.files import sync, sync_files, sync_tree
+from .digests import LEDGER, Ledger
+
+
+def create(folder: Path, schema: Any) -> Any:
+    """An empty dataset in ``folder``, in the place of what lies there. It is made beside it and renamed: a creation that is killed leaves
+    no dataset, and nothing in the way of the next one."""
+    import lance
+
+    temporary = folder.with_name(f"{folder.name}.new")
+    for old in (temporary, folder):
+        if old.exists():
+            shutil.rmtree(old)
+    lance.write_dataset(schema.empty_table(), str(temporary), schema=schema, session=without_cache())
+    (temporary / LEDGER).touch()
+    sync_tree(temporary)
+    temporary.rename(folder)
+    sync(folder.parent)
+    return lance.dataset(str(folder), session=without_cache())
+
+
+def append(dataset: Any, table: Any) -> Any:
+    """The dataset with the rows of ``table`` at its end."""
+    import lance
+
+    fragments = lance.fragment.write_fragments(table, dataset, schema=dataset.schema)
+    return commit(dataset, lance.LanceOperation.Append(fragments), fragments)
+
+
+def replace(dataset: Any, table: Any, key: str, condition: str) -> Any:
+    """The dataset with the rows of ``table``, each in the place of the one with the same ``key``, and without the other rows that meet
+    ``condition`` (SQL)."""
+    merge = dataset.merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
+    transaction, _ = merge.when_not_matched_by_source_delete(condition).execute_uncommitted(table)
+    operation = transaction.operation
+    return commit(dataset, operation, [*operation.updated_fragments, *operation.new_fragments])
+
+
+def delete(dataset: Any, condition: str) -> Any:
+    """The dataset without the rows that meet ``condition`` (SQL); the same version where there are none."""
+    import lance
+
+    addresses = dataset.scanner(columns=[], filter=condition, with_row_address=True).to_table()["_rowaddr"].to_numpy()
+    left = {number: dataset.get_fragment(number).delete(condition) for number in np.unique(addresses >> 32).tolist()}
+    if not left:
+        return dataset
+    kept = [fragment for fragment in left.values() if fragment is not None]
+    emptied = [number for number, fragment in left.items() if fragment is None]
+    return commit(dataset, lance.LanceOperation.Delete(kept, emptied, condition), kept)
+
+
+def add_column(dataset: Any, field: Any, values: Iterator[Any]) -> Any:
+    """The dataset with a column more: ``field`` of pyarrow with its metadata, ``values`` blocks of it in the dataset's order."""
+    import lance
+    import pyarrow as pa
+
+    one, cut = pa.schema([field]), _Cut(values)
+    fragments, schema = [], dataset.schema.append(field)
+    for fragment in dataset.get_fragments():
+        batches = (pa.record_batch([block], schema=one) for block in cut.next(fragment.count_rows()))
+        merged, schema = fragment.merge_columns(pa.RecordBatchReader.from_batches(one, batches))
+        fragments.append(merged)
+    return commit(dataset, lance.LanceOperation.Merge(fragments, schema), fragments)
+
+
+def compact(dataset: Any) -> Any:
+    """The dataset with its small fragments, and those with deleted rows, written together, in the same order; the same version where there
+    are none such."""
+    import lance
+    from lance.optimize import Compaction
+
+    folder, options = Path(dataset.uri), {"materialize_deletions_threshold": 0.0}
+    done = [task.execute(dataset) for task in Compaction.plan(dataset, options).tasks]
+    if not done:
+        return dataset
+    new = [folder / "data" / file.path for result in done for fragment in result.new_fragments for file in fragment.files]
+    sync_files(new)
+    Ledger(folder).note(new)
+    Compaction.commit(dataset, done, options)
+    changed = lance.dataset(dataset.uri, session=without_cache())
+    sync_files([_manifest(folder, changed.version), *(folder / "_transactions").glob(f"{dataset.version}-*.txn")])
+    return changed
+
+
+def configure(dataset: Any, **settings: str) -> Any:
+    """The dataset with these settings in its configuration."""
+    import lance
+
+    updates = lance.LanceOperation.UpdateMap(settings)
+    return commit(dataset, lance.LanceOperation.UpdateConfig(config_updates=updates))
+
+
+def commit(dataset: Any, operation: Any, fragments: Iterable[Any] = ()) -> Any:
+    """The dataset after ``operation``, which is on ``fragments`` (``FragmentMetadata``): what of their files is new reaches the disk, and
+    the ledger, before the version that names it."""
+    import lance
+
+    folder = Path(dataset.uri)
+    new = [folder / name for fragment in fragments for name in _new_files(dataset, fragment)]
+    if new:
+        sync_files(new)
+        Ledger(folder).note(new)
+    transaction = lance.Transaction(dataset.version, operation)
+    changed = lance.LanceDataset.commit(dataset, transaction)
+    sync_files([_manifest(folder, changed.version), folder / "_transactions" / f"{dataset.version}-{transaction.uuid}.txn"])
+    return changed
+
+
+def without_cache() -> Any:
+    """A writer reads no version twice; Lance would keep every one's manifest, which grows with the square of the commits."""
+    import lance
+
+    return lance.Session(metadata_cache_size_bytes=0)
+
+
+def _new_files(dataset: Any, fragment: Any) -> list[str]:
+    """The files of a fragment that the dataset does not have yet, by their paths in it."""
+    before = dataset.get_fragment(fragment.id)
+    held = _files(before.metadata) if before else []
+    return [name for name in _files(fragment) if name not in held]
+
+
+def _files(fragment: Any) -> list[str]:
+    deletions = fragment.deletion_file
+    return [*(f"data/{file.path}" for file in fragment.files), *([deletions.path(fragment.id)] if deletions else [])]
+
+
+def _manifest(folder: Path, version: int) -> Path:
+    """Lance's newest first naming, or its older one."""
+    newest_first = folder / "_versions" / f"{2 ** 64 - 1 - version}.manifest"
+    return newest_first if newest_first.exists() else folder / "_versions" / f"{version}.manifest"
+
+
+class _Cut:
+    """A stream of arrays, cut anew."""
+
+    def __init__(self, blocks: Iterator[Any]) -> None:
+        self._blocks = blocks
+        self._left: Any = ()
+
+    def next(self, size: int) -> Iterator[Any]:
+        """The next ``size`` values, in some blocks."""
+        while size:
+            block = self._left if len(self._left) else next(self._blocks)
+            block, self._left = block[:size], block[size:]
+            size -= len(block)
+            yield block
