@@ -97,6 +97,7 @@ def compact_locked(path: Path, *, keep: int = KEEP, purge: bool = False, wait: f
         if purge:
             expect_removable(dataset, _older(dataset, 1), 0)  # a reader may have come meanwhile
         _remove_orphans(path, dataset)
+        _sweep_leftovers(path, path / DATASET, path / "pending")
         _sweep_views(path, dataset, purge)
         if purge:
             _purge_notes(path, dataset)
@@ -205,10 +206,20 @@ def _update_views(path: Path, purge: bool) -> list[str]:
     return removed
 
 
+def _sweep_leftovers(*folders: Path) -> None:
+    """What a writer that died had not put in its place yet."""
+    for leftover in (entry for folder in folders for entry in folder.glob("*.new")):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
 def _sweep_views(path: Path, dataset: Any, purge: bool) -> None:
     """Remove what dead builders left; to purge, also what is not of the newest version."""
     for home in (path / "views").glob("*/"):
         with locked(home, wait=True):
+            _sweep_leftovers(home)
             for folder in home.glob("*/"):
                 if folder.name.startswith(NEW) or (purge and folder.name != str(dataset.version)):
                     shutil.rmtree(folder)

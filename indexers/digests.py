@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..rag.files import sync
+from ..rag.files import replace_text, sync
 
 LEDGER = "digests.jsonl"
 
@@ -65,9 +65,5 @@ class Ledger:
         before = self.digests()
         if before.keys() <= kept:
             return
-        new = self._folder / f"{LEDGER}.new"
-        with new.open("w", encoding="utf-8") as ledger:
-            ledger.writelines(f"\n{json.dumps({'file': name, **asdict(digest)})}\n" for name, digest in before.items() if name in kept)
-            ledger.flush()
-            os.fsync(ledger.fileno())
-        new.replace(self._folder / LEDGER)
+        lines = (json.dumps({"file": name, **asdict(digest)}) for name, digest in before.items() if name in kept)
+        replace_text(self._folder / LEDGER, "".join(f"\n{line}\n" for line in lines))

@@ -21,7 +21,9 @@ def expect_share(limit: float) -> None:
         raise ConfigError(f"a prune limit of {limit} is no share", where="prune_limit", hint="give a number from 0 to 1, for example 0.5")
 
 
-def vanished(dataset: Any, origins: Sequence[Origin], seen: SeenDocuments, places: Sources, left_out: LeftOut) -> Iterator[tuple[str, Origin]]:
+def vanished(
+    dataset: Any, origins: Sequence[Origin], seen: SeenDocuments, places: Sources, left_out: LeftOut,
+) -> Iterator[tuple[str, Origin]]:
     """The stored documents that were last read from one of ``origins``, and this time were not ``seen`` there; each once."""
     by_name = {origin.source: origin for origin in origins}
     given = SeenDocuments()
@@ -37,7 +39,8 @@ def vanished(dataset: Any, origins: Sequence[Origin], seen: SeenDocuments, place
 def prune(writer: StoreWriter, places: Sources, doomed: Doomed, limit: float) -> DeletionRefused | None:
     """Delete the ``doomed`` documents in one commit, or none: says why when more than the share ``limit`` of a source's would go."""
     held = _held(writer.dataset, places) if any(doomed.values()) else {}
-    crowds = [f"{len(ids):,} of {held[source]:,} documents of {source}" for source, ids in doomed.items() if len(ids) > limit * held[source]]
+    crowds = [f"{len(ids):,} of {held[source]:,} documents of {source}"
+              for source, ids in doomed.items() if len(ids) > limit * held[source]]
     if crowds:
         return DeletionRefused(
             f"{'; '.join(crowds)} have vanished, too many to believe: nothing was pruned (all else is done)", where=str(writer.path),

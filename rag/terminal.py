@@ -113,6 +113,9 @@ def show_report(report: Any) -> None:
                   f"{_seconds(report.seconds)} in all", highlight=False)
     if report.truncated:
         console.print(f"[yellow]{report.truncated:,} passages are longer than the encoder's window; their end has no vector[/yellow]")
+    if report.replaced_from_other_source:
+        console.print(f"[yellow]{report.replaced_from_other_source:,} documents replaced those of another source with the same id"
+                      "[/yellow]", highlight=False)
     if report.vanished:
         _show_vanished(report)
     for skip in report.skips[:_SKIPS_SHOWN]:
@@ -124,9 +127,30 @@ def show_report(report: Any) -> None:
 def _show_vanished(report: Any) -> None:
     shown = report.vanished_ids[:_SKIPS_SHOWN]
     more = f" and {report.vanished - len(shown):,} more" if report.vanished > len(shown) else ""
+    left = report.vanished - report.pruned
+    fate = "they stay until they are deleted: regard delete, or regard index --prune" if not report.pruned else (
+        f"{report.pruned:,} of them were deleted" + (f"; {left:,} may be among what could not be read" if left else ""))
     console.print(f"[yellow]{report.vanished:,} documents of the index are no longer in their source:[/yellow] "
-                  f"{escape(', '.join(shown))}{more}\n  they stay until they are removed: regard.indexers.delete_documents(index, ids)",
-                  highlight=False)
+                  f"{escape(', '.join(shown))}{more}\n  {fate}", highlight=False)
+
+
+def show_deletion(report: Any) -> None:
+    """A ``DeletionReport``."""
+    unknown = f"; {report.unknown:,} ids are not in the index" if report.unknown else ""
+    after = "" if report.purged or not report.documents else f"\n  their text is on the disk until: regard compact {escape(report.index)}"
+    console.print(f"[bold]{escape(report.index)}[/bold]: {report.documents:,} documents deleted ({report.passages:,} passages){unknown}"
+                  f"{', and purged' if report.purged else ''}; {_seconds(report.seconds)}{after}", highlight=False)
+
+
+def show_compaction(report: Any) -> None:
+    """A ``CompactionReport``."""
+    console.print(f"[bold]{escape(report.index)}[/bold]: {report.bytes_before:,} -> {report.bytes_after:,} bytes, "
+                  f"{report.fragments_before:,} -> {report.fragments_after:,} fragments, {report.versions_removed:,} older versions removed"
+                  f"{', purged' if report.purged else ''}; {_seconds(report.seconds)}", highlight=False)
+    for reason in report.kept:
+        console.print(f"  kept: {escape(reason)}", highlight=False)
+    for view in report.views_removed:
+        console.print(f"  [yellow]view removed[/yellow], it could not be built anew: {escape(view)}", highlight=False)
 
 
 def show_comparison(rows: Sequence[Comparison]) -> None:
