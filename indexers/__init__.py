@@ -3,11 +3,11 @@
 Lives here: ``corpus`` (readers), ``chunkers``, ``encoders``, ``store`` and ``writer`` (the Lance dataset, read and write side),
 ``columns`` (an index's encoders), ``filters``, ``views`` (FAISS, BM25), ``job`` (``build_index``) with ``seen``, ``pace`` (when it
 commits), ``sources`` (where documents came from, and their ids), ``prune`` (those that are gone) and ``unfinished`` (what it has not
-ended); ``deletion`` and ``compact``, with ``leases`` (which versions are in use).
+ended); ``deletion`` and ``compaction``, with ``leases`` (which versions are in use).
 May import: ``regard.rag``, ``regard.kernels``.
 """
 
-from .compact import CompactionReport, compact
+from .compaction import CompactionReport, compact
 from .deletion import DeletionReport, delete_documents
 from .job import IndexReport, build_index
 from .store import LanceStore

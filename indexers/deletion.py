@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..rag.errors import IndexNotFound
-from .compact import compact_locked, expect_removable
+from .compaction import compact_locked, expect_removable
 from .leases import versions
 from .sources import FILE, Sources, source_name
 from .store import LanceStore
@@ -65,13 +65,14 @@ def delete_documents(
 
 
 def _writer(path: Path) -> StoreWriter:
-    return StoreWriter(path, chunker=LanceStore(path).manifest["chunker"])
+    with closing(LanceStore(path)) as store:
+        return StoreWriter(path, chunker=store.manifest["chunker"])
 
 
 def _update_views(path: Path) -> None:
-    store = LanceStore(path)
-    for spec in view_specs(path):
-        build_view(store, spec)
+    with closing(LanceStore(path)) as store:
+        for spec in view_specs(path):
+            build_view(store, spec)
 
 
 def _held(writer: StoreWriter, document_ids: Sequence[str]) -> set[str]:

@@ -145,7 +145,7 @@ def _carry_pending(path: Path, dataset: Any) -> None:
         if not of_these:
             shutil.rmtree(home)
         elif mark["commit"] != commit:
-            pending.replace_schema_metadata({KEY.decode(): json.dumps({**mark, "commit": commit}, sort_keys=True)})
+            pending.update_schema_metadata({KEY.decode(): json.dumps({**mark, "commit": commit}, sort_keys=True)})
 
 
 # -- versions ---------------------------------------------------------------------------
@@ -190,19 +190,20 @@ def _remove_orphans(path: Path, dataset: Any) -> None:
 
 def _update_views(path: Path, purge: bool) -> list[str]:
     """Carry each view over to the newest version, or build it anew; those that must go since that was not possible."""
-    store, removed = LanceStore(path), []
-    for version in newest_versions(path):
-        if carry_view(store, version):
-            continue
-        try:
-            build_view(store, version.spec)
-        except RegardError as error:  # its model is gone: the view of an older version is of use to those who have it
-            if not purge:
-                log.warning("the view %s is not up to date: %s", version.spec, error)
+    removed = []
+    with closing(LanceStore(path)) as store:
+        for version in newest_versions(path):
+            if carry_view(store, version):
                 continue
-            log.warning("the view %s is removed, since it may hold what is to be purged: %s", version.spec, error)
-            shutil.rmtree(version.folder.parent)
-            removed.append(str(version.spec))
+            try:
+                build_view(store, version.spec)
+            except RegardError as error:  # its model is gone: the view of an older version is of use to those who have it
+                if not purge:
+                    log.warning("the view %s is not up to date: %s", version.spec, str(error))
+                    continue
+                log.warning("the view %s is removed, since it may hold what is to be purged: %s", version.spec, str(error))
+                shutil.rmtree(version.folder.parent)
+                removed.append(str(version.spec))
     return removed
 
 
