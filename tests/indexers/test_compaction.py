@@ -302,7 +302,8 @@ def test_what_an_open_reader_uses_stays_until_it_closes(index: Path) -> None:
 def test_a_reader_in_another_process_is_named_and_its_death_frees_the_version(index: Path) -> None:
     code = f"store = LanceStore({str(index)!r}); print('open', flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", _IMPORTS + code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
-        assert reader.stdout and reader.stdout.readline() == b"open\n"
+        assert reader.stdout
+        assert reader.stdout.readline() == b"open\n"
         before = _content(index)
         with pytest.raises(DeletionRefused, match=f"process {reader.pid} .* reads version"):
             delete_documents(index, [SECRET.id], purge=True)
@@ -315,7 +316,8 @@ def test_a_reader_in_another_process_is_named_and_its_death_frees_the_version(in
 def test_a_purge_waits_for_readers_as_long_as_it_may(index: Path) -> None:
     code = f"store = LanceStore({str(index)!r}); print('open', flush=True); import time; time.sleep(.7)"
     with subprocess.Popen([sys.executable, "-c", _IMPORTS + code], stdout=subprocess.PIPE) as reader:
-        assert reader.stdout and reader.stdout.readline() == b"open\n"
+        assert reader.stdout
+        assert reader.stdout.readline() == b"open\n"
         start = time.perf_counter()
         with pytest.raises(DeletionRefused):
             delete_documents(index, [SECRET.id], purge=True, wait=0.2)
@@ -539,9 +541,11 @@ def test_the_commands(index: Path, tmp_path: Path) -> None:
     made: Mapping[str, Any] = json.loads(_run("delete", str(index), "d1", "--from", str(listed), "--json").stdout)
     assert (made["documents"], made["unknown"], made["purged"]) == (2, 1, False)
     text = " ".join(_run("delete", str(index), SECRET.id).stdout.split())
-    assert "1 documents deleted" in text and "regard compact" in text
+    assert "1 documents deleted" in text
+    assert "regard compact" in text
     made = json.loads(_run("compact", str(index), "--keep", "2", "--json").stdout)
-    assert made["bytes_after"] > 0 and made["versions_removed"] > 0
+    assert made["bytes_after"] > 0
+    assert made["versions_removed"] > 0
     text = " ".join(_run("compact", str(index), "--purge").stdout.split())
     assert "older versions removed, purged" in text
     assert _planted_in(index) == []
