@@ -221,7 +221,9 @@ class _Job:
         self.report.documents += 1
         self.waiting += 1
         path = document.id
-        document = replace(document, id=self.places.id_of(path, origin))
+        known_as = self.places.id_of(path, origin)
+        if known_as != path:
+            document = replace(document, id=known_as)
         digest = document_hash(document)
         before = self.seen.get(document.id)
         if before is not None:

@@ -90,7 +90,7 @@ def _take(dataset: Any) -> Lease | None:
     except PermissionError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        _lock_shared(descriptor)
     except OSError:  # a file system without locks
         os.close(descriptor)
         return None
@@ -98,6 +98,11 @@ def _take(dataset: Any) -> Lease | None:
         os.close(descriptor)
         raise FileNotFoundError(dataset.uri)
     return Lease(descriptor)
+
+
+def _lock_shared(descriptor: int) -> None:
+    """Waits for who removes the version at this moment."""
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
 def _open_manifest(folder: Path, version: int) -> int:

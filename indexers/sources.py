@@ -90,7 +90,8 @@ class Sources:
             known = self._find(key)
             if (number, qualified) == (known, self._path_of(key) if known in self._qualifying else None):
                 return
-            self._forget(key)
+            if known is not None:
+                self._forget(key)
             if number is not None:
                 self._database.execute("INSERT INTO documents VALUES (?, ?)", (key, number))
             if number is not None and qualified is not None:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from regard.indexers import LanceStore, build_index, compact, delete_documents, digests, sources, unfinished
+from regard.indexers import LanceStore, build_index, compact, delete_documents, digests, leases, sources, unfinished
 from regard.indexers.columns import encode_existing
 from regard.indexers.leases import versions
 from regard.indexers.store import DATASET
@@ -363,22 +363,24 @@ def test_a_folder_that_may_only_be_read_can_be_read(index: Path) -> None:
             folder.chmod(0o755 if folder.is_dir() else 0o644)
 
 
-def test_a_version_that_goes_while_it_is_opened_is_opened_anew(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between Lance's opening of a version and our lease on it a whole compaction fits."""
-    from regard.indexers import leases
+@pytest.mark.parametrize("before", ["_take", "_lock_shared"])
+def test_a_version_that_goes_while_it_is_opened_is_opened_anew(before: str, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole compaction fits between Lance's opening of a version and our lease on it, and between the lease's file and its lock."""
+    original, calls = getattr(leases, before), list[int]()
 
-    original, calls = leases._take, []
-
-    def late(dataset: Any) -> Any:
-        calls.append(int(dataset.version))
+    def late(argument: Any) -> Any:
+        calls.append(1)
         if len(calls) == 1:
             compact(index)
-        return original(dataset)
+        return original(argument)
 
-    monkeypatch.setattr(leases, "_take", late)
-    store = LanceStore(index)
-    assert calls[0] < calls[-1] == store.version
-    assert len(store.passages(store.rows)) == 26
+    monkeypatch.setattr(leases, before, late)
+    old = int(lance.dataset(str(index / DATASET)).version)
+    with closing(LanceStore(index)) as store:
+        assert store.version > old
+        assert len(store.passages(store.rows)) == 26
+        assert delete_documents(index, ["d1"]).documents == 1
+        assert any(f"reads version {store.version}" in reason for reason in compact(index).kept)  # the lease is on the new one
 
 
 # -- purge ------------------------------------------------------------------------------
