@@ -141,6 +141,7 @@ class Sources:
             self._database.execute("DELETE FROM qualified WHERE id NOT IN (SELECT id FROM held)")
             self._database.executemany("DELETE FROM sources WHERE name = ?", ((name,) for name in gone))
             self._database.execute("COMMIT")
+            self._database.execute("PRAGMA journal_mode = DELETE")  # a write-ahead log would keep what was written before
             self._database.execute("VACUUM")  # older versions of this program did not overwrite what they deleted
             self._database.execute("BEGIN")
 

@@ -424,6 +424,31 @@ def test_after_a_purge_no_byte_is_left(index: Path, tmp_path: Path, hash_encoder
     assert (_files(index), LanceStore(index).version) == before
 
 
+def test_nothing_of_other_histories_and_unfinished_views_is_left_beside_a_view_that_is_up_to_date(index: Path) -> None:
+    delete_documents(index, [SECRET.id], purge=True)
+    for name in ("pending-1", "999", "3"):
+        (index / "views" / "bm25" / name).mkdir()
+        (index / "views" / "bm25" / name / "data.bin").write_bytes(b"zanzibarquux")
+    compact(index)
+    compact(index, purge=True)
+    assert _planted_in(index) == []
+    assert len(_search(index, "subject")) == 5
+
+
+def test_no_name_of_a_deleted_file_is_left(tmp_path: Path) -> None:
+    """Nor of its source: ``sources.sqlite`` names both where two folders have files of one name."""
+    index = tmp_path / "i"
+    for name in ("a", "xylobrand"):
+        (tmp_path / name).mkdir()
+        for file in ("zq-secret.md", "zqtitle.md", "plain.md"):
+            (tmp_path / name / file).write_text(f"{name} {file.removesuffix('.md')}")
+    build_index([tmp_path / "a", tmp_path / "xylobrand"], index, encoder=None, chunker="whole", progress=False)
+    assert "xylobrand/zq-secret.md" in LanceStore(index).document_ids(LanceStore(index).rows)
+    delete_documents(index, ["zq-secret.md", "zqtitle.md"], source=tmp_path / "xylobrand", purge=True)
+    assert _planted_in(index) == []
+    assert build_index(tmp_path / "a", index, encoder=None, progress=False).added == 2
+
+
 def _lance_names_in(path: Path) -> set[str]:
     return {file.stem for file in path.rglob("*.lance") if file.is_file()}
 
