@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 KEEP = 1
 """Versions that stay by default. Tags and open readers keep theirs beside it, so more are needed only where readers cannot be seen."""
 
+_PARTS = ("_versions", "_transactions", "_deletions", "data")
 _POLL_SECONDS = 0.05
 
 
@@ -182,6 +183,9 @@ def _remove_orphans(path: Path, dataset: Any) -> None:
     dataset.cleanup_old_versions(retain_versions=max(1, len(leases.versions(dataset))), delete_unverified=True,
                                  error_if_tagged_old_versions=False)
     folder = path / DATASET
+    for file in (file for part in _PARTS for file in (folder / part).glob("*")):
+        if file.name.startswith(".tmp") or "#" in file.name:  # how Lance and its object store call what they have not finished
+            file.unlink()
     Ledger(folder).keep(file for file in folder.rglob("*") if file.is_file())
 
 

@@ -402,6 +402,8 @@ def test_after_a_purge_no_byte_is_left(index: Path, tmp_path: Path, hash_encoder
     _build(secret_folder, index, hash_encoder(8))
     unfinished._write(index, [UnfinishedJob("regard index zq-secret-folder", [str(secret_folder)], ["bm25"])])
     (index / DATASET / "data" / "0101orphan.lance").write_bytes(b"zanzibarquux of a dead writer")
+    (index / DATASET / "_transactions" / ".tmpA1b2C3").write_bytes(b"zq-secret-id, said by a writer that died")
+    (index / DATASET / "_versions" / "18446744073709551605.manifest#1").write_bytes(b"zq-secret-id")
     (index / "views" / "bm25" / "new-dead").mkdir()
     (index / "views" / "bm25" / "new-dead" / "vocab.index.json").write_text('{"zanzibarquux": 1}')
     (index / "views" / "bm25" / "new-dead-replaced").mkdir()
