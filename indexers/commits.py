@@ -6,6 +6,7 @@ One process at a time may do this to a dataset: hold its lock.
 from __future__ import annotations
 
 import shutil
+import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ import numpy as np
 
 from ..rag.files import sync, sync_files, sync_tree
 from .digests import LEDGER, Ledger
+
+_ARROW = b"ARROW1"
+_ROARING_WITH_RUNS = 12347
 
 
 def create(folder: Path, schema: Any) -> Any:
@@ -67,9 +71,10 @@ def add_column(dataset: Any, field: Any, values: Iterator[Any]) -> Any:
     """The dataset with a column more: ``field`` of pyarrow with its metadata, ``values`` blocks of it in the dataset's order."""
     import lance
     import pyarrow as pa
+    from lance.schema import LanceSchema
 
     one, cut = pa.schema([field]), _Cut(values)
-    fragments, schema = [], dataset.schema.append(field)
+    fragments, schema = [], LanceSchema.from_pyarrow(dataset.schema.append(field))
     for fragment in dataset.get_fragments():
         batches = (pa.record_batch([block], schema=one) for block in cut.next(fragment.count_rows()))
         merged, schema = fragment.merge_columns(pa.RecordBatchReader.from_batches(one, batches))
@@ -87,9 +92,9 @@ def compact(dataset: Any) -> Any:
     done = [task.execute(dataset) for task in Compaction.plan(dataset, options).tasks]
     if not done:
         return dataset
-    new = [folder / "data" / file.path for result in done for fragment in result.new_fragments for file in fragment.files]
-    sync_files(new)
+    new = [file for result in done for fragment in result.new_fragments for file in _new_files(dataset, folder, fragment)]
     Ledger(folder).note(new)
+    sync_files([*new, folder / LEDGER])
     Compaction.commit(dataset, done, options)
     changed = lance.dataset(dataset.uri, session=without_cache())
     sync_files([_manifest(folder, changed.version), *(folder / "_transactions").glob(f"{dataset.version}-*.txn")])
@@ -110,10 +115,10 @@ def commit(dataset: Any, operation: Any, fragments: Iterable[Any] = ()) -> Any:
     import lance
 
     folder = Path(dataset.uri)
-    new = [folder / name for fragment in fragments for name in _new_files(dataset, fragment)]
+    new = [name for fragment in fragments for name in _new_files(dataset, folder, fragment)]
     if new:
-        sync_files(new)
         Ledger(folder).note(new)
+        sync_files([*new, folder / LEDGER])
     transaction = lance.Transaction(dataset.version, operation)
     changed = lance.LanceDataset.commit(dataset, transaction)
     sync_files([_manifest(folder, changed.version), folder / "_transactions" / f"{dataset.version}-{transaction.uuid}.txn"])
@@ -127,16 +132,51 @@ def without_cache() -> Any:
     return lance.Session(metadata_cache_size_bytes=0)
 
 
-def _new_files(dataset: Any, fragment: Any) -> list[str]:
-    """The files of a fragment that the dataset does not have yet, by their paths in it."""
+def _new_files(dataset: Any, folder: Path, fragment: Any) -> list[Path]:
+    """The files of a fragment that the dataset does not have yet. Raises ``OSError`` for one that is cut off: Lance does not always learn
+    that the disk refused its last write to a file."""
     before = dataset.get_fragment(fragment.id)
-    held = _files(before.metadata) if before else []
-    return [name for name in _files(fragment) if name not in held]
-
-
-def _files(fragment: Any) -> list[str]:
+    old = before.metadata if before else None
+    sizes = {f"data/{file.path}": file.file_size_bytes for file in fragment.files}
+    for file in old.files if old else ():
+        sizes.pop(f"data/{file.path}", None)
+    new = {folder / name: size for name, size in sizes.items()}
     deletions = fragment.deletion_file
-    return [*(f"data/{file.path}" for file in fragment.files), *([deletions.path(fragment.id)] if deletions else [])]
+    if deletions and not (old and old.deletion_file and old.deletion_file.id == deletions.id):
+        file = folder / deletions.path(fragment.id)
+        new[file] = deletions_size(file.read_bytes())
+    for file, size in new.items():
+        if file.stat().st_size != size:
+            raise OSError(f"{file.name} has {file.stat().st_size} bytes instead of {size}: the disk refused the rest")
+    return list(new)
+
+
+def deletions_size(data: bytes) -> int:
+    """How long a file of deletions should be by what it begins with: an Arrow file, or a Roaring bitmap in its portable format
+    (github.com/RoaringBitmap/RoaringFormatSpec); -1 for one that does not get so far."""
+    if data.startswith(_ARROW):
+        return len(data) if data.endswith(_ARROW) and len(data) > 2 * len(_ARROW) else -1
+    try:
+        return _roaring_size(data)
+    except struct.error:
+        return -1
+
+
+def _roaring_size(data: bytes) -> int:
+    head, count = struct.unpack_from("<II", data)
+    runs, at = b"", 8
+    if head & 0xFFFF == _ROARING_WITH_RUNS:
+        count = (head >> 16) + 1
+        at = 4 + (int(count) + 7) // 8
+        runs = data[4:at]
+    sizes: list[int] = [struct.unpack_from("<H", data, at + 4 * i + 2)[0] + 1 for i in range(count)]
+    at += 4 * len(sizes) * (1 if runs and count < 4 else 2)  # with the containers' places, which few with runs among them do not have
+    for i, size in enumerate(sizes):
+        if runs and runs[i // 8] >> i % 8 & 1:
+            at += 2 + 4 * int(struct.unpack_from("<H", data, at)[0])
+        else:
+            at += 2 * size if size <= 4096 else 8192
+    return at
 
 
 def _manifest(folder: Path, version: int) -> Path:

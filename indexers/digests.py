@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..rag.files import replace_text, sync
+from ..rag.files import replace_text
 
 LEDGER = "digests.jsonl"
 
@@ -38,11 +38,10 @@ class Ledger:
         self._folder = folder
 
     def note(self, files: Iterable[Path]) -> None:
-        """Have the digests of ``files``, which lie in the folder and will not change, reach the disk."""
+        """Write down the digests of ``files``, which lie in the folder and will not change; the ledger is the caller's to sync."""
         lines = [json.dumps({"file": file.relative_to(self._folder).as_posix(), **asdict(Digest.of(file))}) for file in files]
         with (self._folder / LEDGER).open("a", encoding="utf-8") as ledger:
             ledger.write("".join(f"\n{line}\n" for line in lines))  # a line that a full disk cut off spoils no other
-        sync(self._folder / LEDGER)
 
     def digests(self) -> dict[str, Digest]:
         """What was noted, the last word on each file; lines that cannot be read are left out."""

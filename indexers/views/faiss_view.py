@@ -23,6 +23,7 @@ _TRAINING_PER_LIST = 64  # FAISS warns below 39
 _FUSED_FROM = 20_000
 """Vectors from which ``kernels.topk_search`` beats FAISS's flat search: 1.3 to 2.7 times the speed at 50,000 x 384 and more. With fewer
 there is nothing to gain, and numba would take half a second to import."""
+_WRITTEN_AT_ONCE = 1 << 20
 _HITS_AT_ONCE = 1 << 22
 """Hits, allowed or not, that are held at once: 50 MB."""
 
@@ -67,7 +68,9 @@ class FaissView:
         return type(self)(self.index, spec, store.rows)
 
     def save(self, folder: Path) -> None:
-        import_faiss().write_index(self.index, str(folder / _FILE))
+        faiss = import_faiss()
+        with (folder / _FILE).open("wb") as file:  # FAISS's own does not see that the disk refused the last of it
+            faiss.write_index(self.index, faiss.PyCallbackIOWriter(file.write, _WRITTEN_AT_ONCE))
 
     @classmethod
     def load(cls, folder: Path, spec: ViewSpec, rows: Rows) -> Self:

@@ -8,8 +8,8 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,53 +39,69 @@ class Worker:
         self._process.wait()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Scenario:
-    """``act`` on an index that ``prepare`` made (actions of ``worker.py``), with ``view``."""
+    """``act`` on an index that ``prepare`` made (actions of ``worker.py``); the index has ``view``, or gets it where ``act`` is that."""
 
-    name: str
     prepare: str
     act: str
     view: str = ""
     deletes: tuple[str, ...] = ()
 
 
-@dataclass
+GONE = ("d1", "d6", "d7")
+SCENARIOS = {
+    "create": Scenario("", "first"),
+    "append": Scenario("first", "append"),
+    "update": Scenario("first", "update"),
+    "delete": Scenario("first", "delete", deletes=GONE),
+    "add an encoder": Scenario("without_encoder", "add_encoder"),
+    "add an encoder to no passages": Scenario("only_empty", "add_encoder"),
+    **{f"add {view}": Scenario("first", "add_view", view) for view in ("bm25", "faiss:flat", "faiss:hnsw", "faiss:ivf", "attention")},
+    **{f"append with {view}": Scenario("first", "append", view) for view in ("bm25", "faiss:flat", "faiss:hnsw", "attention")},
+    "delete with bm25": Scenario("first", "delete", "bm25", GONE),
+    "delete with attention": Scenario("first", "delete", "attention", GONE),
+}
+
+
 class Laboratory:
-    """One scenario in the folder ``home``: what it starts from, and what an undisturbed run comes to."""
+    """One scenario in the folder ``home``: what it starts from, what an undisturbed run does and comes to, and what faults do to it.
 
-    scenario: Scenario
-    worker: Worker
-    home: Path
-    looks: tuple[str, ...] = ("state", "uncovered")
-    calls: list[list[str]] = field(default_factory=list)
-    """The calls of an undisturbed run that change files or have them reach the disk: name, path, second path."""
+    ``calls``: those of an undisturbed run that change files, or have them reach the disk: name, path, second path. ``points``: how many
+    of them change files. ``bytes``: what they write; ``largest``: the size of the largest file.
+    """
 
-    def __post_init__(self) -> None:
-        self.start, self.index = self.home / "start", self.home / "index"
-        if self.scenario.prepare:
-            assert "error" not in self.worker(path=str(self.start), act=self.scenario.prepare, view=self.scenario.view)
-        self.before: dict[str, Any] = self.worker(path=str(self.start), act="nothing", before=["held"])["result"]["held"]
-        self.reset()
-        done = self.fault("count", 0, log=str(self.home / "log"))
-        assert "result" in done, done
-        self.points = done["result"]["counted"]
-        self.calls = [line.split("\t") for line in (self.home / "log").read_text().splitlines()]
-        self.expected = self.worker(path=str(self.index), act="nothing", after=self.looks)["result"]
+    def __init__(
+        self, scenario: Scenario, worker: Worker, home: Path, model: str = "", looks: Sequence[str] = ("state", "uncovered"),
+    ) -> None:
+        self.scenario = scenario
+        self.looks = looks
+        self.start, self.index = home / "start", home / "index"
+        self._worker = worker
+        self._view = f"attention:{model}" if scenario.view == "attention" else scenario.view
+        if scenario.prepare:
+            self._do(self.start, act=scenario.prepare, view="" if scenario.act == "add_view" else self._view)
+        self.before = self._do(self.start, act="nothing", before=["held"])["held"]
+        self.points = self._counted("count", log=str(home / "log"))
+        self.calls = [line.split("\t") for line in (home / "log").read_text().splitlines()]
+        self.expected = self._do(self.index, act="nothing", after=self.looks)
+        self.largest = max(file.stat().st_size for file in self.index.rglob("*") if file.is_file())
+        self.bytes = self._counted("full", n=1 << 40)
 
     def reset(self) -> None:
         shutil.rmtree(self.index, ignore_errors=True)
         if self.start.exists():
             shutil.copytree(self.start, self.index)
 
-    def fault(self, mode: str, n: int, **more: Any) -> dict[str, Any]:
-        return self.worker(path=str(self.index), act=self.scenario.act, view=self.scenario.view, mode=mode, n=n, folder=str(self.index),
-                           **more)
+    def fault(self, **fault: Any) -> dict[str, Any]:
+        """Do the scenario's act with a fault (see ``worker.perform``) on the index as it starts from; what came of it."""
+        self.reset()
+        return self._worker(path=str(self.index), act=self.scenario.act, view=self._view, folder=str(self.index), **fault)
 
     def rerun(self) -> str:
         """What is wrong after a fault (nothing: empty): with what was committed before, with running the same again, with what that
         comes to."""
-        done = self.worker(path=str(self.index), act=self.scenario.act, view=self.scenario.view, before=["held"], after=self.looks)
+        done = self._worker(path=str(self.index), act=self.scenario.act, view=self._view, before=["held"], after=self.looks)
         if "result" not in done:
             return f"wedged: {done.get('says', done)}"
         held = done["result"].pop("held")
@@ -93,6 +109,18 @@ class Laboratory:
         if lost:
             return f"lost {lost}"
         return "" if done["result"] == self.expected else f"another index: {done['result']} instead of {self.expected}"
+
+    def _counted(self, mode: str, **more: Any) -> int:
+        done = self.fault(mode=mode, **more)
+        assert "result" in done, done
+        count: int = done["result"]["counted"]
+        return count
+
+    def _do(self, path: Path, **job: Any) -> dict[str, Any]:
+        done = self._worker(path=str(path), **job)
+        assert "result" in done, done
+        result: dict[str, Any] = done["result"]
+        return result
 
 
 @pytest.fixture(scope="session")
@@ -113,3 +141,32 @@ def worker(faults: Path) -> Iterator[Worker]:
     one = Worker(faults)
     yield one
     one.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(worker: Worker, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("faults-model") / "tiny"
+    done = worker(path=str(folder), act="model")
+    assert "result" in done, done
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def laboratory(worker: Worker, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Callable[[str], Laboratory]:
+    """The laboratory of the scenario of this name."""
+    made: dict[str, Laboratory] = {}
+
+    def one(name: str) -> Laboratory:
+        if name not in made:
+            scenario = SCENARIOS[name]
+            model = request.getfixturevalue("tiny_model") if scenario.view == "attention" else ""
+            made[name] = Laboratory(scenario, worker, tmp_path_factory.mktemp("faults-laboratory"), model)
+        return made[name]
+
+    return one
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test with an argument ``scenario`` is run on each, by name."""
+    if "scenario" in metafunc.fixturenames:
+        metafunc.parametrize("scenario", list(SCENARIOS))

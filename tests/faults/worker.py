@@ -27,10 +27,11 @@ from conftest import HashEncoder
 from regard.indexers import LanceStore, build_index, delete_documents
 from regard.indexers.digests import Digest, Ledger
 from regard.indexers.store import DATASET
-from regard.indexers.views import view_specs
+from regard.indexers.views import attention_job, view_specs
 from regard.indexers.views.files import built_view, fresh_view, load_view
 from regard.rag import Batch, Document, Query, Ranking
 from regard.rag.errors import RegardError
+from regard.rag.lm import LanguageModel
 from regard.rerankers import AttentionReranker
 from regard.rerankers.policies import BlockICR
 
@@ -86,8 +87,16 @@ def only_empty(path: Path, view: str = "") -> None:
     build([Document("empty", " ")], path)
 
 
+def model(path: Path, view: str = "") -> None:
+    """A tiny language model in the folder ``path``, which this process then holds in memory."""
+    from test_attention_view import tiny_model
+
+    tiny_model(path, "Llama")
+    LanguageModel.acquire(str(path), attention=True)
+
+
 ACTIONS = {action.__name__: action for action in
-           (first, without_encoder, append, update, delete, add_encoder, add_view, nothing, only_empty)}
+           (first, without_encoder, append, update, delete, add_encoder, add_view, nothing, only_empty, model)}
 
 
 def state(path: Path) -> dict[str, Any]:
@@ -142,10 +151,16 @@ def uncovered(path: Path) -> list[str]:
 LOOKS = {look.__name__: look for look in (state, held, uncovered)}
 
 
-def perform(job: dict[str, Any], faults: Any) -> Any:
+def perform(job: dict[str, Any], faults: Any) -> dict[str, Any]:
+    """Do ``act`` on the index at ``path``; looks that are asked for ``before`` and ``after`` it.
+
+    With a ``mode`` calls under ``folder`` are counted, or are the death of this at the ``n``-th, or find no room after ``n`` bytes;
+    ``file_limit`` is the most bytes that a file may have. ``environment``: variables.
+    """
     path, view = Path(job["path"]), job.get("view", "")
     seen = {name: LOOKS[name](path) for name in job.get("before", ())}
-    if job.get("file_limit") is not None:
+    os.environ.update(job.get("environment", {}))
+    if "file_limit" in job:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_limit"], resource.RLIM_INFINITY))
     if "mode" in job:
         log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC) if "log" in job else -1
@@ -168,6 +183,8 @@ def outcome(job: dict[str, Any], faults: Any) -> dict[str, Any]:
 
 def forked(job: dict[str, Any], faults: Any) -> dict[str, Any]:
     """The outcome of ``job`` in a process of its own; ``{"killed": signal}`` where it died."""
+    if job["act"] == "model":
+        return outcome(job, faults)  # for all forks to come
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -183,7 +200,18 @@ def forked(job: dict[str, Any], faults: Any) -> dict[str, Any]:
     return {"killed": os.WTERMSIG(status)} if os.WIFSIGNALED(status) else json.loads(answer)
 
 
+def warm_up() -> None:
+    """What a fork would otherwise compile for itself."""
+    index = bm25s.BM25(method="lucene", backend="numba")
+    index.index([["flea", "moon"], ["moon"], ["bread"]], show_progress=False)
+    index.retrieve([["flea"]], k=1, show_progress=False)
+    index.retrieve([["flea"]], k=1, show_progress=False, weight_mask=np.ones(3, np.float32))
+
+
 def main() -> None:
+    attention_job.SHARD_BYTES = 60 * 4 * 4 * 7 * 2 * 16  # some sixty tokens of the tiny model
+    torch.set_num_threads(1)  # a fork has none of its parent's threads
+    warm_up()
     faults = ctypes.CDLL(sys.argv[1])
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
