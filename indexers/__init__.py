@@ -3,11 +3,14 @@
 Lives here: ``corpus`` (readers), ``chunkers``, ``encoders``, ``store`` and ``writer`` (the Lance dataset, read and write side) with
 ``commits`` (how it changes) and ``digests`` (what its files hold),
 ``columns`` (an index's encoders), ``filters``, ``views`` (FAISS, BM25), ``job`` (``build_index``) with ``seen``, ``pace`` (when it
-commits), ``sources`` (where documents came from) and ``unfinished`` (what it has not ended).
+commits), ``sources`` (where documents came from, and their ids), ``prune`` (those that are gone) and ``unfinished`` (what it has not
+ended); ``deletion`` and ``compaction``, with ``leases`` (which versions are in use).
 May import: ``regard.rag``, ``regard.kernels``.
 """
 
-from .job import IndexReport, build_index, delete_documents
+from .compaction import CompactionReport, compact
+from .deletion import DeletionReport, delete_documents
+from .job import IndexReport, build_index
 from .store import LanceStore
 
-__all__ = ["IndexReport", "LanceStore", "build_index", "delete_documents"]
+__all__ = ["CompactionReport", "DeletionReport", "IndexReport", "LanceStore", "build_index", "compact", "delete_documents"]

@@ -82,6 +82,25 @@ def add_column(dataset: Any, field: Any, values: Iterator[Any]) -> Any:
     return commit(dataset, lance.LanceOperation.Merge(fragments, schema), fragments)
 
 
+def compact(dataset: Any) -> Any:
+    """The dataset with its small fragments, and those with deleted rows, written together, in the same order; the same version where there
+    are none such."""
+    import lance
+    from lance.optimize import Compaction
+
+    folder, options = Path(dataset.uri), {"materialize_deletions_threshold": 0.0}
+    done = [task.execute(dataset) for task in Compaction.plan(dataset, options).tasks]
+    if not done:
+        return dataset
+    new = [file for result in done for fragment in result.new_fragments for file in _new_files(dataset, folder, fragment)]
+    Ledger(folder).note(new)
+    sync_files([*new, folder / LEDGER])
+    Compaction.commit(dataset, done, options)
+    changed = lance.dataset(dataset.uri, session=without_cache())
+    sync_files([_manifest(folder, changed.version), *(folder / "_transactions").glob(f"{dataset.version}-*.txn")])
+    return changed
+
+
 def configure(dataset: Any, **settings: str) -> Any:
     """The dataset with these settings in its configuration."""
     import lance

@@ -26,6 +26,7 @@ from ..rag.errors import ConfigError, IndexFormatError, IndexNotFound
 from ..rag.identity import same_key
 from ..rag.paths import local_path
 from .filters import compile_filters, expect_known
+from .leases import leased
 
 DATASET = "passages.lance"
 FORMAT = 1
@@ -39,12 +40,15 @@ Contents = NDArray[np.int64]
 
 
 class LanceStore:
-    """The passages of the index at ``path``, as they were when it was opened (or at ``version``)."""
+    """The passages of the index at ``path``, as they were when it was opened (or at ``version``).
+
+    As long as it is open, no compaction removes its version (see ``leases``).
+    """
 
     def __init__(self, path: str | Path, version: int | None = None) -> None:
         """Raises ``IndexNotFound`` where there is no index, ``IndexFormatError`` where something else lies there."""
         self.path = local_path(path, "index")
-        self._dataset = open_dataset(self.path, version)
+        self._dataset, self._lease = leased(lambda: open_dataset(self.path, version))
         self.manifest = read_manifest(self._dataset, self.path)
         # read once: Lance lends a dataset's history to one thread at a time, and this object is shared by many
         self.version = int(self._dataset.version)
@@ -52,6 +56,11 @@ class LanceStore:
         """The random identity of the transaction that made this version, never given out twice; a copied folder keeps it."""
         self._rows: Rows | None = None
         self._filtered: dict[str, Rows] = {}
+
+    def close(self) -> None:
+        """Let go of the version: from now on a compaction may remove it. What is forgotten closes by itself."""
+        if self._lease is not None:
+            self._lease.close()
 
     # -- identity ----------------------------------------------------------------------
 
@@ -66,6 +75,11 @@ class LanceStore:
     def descends_from(self, version: int, commit: str) -> bool:
         """Whether ``commit`` is what made ``version`` in this very history; False too where that version was cleaned up."""
         return version <= self.version and commit_of(open_dataset(self.path, self.version), version, missing="") == commit != ""
+
+    def unchanged_since(self, commit: str) -> bool:
+        """Whether ``commit`` holds these very passages in this very order: what came after it only moved them to other files, or changed
+        settings. False too where the versions in between were removed."""
+        return unchanged_since(open_dataset(self.path, self.version), commit)
 
     @property
     def has_text(self) -> bool:
@@ -222,6 +236,28 @@ def commit_of(dataset: Any, version: int, *, missing: str | None = None) -> str:
             return missing
         raise IndexFormatError(f"the commit of version {version} cannot be read: {str(error).split(', /')[0]}", where=str(dataset.uri),
                                hint="the folder is damaged; index again into a new folder") from None
+
+
+def unchanged_since(dataset: Any, commit: str) -> bool:
+    """See ``LanceStore.unchanged_since``. Lance's own history says what each commit did."""
+    import lance
+
+    # ReserveFragments, the first half of a compaction, has no class of its own
+    harmless = (lance.LanceOperation.Rewrite, lance.LanceOperation.UpdateConfig)
+    version, followed_by = int(dataset.version), None
+    while version > 0:
+        try:
+            made_by = dataset.read_transaction(version)
+        except (ValueError, OSError, RuntimeError):
+            return False
+        if made_by.uuid == commit:
+            return True
+        kind = type(made_by.operation)
+        reserved = kind is lance.LanceOperation.BaseOperation and followed_by is lance.LanceOperation.Rewrite
+        if kind not in harmless and not reserved:
+            return False
+        version, followed_by = version - 1, kind
+    return False
 
 
 def read_manifest(dataset: Any, path: Path) -> dict[str, Any]:

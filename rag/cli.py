@@ -47,6 +47,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 IndexDir = Annotated[Path, typer.Argument(metavar="DIR", help="An index folder, made by `regard index`.", show_default=False)]
 PipelineFile = Annotated[Path, typer.Argument(metavar="FILE.yaml", help="A pipeline file.", show_default=False)]
 OtherPipeline = Annotated[Path | None, typer.Option("--pipeline", metavar="FILE.yaml", help="A pipeline file instead of the default.")]
+Purge = Annotated[bool, typer.Option("--purge", help="Leave no byte of deleted documents in the folder: all older versions go, or it is "
+                                     "refused, naming the tag or the reader that still uses one. It cannot reach stage caches and other "
+                                     "files elsewhere, backups, file system snapshots, or freed blocks of the disk.")]
+Wait = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="With --purge: give open readers so long to close.")]
 Filters = Annotated[list[str] | None, typer.Option("--filter", metavar="FIELD=VALUE", help="Only passages with this metadata.")]
 
 
@@ -74,6 +78,9 @@ def index(
                                                            "Default: faiss:flat and bm25.")] = None,
     no_text: Annotated[bool, typer.Option("--no-text", help="Do not store the text (dense search only, no reranking).")] = False,
     limit: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help=_LIMITS)] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="Delete documents that are no longer in these sources.")] = False,
+    prune_limit: Annotated[float, typer.Option(min=0, max=1, help="Prune nothing where more than this share of a source's documents is "
+                                                                  "gone (its disk may not be mounted); 1: any.")] = 0.5,
     as_json: Json = False,
 ) -> None:
     """Index documents; run it again to add, to update, or to finish a job that was killed. Ctrl-C keeps what is done."""
@@ -82,7 +89,7 @@ def index(
     try:
         report = load("regard.jobs", "index")(
             sources or None, index, format=format, encoder=None if encoder == "none" else encoder, chunker=chunker, views=view,
-            text=not no_text, limits=limit or ())
+            text=not no_text, limits=limit or (), prune=prune, prune_limit=prune_limit)
     except KeyboardInterrupt as stop:
         _say(f"interrupted: {stop or 'the same command goes on from what is committed'}", error=True)
         raise typer.Exit(130) from None  # as shells report a process that Ctrl-C ended
@@ -92,6 +99,53 @@ def index(
         from .terminal import show_report
 
         show_report(report)
+
+
+@app.command(epilog="Examples: regard delete my-index notes/old.md · regard delete my-index --from gone.txt · "
+                    "regard delete my-index --source docs/ --purge --wait 30")
+def delete(
+    index: IndexDir,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", show_default=False, help="Ids of documents.")] = None,
+    listed: Annotated[Path | None, typer.Option("--from", metavar="FILE", help="A file with an id on each line.")] = None,
+    source: Annotated[str | None, typer.Option(metavar="PATH", help="All documents that were last read from this source.")] = None,
+    purge: Purge = False,
+    wait: Wait = 0,
+    as_json: Json = False,
+) -> None:
+    """Delete documents. They are not found any more; their text goes from the disk with --purge, or with the next `regard compact`."""
+    from .registry import load
+
+    if not ids and listed is None and source is None:
+        raise ConfigError("nothing says what to delete", where="regard delete", hint="give ids, --from FILE or --source PATH")
+    wanted = [*(ids or []), *(_lines(listed) if listed else [])]
+    report = load("regard.jobs", "delete")(index, wanted, source=source, purge=purge, wait=wait)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        from .terminal import show_deletion
+
+        show_deletion(report)
+
+
+@app.command(epilog="Examples: regard compact my-index · regard compact my-index --keep 3 · regard compact my-index --purge --wait 30")
+def compact(
+    index: IndexDir,
+    keep: Annotated[int, typer.Option(min=1, help="Newest versions to keep. Those with a tag, and those that an open reader on this "
+                                                  "machine uses, stay as well.")] = 1,
+    purge: Purge = False,
+    wait: Wait = 0,
+    as_json: Json = False,
+) -> None:
+    """Write small and partly deleted files together, and remove older versions and what dead jobs left."""
+    from .registry import load
+
+    report = load("regard.jobs", "compact")(index, keep=keep, purge=purge, wait=wait)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        from .terminal import show_compaction
+
+        show_compaction(report)
 
 
 @app.command(epilog="Examples: regard search my-index 'flea life cycle' -k 5 · regard search my-index 'tax law' --filter year=2024 --json")
@@ -354,6 +408,14 @@ def _load(file: Path, index: Path | None) -> Any:
     from .pipeline import Pipeline
 
     return Pipeline.load(file, **({"index": index} if index else {}))
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a file that are not empty."""
+    try:
+        return [line for line in file.read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the file of ids cannot be read: {error}", where=str(file), hint="one id a line, in UTF-8") from None
 
 
 def _query(text: str, filters: list[str] | None) -> Any:

@@ -85,6 +85,10 @@ class StorageError(RegardError):
     """The disk refused a write (full, read-only); what was committed before is safe."""
 
 
+class DeletionRefused(RegardError):
+    """What is to be deleted is still in use (a tag, an open reader), or is so much that it looks like a mistake."""
+
+
 class BudgetError(RegardError):
     """A prompt cannot fit the model's window."""
 

@@ -125,6 +125,8 @@ def show_report(report: Any) -> None:
         f"{_seconds(report.seconds)} in all")
     if report.truncated:
         say((f"{report.truncated:,} passages are longer than the encoder's window; their end has no vector", "yellow"))
+    if report.replaced_from_other_source:
+        say((f"{report.replaced_from_other_source:,} documents replaced those of another source with the same id", "yellow"))
     if report.vanished:
         _show_vanished(report)
     for skip in report.skips[:_SKIPS_SHOWN]:
@@ -136,8 +138,30 @@ def show_report(report: Any) -> None:
 def _show_vanished(report: Any) -> None:
     named = report.vanished_ids[:_SKIPS_SHOWN]
     more = f" and {report.vanished - len(named):,} more" if report.vanished > len(named) else ""
+    left = report.vanished - report.pruned
+    fate = "they stay until they are deleted: regard delete, or regard index --prune" if not report.pruned else (
+        f"{report.pruned:,} of them were deleted" + (f"; {left:,} may be among what could not be read" if left else ""))
     say((f"{report.vanished:,} documents of the index are no longer in their source:", "yellow"),
-        f" {', '.join(map(one_line, named))}{more}\n  they stay until they are removed: regard.indexers.delete_documents(index, ids)")
+        f" {', '.join(map(one_line, named))}{more}\n  {fate}")
+
+
+def show_deletion(report: Any) -> None:
+    """A ``DeletionReport``."""
+    unknown = f"; {report.unknown:,} ids are not in the index" if report.unknown else ""
+    after = "" if report.purged or not report.documents else f"\n  their text is on the disk until: regard compact {one_line(report.index)}"
+    say((one_line(report.index), "bold"), f": {report.documents:,} documents deleted ({report.passages:,} passages){unknown}"
+        f"{', and purged' if report.purged else ''}; {_seconds(report.seconds)}{after}")
+
+
+def show_compaction(report: Any) -> None:
+    """A ``CompactionReport``."""
+    say((one_line(report.index), "bold"), f": {report.bytes_before:,} -> {report.bytes_after:,} bytes, "
+        f"{report.fragments_before:,} -> {report.fragments_after:,} fragments, {report.versions_removed:,} older versions removed"
+        f"{', purged' if report.purged else ''}; {_seconds(report.seconds)}")
+    for reason in report.kept:
+        say(f"  kept: {one_line(reason)}")
+    for view in report.views_removed:
+        say(("  view removed", "yellow"), f", it could not be built anew: {one_line(view)}")
 
 
 def show_comparison(rows: Sequence[Comparison]) -> None:

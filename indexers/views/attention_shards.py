@@ -115,11 +115,19 @@ def clear_unfinished(home: Path) -> None:
 def link_folder(source: Path, target: Path) -> None:
     """``target`` with the files of ``source``: the same files on disk where the file system has hard links, else copies."""
     target.mkdir()
-    for file in source.iterdir():
+    link_tree(source, target)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """The same for all that lies in ``source``, into a folder that is there."""
+    for entry in source.iterdir():
+        if entry.is_dir():
+            link_folder(entry, target / entry.name)
+            continue
         try:
-            os.link(file, target / file.name)
+            os.link(entry, target / entry.name)
         except OSError:
-            shutil.copyfile(file, target / file.name)
+            shutil.copyfile(entry, target / entry.name)
 
 
 def _to_disk(file: Any) -> None:
