@@ -13,6 +13,7 @@ from ..rag.encoding import Encoder, Vectors
 from ..rag.encoding import encoder as make_encoder
 from ..rag.errors import ConfigError, DimensionMismatch, FingerprintMismatch, ModelNotFound, StageError
 from ..rag.progress import Advance, progress_bar
+from ..rag.trust import expect_chosen
 from .encoders import OnnxEncoder, SentenceTransformerEncoder
 from .pace import Pace
 from .store import LanceStore, full_texts
@@ -41,8 +42,23 @@ def require_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any],
             hint="use the encoder that the index was made with, or index again into a new folder")
 
 
+def chosen_encoder(fingerprint: Mapping[str, Any], index: object, device: str | None = None) -> Encoder:
+    """The encoder that ``index`` names, if the user has named its model too. Raises ``UntrustedModel`` where not; nothing of it is read."""
+    model = own_model(fingerprint)
+    if model is not None:
+        expect_chosen(model, "encoder", index)
+    return stored_encoder(fingerprint, device)
+
+
+def own_model(fingerprint: Mapping[str, Any]) -> str | None:
+    """The model that an encoder of ours with this fingerprint would load."""
+    model = fingerprint.get("model")
+    return model if fingerprint.get("kind") in _OUR_KINDS and isinstance(model, str) else None
+
+
 def stored_encoder(fingerprint: Mapping[str, Any], device: str | None = None) -> Encoder:
-    """The encoder that an index names, made with the settings it was made with.
+    """The encoder that an index names, made with the settings it was made with; for a model that nobody else named see
+    :func:`chosen_encoder`.
 
     Raises ``ConfigError`` where no name gives it back: the index was made by an encoder object of the user's own class.
     """
@@ -66,7 +82,8 @@ def index_encoders(wanted: str | Encoder | None, existing: LanceStore | None, de
     stored = existing.encoders if existing else {}
     chosen = (None if existing else default) if wanted == "auto" else wanted
     asked = make_encoder(chosen) if isinstance(chosen, str) else chosen
-    encoders = {name: stored_encoder(f) for name, f in stored.items() if asked is None or name != column_name(asked.name)}
+    encoders = {name: chosen_encoder(f, existing.path if existing else "") for name, f in stored.items()
+                if asked is None or name != column_name(asked.name)}
     if asked is not None:
         encoders[column_name(asked.name)] = asked
     return encoders

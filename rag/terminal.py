@@ -45,7 +45,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
     where they were not measured.
     """
     return {
-        "text": answer.text, "finish": answer.finish, "truncated": answer.truncated,
+        "text": answer.text, "finish": answer.finish, "truncated": answer.truncated, "note": answer.note,
         "sentences": [
             {"text": answer.text[s.start:s.end], "start": s.start, "end": s.end, "citations": list(s.citations),
              "entailed": s.entailed, "probability": s.probability}
@@ -79,8 +79,8 @@ def show_ranking(query: str, ranking: Ranking, trace: Trace) -> None:
 def show_citations(answer: Answer, trace: Trace) -> None:
     """What follows an answer that was streamed."""
     console.print()
-    if answer.truncated:
-        console.print("[yellow]The answer is cut: its tokens ran out.[/yellow]")
+    if answer.note:
+        console.print(f"[yellow]The answer: {escape(answer.note)}.[/yellow]", highlight=False)
     if answer.citations:
         console.print(f"[bold]Similar passages[/bold]  [dim]support: {SUPPORT_IS}[/dim]")
     for number, citation in enumerate(answer.citations, 1):

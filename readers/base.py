@@ -114,4 +114,6 @@ class BaseReader(Stage):
         entails = self._verifier.entails if self._verifier else None
         cited = cite(answer, prompt.passages, self._encoder.encode_passages, self.min_support, entails)
         context = prompt.context(sizes, before, usage.prompt_tokens)
+        if not answer and finish in (None, "stop", "repetition"):
+            finish = "empty"
         return Answer(answer, cited.citations, context, usage, cited.sentences, self.verifier, finish)

@@ -1,0 +1,67 @@
+"""Taking a secret out of text, in every form in which servers and libraries write one."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import re
+
+MASK = "***"
+_NAMED = {'"': "&quot;", "&": "&amp;", "<": "&lt;", ">": "&gt;", "'": "&apos;"}
+_LEAST = 6
+"""Characters that a secret's base64 must have to be told from other text."""
+
+
+def masked(text: str, secret: str) -> str:
+    """``text`` with ``***`` where ``secret`` stands: as it is; with any of its characters percent-encoded, or escaped as in JSON or
+    HTML; in hexadecimal; and within base64 (either alphabet, with or without padding, broken into lines), whatever stands around it there.
+    """
+    return _forms(secret).sub(MASK, text) if secret else text
+
+
+def longest(secret: str) -> int:
+    """The characters that the longest form of ``secret`` has (each character as ``%25XX`` or ``&#xXXXX;``): what may be cut in two where a
+    text ends early."""
+    return 8 * len(secret)
+
+
+@functools.lru_cache(maxsize=8)
+def _forms(secret: str) -> re.Pattern[str]:
+    forms = [_escaped(secret), _hexadecimal(secret), *_base64(secret.encode())]
+    return re.compile("|".join(f"(?:{form})" for form in forms))
+
+
+def _escaped(secret: str) -> str:
+    return "".join(map(_ways, secret))
+
+
+def _ways(character: str) -> str:
+    """The ways to write one character."""
+    code = ord(character)
+    ways = [rf"\\?{re.escape(character)}", rf"(?i:%(?:25)*{code:02x})", rf"(?i:\\+u{code:04x}|\\+x{code:02x})",
+            rf"(?i:&#0*{code};|&#x0*{code:x};)"]
+    if character in _NAMED:
+        ways.append(_NAMED[character])
+    return f"(?:{'|'.join(ways)})"
+
+
+def _hexadecimal(secret: str) -> str:
+    return f"(?i:{secret.encode().hex()})"
+
+
+def _base64(secret: bytes) -> list[str]:
+    """The part of each of the three encodings that the secret alone decides, with what it shares with its neighbours."""
+    found = []
+    for before in range(3):
+        text = base64.b64encode(bytes(before) + secret).decode().rstrip("=")
+        shared = (before + len(secret)) % 3 != 0
+        own = text[(0, 2, 3)[before]:len(text) - shared]
+        if len(own) >= _LEAST:
+            around = r"[A-Za-z0-9+/_-]"
+            found.append(rf"{around}{{0,{2 if before else 0}}}" + r"\s*".join(map(_letter, own)) + rf"(?:{around}?(?:=|%3[Dd]){{0,2}})")
+    return found
+
+
+def _letter(letter: str) -> str:
+    """A letter of base64 in both alphabets, percent-encoded or not."""
+    return {"+": r"(?:[+-]|%2[Bb])", "/": r"(?:[/_]|%2[Ff]|\\/)"}.get(letter, letter)
