@@ -82,8 +82,7 @@ def index_encoders(wanted: str | Encoder | None, existing: LanceStore | None, de
     stored = existing.encoders if existing else {}
     chosen = (None if existing else default) if wanted == "auto" else wanted
     asked = make_encoder(chosen) if isinstance(chosen, str) else chosen
-    encoders = {name: chosen_encoder(f, existing.path if existing else "") for name, f in stored.items()
-                if asked is None or name != column_name(asked.name)}
+    encoders = {name: stored_encoder(f) for name, f in stored.items() if asked is None or name != column_name(asked.name)}
     if asked is not None:
         encoders[column_name(asked.name)] = asked
     return encoders

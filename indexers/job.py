@@ -23,6 +23,7 @@ from ..rag.documents import Document, Passage
 from ..rag.encoding import Encoder, Vectors, close_encoder, open_encoder
 from ..rag.errors import ConfigError, EmptyCorpusError, IndexNotFound, Interrupted, RegardError
 from ..rag.progress import Advance, progress_bar
+from .chosen import choose_named, expect_models_chosen
 from .chunkers import Chunker
 from .chunkers import chunker as make_chunker
 from .columns import checked_vectors, encode_existing, index_encoders
@@ -120,6 +121,9 @@ def build_index(
             on_skip(item)
 
     existing = LanceStore(path) if (path / DATASET).exists() else None
+    choose_named(encoder, chunker, views)
+    if existing:
+        expect_models_chosen(existing)
     splitter = make_chunker(_chunker_spec(chunker, existing))
     encoders = index_encoders(encoder, existing, DEFAULT_ENCODER)
     specs = _views(views, existing, path, list(encoders), existing.has_text if existing else text)

@@ -249,6 +249,11 @@ class Pipeline:
 
         return graph_html(self.graph(), self.trace)
 
+    def indexes(self) -> list[Path]:
+        """The folders of the indexes that the stages read."""
+        uris = dict.fromkeys(node.stage.store_uri for node in self.nodes.values())
+        return [Path(uri.removeprefix("lance:")) for uri in uris if uri.startswith("lance:")]
+
     def connections(self) -> dict[str, list[Connection]]:
         """The servers that each stage would use, by its name, with the key variables whose values it would send there."""
         found = {name: list(node.stage.connections()) for name, node in self.nodes.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .doctor import Findings
     from .evaluation.order import OrderReport
     from .lm.heads import HeadSet
+    from .trust import Connection
 
 console = Console()
 _SHOWN = 280  # characters of a passage
@@ -179,6 +180,16 @@ def show_heads(found: HeadSet, top: int) -> None:
             cells.append(f"{layer}.{head}  {found.measures[measure][layer][head]:.3f} ({low:.3f} to {high:.3f})")
         table.add_row(*cells)
     console.print(table)
+
+
+def show_connections(connections: Mapping[str, Sequence[Connection]]) -> None:
+    """The servers that a pipeline would use, and the keys that it would send there."""
+    for stage, used in connections.items():
+        for one in used:
+            key = f"the key in {one.variable}" + ("" if one.set else " (not set)") if one.variable else "no key"
+            marked = "[red]not allowed[/red]" if one.refused else "[green]allowed[/green]"
+            console.print(f"stage {escape(repr(stage))} connects to [bold]{escape(one.host)}[/bold] with {escape(key)}: {marked}",
+                          highlight=False)
 
 
 def show_problems(file: str, problems: Sequence[Problem]) -> None:

@@ -117,7 +117,8 @@ def state_dir() -> Path:
 
 
 def choose(model: str, *, remember: bool = True) -> None:
-    """The user has named ``model``, or agreed to it: indexes may name it too, on this machine, as long as its weights stay what they are.
+    """The user has named ``model``, or agreed to it: indexes may name it too, on this machine, as long as its weights stay what they are
+    (those of a hub's id that was not on this machine then: whatever the hub has under it).
 
     ``remember`` False holds for this process only, and so does what cannot be written down.
     """
@@ -142,7 +143,7 @@ def is_chosen(model: str) -> bool:
     if files.path in _this_process:
         return True
     weights = _recorded().get(files.path)
-    return weights is not None and models.weights_hash(files) in weights
+    return weights is not None and (f"hub:{files.path}" in weights or models.weights_hash(files) in weights)
 
 
 def expect_chosen(model: str, what: str, index: object) -> None:
