@@ -13,6 +13,7 @@ from pydantic import Field
 from ..rag import models
 from ..rag.documents import Answer, Batch, Query, Ranking, Usage
 from ..rag.errors import ConfigError, RegardError
+from ..rag.inert import expect_inert
 from ..rag.settings import Count, Share
 from ..rag.stage import Problem
 from ..rag.trace import Token, emit, record
@@ -163,6 +164,7 @@ def _tokenizer(name: str) -> Size:
     if files.kind == "gguf":
         raise ConfigError(f"{name!r} is a GGUF file, which has no tokenizer that can be read alone", where="tokenizer",
                           hint="name a folder with tokenizer.json, or a Hugging Face id")
+    expect_inert(files)
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(files.path, trust_remote_code=False)
