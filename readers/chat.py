@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..rag import trust
 from ..rag.documents import Usage
 from ..rag.errors import ConfigError, RemoteError
-from .masking import MASK, longest, masked
+from .masking import MASK, Secret, longest, masked
 
 if TYPE_CHECKING:
     import httpcore
@@ -144,17 +144,17 @@ class ChatClient:
             raise self._broken("the stream ended before the answer did", reading, _NETWORK_HINT, key)
         return reading.completion()
 
-    def _headers(self, key: str) -> dict[str, str]:
+    def _headers(self, key: Secret) -> dict[str, str]:
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json", "Accept-Encoding": "identity",
                    "User-Agent": "regard"}
-        return {**headers, "Authorization": f"Bearer {key}"} if key else headers  # a local server needs none
+        return {**headers, "Authorization": f"Bearer {key.reveal()}"} if key else headers  # a local server needs none
 
-    def _key(self) -> str:
+    def _key(self) -> Secret:
         """The key to send, empty for none. Raises ``ConfigError`` for one that cannot or may not be sent."""
         if self._key_variable is None:
-            return ""
-        key = os.environ.get(self._key_variable, "").strip()
-        if not (key.isascii() and key.isprintable()):  # an HTTP library's own complaint would show it
+            return Secret("")
+        key = Secret(os.environ.get(self._key_variable, "").strip())
+        if not (key.reveal().isascii() and key.reveal().isprintable()):  # an HTTP library's own complaint would show it
             raise ConfigError(f"the key in the environment variable {self._key_variable} has characters that cannot be sent",
                               where=self.endpoint, hint="set it to the key alone, without quotes or line ends")
         if key:
@@ -163,7 +163,7 @@ class ChatClient:
                 raise ConfigError(asked.refused, where=self.endpoint, hint=asked.hint)
         return key
 
-    def _refused(self, response: httpcore.Response, key: str) -> Exception:
+    def _refused(self, response: httpcore.Response, key: Secret) -> Exception:
         status = response.status
         hint = _SERVER_HINT if status >= 500 else _REDIRECT_HINT if 300 <= status < 400 else _HINTS.get(status, _HINTS[400])
         reason = response.extensions.get("reason_phrase", b"").decode("latin-1")
@@ -171,13 +171,13 @@ class ChatClient:
         error = self._error(what, hint.format(key=self._key_variable or "that api_key_env names"), key)
         return _Again(error, _retry_after(response)) if status == 429 or status >= 500 else error
 
-    def _broken(self, what: str, reading: _Reading, hint: str, key: str) -> Exception:
+    def _broken(self, what: str, reading: _Reading, hint: str, key: Secret) -> Exception:
         """Text that was already shown cannot be taken back, so only a stream that gave none is tried again."""
         if not reading.length:
             return _Again(self._error(what, hint, key), None)
         return self._error(f"{what}, after {reading.length} characters", hint, key)
 
-    def _error(self, what: str, hint: str, key: str) -> RemoteError:
+    def _error(self, what: str, hint: str, key: Secret) -> RemoteError:
         """The key is taken out before the text is shortened, lest half of it stays."""
         return RemoteError(" ".join(masked(what, key).split())[:_LONGEST_MESSAGE], where=self.endpoint, hint=hint)
 
@@ -247,7 +247,7 @@ class _Malformed(ValueError):
 class _Reading:
     """What has come so far of one stream. What the server repeats of the key is taken out, also where it comes in pieces."""
 
-    def __init__(self, on_text: Callable[[str], None], key: str) -> None:
+    def __init__(self, on_text: Callable[[str], None], key: Secret) -> None:
         self._on_text = on_text
         self._key = key
         self._pieces: list[str] = []
@@ -291,8 +291,9 @@ class _Reading:
 
     def _take_text(self, piece: str) -> None:
         self.length += len(piece)
-        text = (self._held + piece).replace(self._key, MASK) if self._key else piece
-        begun = next((n for n in range(min(len(self._key) - 1, len(text)), 0, -1) if text.endswith(self._key[:n])), 0)
+        key = self._key.reveal()
+        text = (self._held + piece).replace(key, MASK) if key else piece
+        begun = next((n for n in range(min(len(key) - 1, len(text)), 0, -1) if text.endswith(key[:n])), 0)
         self._held = text[len(text) - begun:]
         self._pass_on(text[:len(text) - begun])
         if self.length >= MOST_ANSWER:
@@ -356,7 +357,7 @@ def _events(lines: Iterator[str]) -> Iterator[str]:
         yield "\n".join(data)
 
 
-def _beginning(response: httpcore.Response, key: str) -> str:
+def _beginning(response: httpcore.Response, key: Secret) -> str:
     """A refusal's body, as far as it is read; without what may be half a key at the end of one that goes on."""
     if _header(response, "content-encoding") not in ("", "identity"):
         return ""

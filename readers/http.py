@@ -7,6 +7,7 @@ without a proxy. Nothing is read from ``.netrc``, no redirect is followed, and n
 from __future__ import annotations
 
 import ipaddress
+import logging
 import threading
 import time
 import urllib.request
@@ -55,8 +56,19 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+class _Unlogged(logging.Filter):
+    """Keeps a response's headers, in which a server may repeat what it was sent, out of httpcore's log while a request of ours runs."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return getattr(_now, "ends", None) is None or not str(record.msg).startswith("receive_response_headers.complete")
+
+
+_unlogged = _Unlogged()
+
+
 def connect(url: httpx.URL) -> Any:
     """A pool of connections for ``url``, through the proxy that the environment names for it, if any."""
+    logging.getLogger("httpcore.http11").addFilter(_unlogged)
     backend = _TimedBackend()
     secure = httpx.create_ssl_context() if url.scheme == "https" else None
     proxy = _proxy(url)

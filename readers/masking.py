@@ -12,17 +12,35 @@ _LEAST = 6
 """Characters that a secret's base64 must have to be told from other text."""
 
 
-def masked(text: str, secret: str) -> str:
+class Secret:
+    """A secret that shows itself to nobody who does not ask: a log or a traceback with its variables prints three stars."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __repr__(self) -> str:
+        return MASK
+
+
+def masked(text: str, secret: Secret) -> str:
     """``text`` with ``***`` where ``secret`` stands: as it is; with any of its characters percent-encoded, or escaped as in JSON or
     HTML; in hexadecimal; and within base64 (either alphabet, with or without padding, broken into lines), whatever stands around it there.
     """
-    return _forms(secret).sub(MASK, text) if secret else text
+    return _forms(secret.reveal()).sub(MASK, text) if secret else text
 
 
-def longest(secret: str) -> int:
+def longest(secret: Secret) -> int:
     """The characters that the longest form of ``secret`` has (each character as ``%25XX`` or ``&#xXXXX;``): what may be cut in two where a
     text ends early."""
-    return 8 * len(secret)
+    return 8 * len(secret.reveal())
 
 
 @functools.lru_cache(maxsize=8)
@@ -38,8 +56,8 @@ def _escaped(secret: str) -> str:
 def _ways(character: str) -> str:
     """The ways to write one character."""
     code = ord(character)
-    ways = [rf"\\?{re.escape(character)}", rf"(?i:%(?:25)*{code:02x})", rf"(?i:\\+u{code:04x}|\\+x{code:02x})",
-            rf"(?i:&#0*{code};|&#x0*{code:x};)"]
+    ways = [rf"\\{{0,7}}{re.escape(character)}", rf"(?i:%(?:25){{0,3}}{code:02x})", rf"(?i:\\{{1,7}}u{code:04x}|\\{{1,7}}x{code:02x})",
+            rf"(?i:&#0{{0,5}}{code};|&#x0{{0,5}}{code:x};)"]
     if character in _NAMED:
         ways.append(_NAMED[character])
     return f"(?:{'|'.join(ways)})"
