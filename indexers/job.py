@@ -165,6 +165,7 @@ def delete_documents(index: str | Path, document_ids: Sequence[str]) -> int:
     """Remove documents and bring the views up to date; how many passages went."""
     path = Path(index)
     store = LanceStore(path)
+    expect_models_chosen(store)  # views are brought up to date, some by a model that the index names
     with locked(path):
         writer = StoreWriter(path, chunker=store.manifest["chunker"])
         gone = writer.delete(document_ids)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..rag import trust
 from ..rag.documents import Usage
 from ..rag.errors import ConfigError, RemoteError
-from .masking import MASK, Secret, longest, masked
+from .masking import MaskedStream, Secret, longest, masked
 
 if TYPE_CHECKING:
     import httpcore
@@ -128,11 +128,7 @@ class ChatClient:
             with post(self._pool, self._url, self._headers(key), body, self._timeout) as response:
                 if response.status != 200:
                     raise self._refused(response, key)
-                if _header(response, "content-encoding") not in ("", "identity"):
-                    raise _Malformed("the server answered with a compressed body, which was not asked for")
-                for data in _events(_lines(response.iter_stream())):
-                    if not reading.take(data):
-                        break
+                reading.read(response)  # there, so that no variable here holds what a server says
         except OutOfTime:
             after = f", after {reading.length} characters" if reading.length else ""
             raise self._error(f"the answer took longer than the deadline of {self._deadline:g} s{after}", _DEADLINE_HINT, key) from None
@@ -248,15 +244,22 @@ class _Reading:
     """What has come so far of one stream. What the server repeats of the key is taken out, also where it comes in pieces."""
 
     def __init__(self, on_text: Callable[[str], None], key: Secret) -> None:
-        self._on_text = on_text
         self._key = key
         self._pieces: list[str] = []
-        self._held = ""
+        self._on_text = on_text
+        self._stream = MaskedStream(key, self._pass_on)
         self._usage: Usage | None = None
         self._finish: str | None = None
         self.length = 0
         """Characters of the answer so far."""
         self.ended = False
+
+    def read(self, response: httpcore.Response) -> None:
+        if _header(response, "content-encoding") not in ("", "identity"):
+            raise _Malformed("the server answered with a compressed body, which was not asked for")
+        for data in _events(_lines(response.iter_stream())):
+            if not self.take(data):
+                return
 
     def take(self, data: str) -> bool:
         """Take one event's data; False after the last, and where the answer has become too long."""
@@ -272,7 +275,7 @@ class _Reading:
         return self.length < MOST_ANSWER
 
     def completion(self) -> Completion:
-        self._pass_on(self._held)
+        self._stream.finish()
         return Completion(masked("".join(self._pieces), self._key), self._usage, self._finish)
 
     def _chunk(self, chunk: Mapping[str, Any]) -> None:
@@ -289,20 +292,15 @@ class _Reading:
                 self._finish = self._finish or _our_word(str(choice["finish_reason"]))
                 self.ended = True
 
+    def _pass_on(self, piece: str) -> None:
+        self._pieces.append(piece)
+        self._on_text(piece)
+
     def _take_text(self, piece: str) -> None:
         self.length += len(piece)
-        key = self._key.reveal()
-        text = (self._held + piece).replace(key, MASK) if key else piece
-        begun = next((n for n in range(min(len(key) - 1, len(text)), 0, -1) if text.endswith(key[:n])), 0)
-        self._held = text[len(text) - begun:]
-        self._pass_on(text[:len(text) - begun])
+        self._stream(piece)
         if self.length >= MOST_ANSWER:
             self.ended, self._finish = True, "length"
-
-    def _pass_on(self, text: str) -> None:
-        if text:
-            self._pieces.append(text)
-            self._on_text(text)
 
 
 def _our_word(reason: str) -> str:

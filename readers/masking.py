@@ -5,9 +5,13 @@ from __future__ import annotations
 import base64
 import functools
 import re
+from collections.abc import Callable
 
 MASK = "***"
 _NAMED = {'"': "&quot;", "&": "&amp;", "<": "&lt;", ">": "&gt;", "'": "&apos;"}
+HARMLESS = 6
+"""Characters of a secret, or of a form of it, that give nothing away."""
+_LAST_WORD = re.compile(r"[!-~]+\Z")
 _LEAST = 6
 """Characters that a secret's base64 must have to be told from other text."""
 
@@ -35,6 +39,52 @@ def masked(text: str, secret: Secret) -> str:
     HTML; in hexadecimal; and within base64 (either alphabet, with or without padding, broken into lines), whatever stands around it there.
     """
     return _forms(secret.reveal()).sub(MASK, text) if secret else text
+
+
+class MaskedStream:
+    """Passes pieces of text on without ``secret``, also where a form of it comes in several pieces: of a word that has no end yet only the
+    first characters, too few to give anything away. Base64 that is broken into lines is not put together here, as it is by :func:`masked`.
+    """
+
+    def __init__(self, secret: Secret, show: Callable[[str], None]) -> None:
+        self._secret = secret
+        self._show = show
+        self._word = ""
+        self._shown = 0
+        """Characters of ``_word`` that were passed on."""
+
+    def __call__(self, piece: str) -> None:
+        text = self._word + piece
+        word = _LAST_WORD.search(text) if self._secret else None
+        start = word.start() if word else len(text)
+        if start:
+            self._pass_on(text[:start])
+        self._word = text[start:]
+        if len(self._word) > 4 * longest(self._secret):
+            clean = masked(self._word, self._secret)
+            self._pass_on(clean[:-longest(self._secret)])
+            self._word = clean[-longest(self._secret):]
+        elif self._shown < HARMLESS:
+            self._show_more(self._word[:HARMLESS])
+
+    def finish(self) -> None:
+        """Pass on what was held back."""
+        self._pass_on(self._word)
+        self._word = ""
+
+    def _pass_on(self, text: str) -> None:
+        """All of ``text``, which begins as what was shown of the word does."""
+        clean = masked(text, self._secret)
+        before = text[:self._shown]
+        rest = clean[self._shown:] if clean.startswith(before) else clean
+        self._shown = 0
+        if rest:
+            self._show(rest)
+
+    def _show_more(self, beginning: str) -> None:
+        if len(beginning) > self._shown:
+            self._show(beginning[self._shown:])
+            self._shown = len(beginning)
 
 
 def longest(secret: Secret) -> int:

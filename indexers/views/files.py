@@ -18,7 +18,6 @@ import numpy as np
 
 from ...rag.documents import Rows
 from ...rag.errors import IndexFormatError
-from ...rag.trust import expect_chosen
 from ..store import LanceStore
 from ..unfinished import incomplete
 from ..writer import locked, storage_errors
@@ -60,8 +59,6 @@ def build_view(store: LanceStore, spec: ViewSpec, *, progress: bool | None = Non
     ``progress``: as in ``build_index``; only an ``attention`` view takes so long that it shows any.
     """
     folder = store.path / "views" / spec.slug / str(store.version)
-    if spec.kind == ATTENTION:
-        expect_chosen(spec.encoder, "language model", store.path)  # the view's own description may be where it is named
     made_by = recipe(spec) if spec.kind == ATTENTION else None
     if not _is_current(folder, store, spec, made_by):
         with locked(folder.parent, wait=True):

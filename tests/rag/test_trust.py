@@ -226,8 +226,8 @@ def test_a_yes_on_a_terminal_is_remembered(theirs: Path, monkeypatch) -> None:
 
 @pytest.mark.parametrize("named", ["tokenizer", "language model"])
 def test_nor_the_chunkers_tokenizer_nor_a_views_language_model(named: str, tmp_path: Path, lexical: Path, monkeypatch) -> None:
-    from regard.indexers import LanceStore, chosen
-    from regard.indexers.views import ViewSpec, build_view
+    from regard.indexers import chosen, delete_documents
+    from regard.indexers.views import ViewSpec
 
     index = tmp_path / "index"
     shutil.copytree(lexical, index)
@@ -246,7 +246,7 @@ def test_nor_the_chunkers_tokenizer_nor_a_views_language_model(named: str, tmp_p
         with pytest.raises(UntrustedModel, match="language model"):
             build_index([Document("e", "Wide.")], index, encoder=None, progress=False)
         with pytest.raises(UntrustedModel, match="language model"):
-            build_view(LanceStore(index), spec)
+            delete_documents(index, ["d"])
 
 
 def test_a_state_file_that_cannot_be_read_or_written_allows_nothing_and_breaks_nothing(theirs: Path, monkeypatch) -> None:

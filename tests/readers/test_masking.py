@@ -13,7 +13,7 @@ import urllib.parse
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from regard.readers.masking import Secret, longest, masked
+from regard.readers.masking import MaskedStream, Secret, longest, masked
 
 PRINTABLE = string.ascii_letters + string.digits + string.punctuation
 KEYS = st.text(PRINTABLE, min_size=12, max_size=80)
@@ -87,3 +87,28 @@ def test_a_secret_does_not_show_itself() -> None:
     secret = Secret("sk-very-secret")
     assert "very" not in f"{secret} {secret!r} {[secret]} {vars(type(secret))}"
     assert longest(secret) >= max(len(form) for form in forms("sk-very-secret") if "%25" in form or "&#x" in form)
+
+
+def _streamed(text: str, key: str, size: int) -> str:
+    shown: list[str] = []
+    stream = MaskedStream(Secret(key), shown.append)
+    for i in range(0, len(text), size):
+        stream(text[i:i + size])
+    stream.finish()
+    return "".join(shown)
+
+
+@pytest.mark.parametrize("size", [1, 3, 50, 10_000])
+def test_a_key_that_comes_in_pieces_is_masked(size: int) -> None:
+    key = "sk-proj-Zq81/kLm+4729_xYwv=T0pQ"
+    for form in forms(key):
+        if "\n" not in form:
+            for around in ("{}", "It is {} so.", "x" * 3000 + "{}" + "y" * 3000, "a:{},b:{}"):
+                assert not leaked(_streamed(around.replace("{}", form), key, size), key), (form, around)
+
+
+@given(st.text(), st.integers(1, 9))
+def test_a_stream_without_the_key_is_the_text(text: str, size: int) -> None:
+    assert _streamed(text, "", size) == text
+    if "\\" not in text:
+        assert _streamed(text, "sk-very-secret-0123456789", size) == text

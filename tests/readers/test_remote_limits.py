@@ -14,7 +14,7 @@ from regard.rag.encoding import encoder
 from regard.rag.errors import RemoteError
 from regard.readers import RemoteReader, chat
 
-from .stub import HEAD, wire
+from ..wires import HEAD, wire
 
 MB = 1024 * 1024
 
