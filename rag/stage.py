@@ -59,6 +59,9 @@ class Stage:
     needs_text: ClassVar[bool] = False
     """True when ``run`` reads the passages' text, so that ``check`` can refuse a store without it."""
 
+    model_settings: ClassVar[tuple[str, ...]] = ()
+    """The settings that name a model: an embedded one, a folder, or a hub's id."""
+
     name: str = ""
     """The stage's name in its pipeline and in every hit's history; the pipeline sets it."""
 
@@ -94,8 +97,12 @@ class Stage:
         return iter(())
 
     def connections(self) -> Iterator[Connection]:
-        """The servers that this stage would use, and the key variables whose values it would send there."""
-        return iter(())
+        """The servers that this stage would use, and the key variables whose values it would send there: the hub, for a model that is
+        named by an id."""
+        from .trust import hub
+
+        named = [getattr(self, setting) for setting in self.model_settings]
+        return hub(name.removeprefix("nli:").removeprefix("lm:") for name in named if isinstance(name, str))
 
     @property
     def store_uri(self) -> str:

@@ -17,7 +17,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +98,21 @@ def _from_file(path: Path) -> tuple[KeyRule, ...]:
 def allows(rules: Iterable[KeyRule], host: str, port: int, default_port: int, variable: str) -> bool:
     """Whether ``variable`` may go to ``host``, as the sender itself has read it, at ``port``."""
     return KeyRule(host.lower(), port, variable) in rules or (port == default_port and KeyRule(host.lower(), None, variable) in rules)
+
+
+def hub(names: Iterable[str]) -> Iterator[Connection]:
+    """The Hugging Face hub, where one of ``names`` is an id there: its library asks it about models, with the user's own token."""
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    if not offline and any(_is_hub_id(name) for name in names):
+        host = os.environ.get("HF_ENDPOINT", "https://huggingface.co").partition("://")[2].partition("/")[0].rpartition("@")[2]
+        yield Connection(host, "HF_TOKEN", bool(os.environ.get("HF_TOKEN")))
+
+
+def _is_hub_id(name: str) -> bool:
+    try:
+        return "/" in name and name not in models.EMBEDDED and not models.resolve(name).local
+    except RegardError:
+        return False
 
 
 def config_dir() -> Path:

@@ -31,6 +31,7 @@ class BaseReader(Stage):
     version = 3  # passages that could be taken for several stand between lines of their own
 
     needs_text = True
+    model_settings = ("embedder", "verifier")
 
     depth: int
     budget: int

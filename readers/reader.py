@@ -50,6 +50,8 @@ class Reader(BaseReader):
     (what was streamed stays as it was). An empty ranking gives an answer that says so, and the model is not asked.
     """
 
+    model_settings = ("lm", "embedder", "verifier")
+
     def __init__(
         self, lm: str = "smollm2", depth: Count = 10, budget: Count = 1024, max_new_tokens: Count = 128, order: Order = "best-last",
         temperature: Annotated[float, Field(ge=0)] = 0.0, top_p: Annotated[float, Field(gt=0, le=1)] = 1.0, seed: int = 0,

@@ -41,6 +41,8 @@ class RemoteReader(BaseReader):
     and to an empty ranking are as in ``Reader``.
     """
 
+    model_settings = ("tokenizer", "embedder", "verifier")
+
     def __init__(
         self, model: str, base_url: str | None = None, api_key_env: str | None = OWN_VARIABLE, depth: Count = 20,
         budget: Count = 4096,

@@ -43,6 +43,8 @@ class CrossEncoder(Stage):
 
     needs_text = True
 
+    model_settings = ("model",)
+
     def __init__(
         self, model: str = "minilm-cross-encoder", depth: Count = 50, max_length: Count = 512, batch_tokens: Count = 4096,
         device: str | None = None,

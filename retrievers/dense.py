@@ -34,6 +34,8 @@ class Dense(FirstStage):
     products; they may differ in the seventh digit with the batch that a query is encoded in.
     """
 
+    model_settings = ("encoder",)
+
     def __init__(
         self, index: str | Path | None = None, k: Count = 100, encoder: str | Encoder | None = None, view: str = "faiss:flat",
         filters: dict[str, Any] | None = None, device: str | None = None,

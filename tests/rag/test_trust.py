@@ -153,6 +153,15 @@ def test_where_a_stage_is_from_is_not_in_its_fingerprint(tmp_path: Path, lexical
     assert (loaded.origin is None, mine.origin is None) == (False, True)
 
 
+def test_a_models_id_is_a_connection_to_the_hub(tmp_path: Path, lexical: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    path = tmp_path / "p.yaml"
+    path.write_text(FILE.replace("INDEX", str(lexical)).replace("BASE, KEY", "base_url: http://localhost:1/v1, verifier: 'nli:org/model'"))
+    assert [c.host for c in Pipeline.load(path).connections()["read"]] == ["huggingface.co", "localhost:1"]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert [c.host for c in Pipeline.load(path).connections()["read"]] == ["localhost:1"]
+
+
 # -- models -----------------------------------------------------------------------------------
 
 
