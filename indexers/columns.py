@@ -16,7 +16,7 @@ from ..rag.progress import Advance, progress_bar
 from ..rag.trust import expect_chosen
 from .encoders import OnnxEncoder, SentenceTransformerEncoder
 from .pace import Pace
-from .store import LanceStore, full_texts
+from .store import LanceStore, commit_of, full_texts
 from .writer import StoreWriter, storage_errors
 
 _DESCRIPTIVE = {"model"}  # a model that moved to another folder is still the same encoder
@@ -106,8 +106,9 @@ def encode_existing(writer: StoreWriter, name: str, one: Encoder, *, progress: b
         raise StageError("an encoder cannot be added: the index stores no text", where=str(writer.path),
                          hint="index again into a new folder")
     home = writer.path / "pending" / f"{name}.lance"
+    identity = {"fingerprint": fingerprint, "commit": commit_of(writer.dataset, int(writer.dataset.version))}
     with storage_errors(writer.path, "the disk refused the new encoder's vectors; what is encoded is kept"):
-        pending = _Pending(home, {"fingerprint": fingerprint, "version": int(writer.dataset.version)}, one.dimension)
+        pending = _Pending(home, identity, one.dimension)
         with progress_bar(f"encoding with {name}", len(writer), "passages", enabled=progress) as advance:
             advance(len(pending), "")
             _encode_rest(writer, one, pending, Pace(commit_seconds), advance)
@@ -160,7 +161,7 @@ def _blocks(writer: StoreWriter, start: int) -> Iterator[list[str]]:
 
 
 class _Pending:
-    """Vectors on their way into the store: a Lance dataset, valid for one fingerprint and one version of the store."""
+    """Vectors on their way into the store: a Lance dataset, valid for one fingerprint and one commit of the store."""
 
     def __init__(self, home: Any, identity: Mapping[str, Any], dimension: int) -> None:
         import json

@@ -1,5 +1,9 @@
 """The passage store, read side: a Lance dataset at one version, the single source of truth of an index.
 
+Version numbers are given out again after a restore or a lost manifest, in a history that is another one. What is derived from a store
+(views, cached outputs, pending vectors) therefore names its *commit*: the random identity that Lance gives each transaction and keeps in
+that version's own manifest.
+
 One table row a passage: ``row`` (int64, given once and never to another passage), ids, character span, text, title, metadata
 (JSON), the hash of what encoders read, the hash of its document, and one ``vector_<encoder>`` column for each dense encoder.
 The manifest (chunker, format) lies in the schema's metadata and each encoder's fingerprint in its column's metadata, so they are
@@ -28,6 +32,9 @@ KEY = b"regard"
 _PASSAGE_COLUMNS = ["row", "id", "document_id", "text", "start", "end", "title", "metadata"]
 _FILTERS_KEPT = 32
 
+Contents = NDArray[np.int64]
+"""[n, 2]: the two halves of each passage's content hash."""
+
 
 def open_store(path: str) -> LanceStore:
     """Entry point ``regard.stores: lance``."""
@@ -43,6 +50,7 @@ class LanceStore:
         self._dataset = open_dataset(self.path, version)
         self.manifest = read_manifest(self._dataset, self.path)
         self._rows: Rows | None = None
+        self._commit: str | None = None
         self._filtered: dict[str, Rows] = {}
 
     # -- identity ----------------------------------------------------------------------
@@ -56,8 +64,19 @@ class LanceStore:
         return int(self._dataset.version)
 
     @property
+    def commit(self) -> str:
+        """The random identity of the transaction that made this version, never given out twice; a copied folder keeps it."""
+        if self._commit is None:
+            self._commit = commit_of(self._dataset, self.version)
+        return self._commit
+
+    @property
     def fingerprint(self) -> str:
-        return f"{self.manifest['id']}:{self.version}"
+        return f"{self.manifest['id']}:{self.version}:{self.commit}"
+
+    def descends_from(self, version: int, commit: str) -> bool:
+        """Whether ``commit`` is what made ``version`` in this very history; False too where that version was cleaned up."""
+        return version <= self.version and commit_of(self._dataset, version, missing="") == commit != ""
 
     @property
     def has_text(self) -> bool:
@@ -116,6 +135,17 @@ class LanceStore:
         offsets, back = np.unique(self.offsets(rows), return_inverse=True)
         column = self._dataset.take(offsets.tolist(), columns=["document_id"])["document_id"].to_pylist()
         return [column[i] for i in back]
+
+    def contents(self, rows: Sequence[int] | Rows | None = None) -> Contents:
+        """What each of ``rows`` (None: of all, in the dataset's order) reads to an encoder, as the 16 bytes of ``writer.content_hash``:
+        int64 [n, 2]. Two rows of two histories with the same number are the same passage only where these agree."""
+        if rows is None:
+            blocks = [_words(batch.column("content_hash")) for batch in self.scan(["content_hash"])]
+            return np.concatenate(blocks) if blocks else np.zeros((0, 2), np.int64)
+        if not len(rows):
+            return np.zeros((0, 2), np.int64)
+        offsets, back = np.unique(self.offsets(rows), return_inverse=True)
+        return _words(self._dataset.take(offsets.tolist(), columns=["content_hash"])["content_hash"].combine_chunks())[back]
 
     def texts(self, batch_size: int = 4096) -> Iterator[list[str]]:
         """What encoders and BM25 read of every passage, in the dataset's order."""
@@ -177,6 +207,20 @@ def open_dataset(path: Path, version: int | None = None, session: Any = None) ->
                                hint="the folder is damaged or was written by something else; index again into a new folder") from None
 
 
+def commit_of(dataset: Any, version: int, *, missing: str | None = None) -> str:
+    """The identity of the commit that made ``version``; ``missing`` for a version that is not there any more.
+
+    Raises ``IndexFormatError`` for a manifest that cannot be read where ``missing`` is None.
+    """
+    try:
+        return str(dataset.read_transaction(version).uuid)
+    except (ValueError, OSError, RuntimeError) as error:
+        if missing is not None:
+            return missing
+        raise IndexFormatError(f"the commit of version {version} cannot be read: {str(error).split(', /')[0]}", where=str(dataset.uri),
+                               hint="the folder is damaged; index again into a new folder") from None
+
+
 def read_manifest(dataset: Any, path: Path) -> dict[str, Any]:
     """The index's own description, from the schema's metadata."""
     raw = (dataset.schema.metadata or {}).get(KEY)
@@ -191,6 +235,12 @@ def full_texts(batch: Any) -> list[str]:
     """``Passage.full_text`` of a batch with the columns title and text, without making passages."""
     titles, texts = batch.column("title").to_pylist(), batch.column("text").to_pylist()
     return [f"{title}\n{text}" if title else text for title, text in zip(titles, texts, strict=True)]
+
+
+def _words(column: Any) -> Contents:
+    """A column of 16 bytes each as int64 [n, 2]."""
+    start = column.offset * 2
+    return np.frombuffer(column.buffers()[1], dtype=np.int64)[start:start + 2 * len(column)].reshape(-1, 2)
 
 
 def _passage(record: Mapping[str, Any]) -> Passage:

@@ -28,7 +28,7 @@ from ...rag.lm.prefill import tiled
 from ...rag.models import resolve, weights_hash
 from ...rag.progress import progress_bar
 from ..store import LanceStore
-from ..writer import storage_errors
+from ..writer import content_hash, storage_errors
 from .attention_layout import Half, Layout, tensor_of
 from .attention_shards import Ids, Shard, Table, clear_unfinished, shards_in, write_shard
 from .footprint import Footprint
@@ -37,7 +37,7 @@ from .versions import versions_of
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Raise it when what a view holds for a passage changes."""
 SHARDS = "shards"
 PENDING = "pending-"
@@ -130,6 +130,19 @@ def bring_up_to_date(store: LanceStore, spec: ViewSpec, made_by: Recipe, progres
     return prefix, job.shards
 
 
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A passage on its way into a shard: its row, the two halves of its content hash, its block."""
+
+    row: int
+    content: list[int]
+    block: Block
+
+
+def _key(row: int, content: list[int]) -> tuple[int, ...]:
+    return (row, *content)
+
+
 class _Job:
     """``shards`` are those so far."""
 
@@ -168,14 +181,17 @@ class _Job:
         return prefix
 
     def _wanted(self, shards: Sequence[Shard]) -> list[NDArray[np.bool_]]:
-        """Which passages of each shard the store still has, and no shard before it."""
+        """Which passages of each shard the store still has, by row and content, and no shard before it."""
         if not shards:
             return []
-        rows = np.concatenate([shard.rows for shard in shards])
-        first = np.zeros(len(rows), dtype=np.bool_)
-        first[np.unique(rows, return_index=True)[1]] = True
+        held = set(map(_key, self.store.rows.tolist(), self.store.contents().tolist()))
+        wanted = np.zeros(sum(len(shard.rows) for shard in shards), dtype=np.bool_)
+        keys = (_key(row, content) for shard in shards for row, content in zip(shard.rows.tolist(), shard.contents.tolist(), strict=True))
+        for i, key in enumerate(keys):
+            wanted[i] = key in held
+            held.discard(key)
         ends = np.cumsum([len(shard.rows) for shard in shards])
-        return np.split(first & np.isin(rows, self.store.rows), ends[:-1])
+        return np.split(wanted, ends[:-1])
 
     def _readable(self, folder: Path) -> dict[str, Shard]:
         """The shards in ``folder`` by name, without damaged ones: what those held is computed anew."""
@@ -212,18 +228,19 @@ class _Job:
         footprint.expect_room(self.pending.parent)
         tokens = cut = 0
         with progress_bar(f"keys and values by {self.spec.encoder}", len(missing), "passages", enabled=progress) as advance:
-            for rows, blocks in self._batches(lm, missing):
-                self._compute_shard(lm, rows, blocks)
+            for some in self._batches(lm, missing):
+                blocks = [stored.block for stored in some]
+                self._compute_shard(lm, some, blocks)
                 tokens += sum(len(block.ids) for block in blocks)
                 cut += sum(block.cut for block in blocks)
-                advance(len(rows), f"{tokens:,} tokens, {cut:,} cut")
+                advance(len(some), f"{tokens:,} tokens, {cut:,} cut")
 
-    def _compute_shard(self, lm: LanguageModel, rows: Sequence[int], blocks: Sequence[Block]) -> None:
+    def _compute_shard(self, lm: LanguageModel, some: Sequence[_Stored], blocks: Sequence[Block]) -> None:
         prefix = Format().prefix(lm)
         spans = tiled(len(prefix), [len(block.ids) for block in blocks])
         ids = [token for block in blocks for token in block.ids]
         prefill = lm.prefill(prefix + ids, blocks=spans, mask="block", positions="shared", last=self.layout.layers - 1)
-        table = np.array([(row, len(b.ids), len(b.scored), b.cut) for row, b in zip(rows, blocks, strict=True)], dtype=np.int64)
+        table = np.array([(s.row, len(s.block.ids), len(s.block.scored), s.block.cut, *s.content) for s in some], dtype=np.int64)
         self._commit(table, np.array(ids, dtype=np.int32), [self.layout.packed(prefill, spans)])
 
     def _commit(self, table: Table, ids: Ids, ranges: Sequence[Any]) -> None:
@@ -231,24 +248,22 @@ class _Job:
             folder = write_shard(self.pending, f"{next(self._numbers):08d}", table, ids, ranges)
             self.shards.append(Shard.read(folder, self.layout))
 
-    def _batches(self, lm: LanguageModel, missing: Rows) -> Iterator[tuple[list[int], list[Block]]]:
-        """Rows and their blocks, as many as are computed at once."""
+    def _batches(self, lm: LanguageModel, missing: Rows) -> Iterator[list[_Stored]]:
+        """As many passages as are computed at once."""
         most = SHARD_BYTES // self.layout.working_bytes
-        rows: list[int] = []
-        blocks: list[Block] = []
+        some: list[_Stored] = []
         tokens = 0
-        for row, block in self._blocks(lm, missing):
-            if blocks and tokens + len(block.ids) > most:
-                yield rows, blocks
-                rows, blocks, tokens = [], [], 0
-            rows.append(row)
-            blocks.append(block)
-            tokens += len(block.ids)
-        if blocks:
-            yield rows, blocks
+        for stored in self._blocks(lm, missing):
+            if some and tokens + len(stored.block.ids) > most:
+                yield some
+                some, tokens = [], 0
+            some.append(stored)
+            tokens += len(stored.block.ids)
+        if some:
+            yield some
 
-    def _blocks(self, lm: LanguageModel, rows: Rows) -> Iterator[tuple[int, Block]]:
-        """Each row's block, cut to what stands between the prefix and a query."""
+    def _blocks(self, lm: LanguageModel, rows: Rows) -> Iterator[_Stored]:
+        """Each row's passage, its block cut to what stands between the prefix and a query."""
         form = Format()
         end = len(lm.tokens(form.separator))
         limit = suffix_position(lm, form, []) - len(form.prefix(lm)) - end
@@ -257,13 +272,14 @@ class _Job:
                               where=f"view {self.spec}", hint="take a model of a longer window")
         for start in range(0, len(rows), _READ_AT_ONCE):
             some = rows[start:start + _READ_AT_ONCE]
-            for row, block in zip(some.tolist(), form.blocks(lm, self.store.passages(some)), strict=True):
-                yield row, block.shortened(lm, limit)
+            passages = self.store.passages(some)
+            for row, passage, block in zip(some.tolist(), passages, form.blocks(lm, passages), strict=True):
+                yield _Stored(row, np.frombuffer(content_hash(passage), np.int64).tolist(), block.shortened(lm, limit))
 
     def _footprint(self, lm: LanguageModel, missing: Rows) -> Footprint:
         """Tokens are counted in all passages, or where there are many in some that are evenly spread over them."""
         sample = missing[::-(-len(missing) // _SAMPLE)] if len(missing) else missing
-        tokens = sum(len(block.ids) for _, block in self._blocks(lm, sample))
+        tokens = sum(len(stored.block.ids) for stored in self._blocks(lm, sample))
         return Footprint(
             self.spec, present=len(self.rows), present_bytes=self.nbytes, missing=len(missing),
             tokens=tokens * len(missing) / max(len(sample), 1), counted=len(sample) == len(missing), layout=self.layout,

@@ -1,7 +1,8 @@
 """Shards: folders of passages' keys and values that are committed whole, by a rename, and never changed.
 
 ``data.bin`` has the passages' ranges (``attention_layout``) one after the other, ``ids.npy`` (int32) their tokens, and ``passages.npy``
-(int64 [passages, 4]) the columns ``ROW``, ``TOKENS``, ``SCORED`` (tokens without the separator) and ``CUT`` (1 where it was cut).
+(int64 [passages, 6]) the columns ``ROW``, ``TOKENS``, ``SCORED`` (tokens without the separator), ``CUT`` (1 where it was cut) and
+``CONTENT`` (two: the passage's content hash, so that a row of another history is never taken for it).
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from numpy.typing import NDArray
 
 from ...rag.documents import Rows
 from ...rag.errors import IndexFormatError
+from ..store import Contents
 from .attention_layout import Bytes, Layout
 
 Table = NDArray[np.int64]
 Ids = NDArray[np.int32]
 
 ROW, TOKENS, SCORED, CUT = range(4)
+CONTENT = slice(4, 6)
 _UNFINISHED = "new-"
 _DATA = "data.bin"
 
@@ -56,6 +59,10 @@ class Shard:
     @property
     def rows(self) -> Rows:
         return self.table[:, ROW]
+
+    @property
+    def contents(self) -> Contents:
+        return self.table[:, CONTENT]
 
     @property
     def nbytes(self) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...rag.documents import Ranking, Rows
 from ...rag.errors import FingerprintMismatch, IndexFormatError, IndexNotFound, StageError
@@ -21,7 +22,7 @@ from ...rag.lm.passages import Format
 from ...rag.lm.prefill import Prefill, Span, plan, tiled
 from ...rag.models import resolve, weights_hash
 from ...rag.trace import record
-from ..store import LanceStore
+from ..store import Contents, LanceStore
 from .attention_job import FORMAT, SHARDS, Prefix, Recipe, bring_up_to_date, half_of, layout_of
 from .attention_layout import slots
 from .attention_shards import CUT, SCORED, Shard, link_folder, shards_in
@@ -62,6 +63,7 @@ class AttentionView:
         self.layout = layout_of(made_by)
         self.layers = layers or self.layout.layers
         self.rows: Rows = np.concatenate([shard.rows for shard in shards]) if shards else np.zeros(0, dtype=np.int64)
+        self._contents: Contents = np.concatenate([shard.contents for shard in shards]) if shards else np.zeros((0, 2), dtype=np.int64)
         self._prefix = prefix
         self._shards = shards
         self._order = np.argsort(self.rows, kind="stable")
@@ -135,18 +137,28 @@ class AttentionView:
             lacking = int((~np.isin(wanted, self.rows)).sum())
             raise StageError(f"{lacking} of the ranking's {len(wanted)} passages are not in the view of {len(self.rows)}",
                              where=str(self.home), hint=f"bring it up to date: regard index --index {self.home}")
+        self._expect_same_contents(ranking, places)
         shard_of = np.searchsorted(self._first, places, side="right") - 1
         return [(self._shards[s], int(place - self._first[s])) for s, place in zip(shard_of.tolist(), places.tolist(), strict=True)]
 
     def _expect_same_store(self, ranking: Ranking) -> None:
-        """Row numbers mean something only in the dataset that gave them; in a copy of it they may have come to mean something else."""
+        """Row numbers mean something only in the dataset that gave them."""
         store = ranking.store
         scheme, _, path = store.uri.partition(":")
         same = scheme == "lance" and Path(path).resolve() == self.home.resolve()
-        if not same or store.fingerprint.rpartition(":")[0] != self.dataset:
+        if not same or store.fingerprint.partition(":")[0] != self.dataset:
             raise StageError(f"the ranking's passages are in {store.uri or 'memory'} ({store.fingerprint}), the cache is of the index "
                              f"{self.home} ({self.dataset})", where="attention cache",
                              hint="rank and rerank with one index, or rerank without cache")
+
+
+    def _expect_same_contents(self, ranking: Ranking, places: NDArray[np.int64]) -> None:
+        """In another history of the index (a restored one, a copy that went its own way) a row may be another passage."""
+        store = ranking.store
+        assert isinstance(store, LanceStore)  # its uri says so
+        if not np.array_equal(store.contents(ranking.rows), self._contents[places]):
+            raise StageError("the index's passages are no longer those that the view was made of", where=str(self.home),
+                             hint=f"bring it up to date: regard index --index {self.home}")
 
 
 def _version_of(store: LanceStore, lm: str) -> Version:

@@ -1,6 +1,6 @@
 """How a view lies on disk: ``views/<slug>/<dataset version>/``, written beside and renamed into place.
 
-A view names the dataset version it was built from. When the dataset has moved on, the view is extended (only new rows, and its
+A view names the commit it was built from. When the dataset has moved on, the view is extended (only new rows, and its
 kind can) or rebuilt before it is used; the folder of the old version goes only after the new one is in place.
 """
 
@@ -27,7 +27,7 @@ from .bm25_view import BM25View
 from .faiss_view import FaissView
 from .missing import missing_view
 from .spec import ATTENTION, ViewSpec
-from .versions import DESCRIPTION, Version, newest_versions, read_json, read_meta, spec_json, versions_of
+from .versions import DESCRIPTION, Version, is_ancestor, newest_versions, read_json, read_meta, spec_json, versions_of
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def load_view(version: Version) -> FaissView | BM25View:
 
 def _is_current(folder: Path, store: LanceStore, spec: ViewSpec, made_by: Recipe | None) -> bool:
     meta = read_meta(folder, store)
-    if meta is None or meta["spec"] != spec_json(spec) or meta.get("made_by") != made_by:
+    if meta is None or meta.get("commit") != store.commit or meta["spec"] != spec_json(spec) or meta.get("made_by") != made_by:
         return False
     if made_by is None:
         return True
@@ -131,9 +131,9 @@ def _built(home: Path, store: LanceStore, spec: ViewSpec, made_by: Recipe | None
 
 
 def _extended(home: Path, store: LanceStore, spec: ViewSpec) -> FaissView | BM25View | None:
-    """The newest older view, extended; None when there is none, it has other settings, or rows of it are gone."""
+    """The newest older view of this history, extended; None when there is none, it has other settings, or rows of it are gone."""
     for version in versions_of(home, store):
-        if version.meta["spec"] != spec_json(spec):
+        if version.meta["spec"] != spec_json(spec) or not is_ancestor(version, store):
             continue
         rows = np.load(version.folder / "rows.npy")
         if len(rows) > len(store.rows) or not np.array_equal(store.rows[:len(rows)], rows):
@@ -153,7 +153,7 @@ def _write(view: View, folder: Path, store: LanceStore, spec: ViewSpec, made_by:
         view.save(temporary)
         np.save(temporary / "rows.npy", store.rows)
         meta: dict[str, Any] = {"spec": spec_json(spec), "dataset": store.manifest["id"], "version": store.version,
-                                "passages": len(store.rows), "build": uuid.uuid4().hex}
+                                "commit": store.commit, "passages": len(store.rows), "build": uuid.uuid4().hex}
         if made_by is not None:
             meta["made_by"] = made_by
         (temporary / DESCRIPTION).write_text(json.dumps(meta))
@@ -163,7 +163,18 @@ def _write(view: View, folder: Path, store: LanceStore, spec: ViewSpec, made_by:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    _sweep(home, store)
+
+
+def _sweep(home: Path, store: LanceStore) -> None:
+    """Remove what the view in place makes superfluous."""
     for old in home.iterdir():
         unfinished = old.name.startswith(("new-", PENDING))  # new-: a killed job left it; pending-: it is in the view now
         if unfinished or (old.name.isdigit() and int(old.name) < store.version):
             shutil.rmtree(old, ignore_errors=True)
+    later = [version for version in versions_of(home, store) if version.meta["version"] > store.version]
+    if later:
+        newest = LanceStore(store.path)  # built after this store was opened, or of a history that a restore has ended
+        for version in later:
+            if not is_ancestor(version, newest):
+                shutil.rmtree(version.folder, ignore_errors=True)

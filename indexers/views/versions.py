@@ -15,8 +15,10 @@ DESCRIPTION = "view.json"
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A view's folder and its description: ``spec``, ``dataset``, ``version``, ``passages``, ``build``, for some kinds ``made_by``.
+    """A view's folder and its description: ``spec``, ``dataset``, ``version``, ``commit``, ``passages``, ``build``, for some kinds
+    ``made_by``.
 
+    ``commit`` says which of several histories' ``version`` it is (see ``store``).
     ``build`` is another each time: an approximate index that was extended is not the one that is built in one go.
     """
 
@@ -42,9 +44,14 @@ def view_specs(path: Path) -> list[ViewSpec]:
 
 
 def versions_of(home: Path, store: LanceStore) -> list[Version]:
-    """The versions of one view that belong to ``store``'s very dataset, newest first."""
+    """The versions of one view by folders of ``store``'s very dataset, newest first, of whatever history."""
     folders = sorted((f for f in home.glob("*/") if f.name.isdigit()), key=lambda folder: int(folder.name), reverse=True)
     return [Version(folder, meta) for folder in folders if (meta := read_meta(folder, store))]
+
+
+def is_ancestor(version: Version, store: LanceStore) -> bool:
+    """Whether the view was built from a version in ``store``'s own history."""
+    return store.descends_from(version.meta["version"], version.meta.get("commit", ""))
 
 
 def read_meta(folder: Path, store: LanceStore) -> dict[str, Any] | None:

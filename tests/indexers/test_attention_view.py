@@ -623,3 +623,35 @@ def test_chunked_passages_are_cached_too(llama: str, tmp_path: Path) -> None:
     store = LanceStore(tmp_path)
     assert len(store) == len(chunker("sentences:20,overlap=5").chunk(Document("d", text, "Fleas"))) > 2
     assert difference(reranked(ranking_of(store), llama), reranked(ranking_of(store), llama, tmp_path)) < 1e-5
+
+
+def test_a_row_of_another_history_is_never_taken_for_its_own(llama: str, facts: list[Document], tmp_path: Path) -> None:
+    index, backup = tmp_path / "index", tmp_path / "backup"
+    indexed(index, facts[:3], f"attention:{llama},bits=32")
+    shutil.copytree(index / "passages.lance", backup)
+    indexed(index, facts[3:5], f"attention:{llama},bits=32")
+    shutil.rmtree(index / "passages.lance")
+    shutil.copytree(backup, index / "passages.lance")
+    build_index(facts[5:7], index, encoder=None, chunker="whole", views=[], progress=False)  # brings the view up to date
+    store = LanceStore(index)
+    ranking = ranking_of(store)
+    assert difference(reranked(ranking, llama), reranked(ranking, llama, index)) < 1e-5
+    shutil.rmtree(index / "passages.lance")
+    shutil.copytree(backup, index / "passages.lance")
+    add_passages(index, ["Not what the view holds under this row.", "Nor this."])
+    with pytest.raises(StageError, match="no longer those that the view was made of"):
+        reranked(ranking_of(LanceStore(index)), llama, index)
+
+
+def test_what_another_history_shares_is_not_computed_again(
+    llama: str, facts: list[Document], tmp_path: Path, prefilled: list[int],
+) -> None:
+    index, backup = tmp_path / "index", tmp_path / "backup"
+    indexed(index, facts[:3], f"attention:{llama}")
+    shutil.copytree(index / "passages.lance", backup)
+    indexed(index, facts[3:5], f"attention:{llama}")
+    shutil.rmtree(index / "passages.lance")
+    shutil.copytree(backup, index / "passages.lance")
+    before = len(prefilled)
+    indexed(index, facts[5:8], f"attention:{llama}")
+    assert sum(prefilled[before:]) == 3
