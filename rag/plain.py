@@ -79,7 +79,7 @@ class _PlainLoader(yaml.SafeLoader):
         self._depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # its stubs say nothing of it
         if getattr(event, "anchor", None) is not None:  # an alias has one too
             raise ComposerError(None, None, "anchors and aliases are not read: write it out", event.start_mark)
         if self._depth >= DEEPEST:

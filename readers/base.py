@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from ..rag import models
 from ..rag.documents import Answer, Query, Ranking, Usage
@@ -31,7 +31,7 @@ class BaseReader(Stage):
     version = 3  # passages that could be taken for several stand between lines of their own
 
     needs_text = True
-    model_settings = ("embedder", "verifier")
+    model_settings: ClassVar[tuple[str, ...]] = ("embedder", "verifier")
 
     depth: int
     budget: int

@@ -42,6 +42,8 @@ MOST_ANSWER = 1024 * 1024
 _LONGEST_MESSAGE = 600
 """Characters of an error that a server's own words may fill."""
 _LONGEST_FINISH = 40
+_A_LINE = 64
+"""Bytes that a line takes in memory, however short it is."""
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 _FINISHES = {"content_filter": "filter", "max_tokens": "length", "end_turn": "stop", "eos": "stop"}
@@ -343,9 +345,9 @@ def _events(lines: Iterator[str]) -> Iterator[str]:
         field, _, value = line.partition(":")
         if field == "data":
             data.append(value.removeprefix(" "))
-            size += len(value)
+            size += len(value) + _A_LINE
             if size > MOST_LINE:
-                raise _Malformed(f"the server's answer has an event of more than {MOST_LINE:,} characters")
+                raise _Malformed(f"the server's answer has an event of more than {MOST_LINE:,} bytes")
         elif not line and data:
             yield "\n".join(data)
             data, size = [], 0

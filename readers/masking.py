@@ -57,34 +57,31 @@ class MaskedStream:
         text = self._word + piece
         word = _LAST_WORD.search(text) if self._secret else None
         start = word.start() if word else len(text)
-        if start:
-            self._pass_on(text[:start])
+        ready = self._clean(text[:start]) if start else ""
         self._word = text[start:]
-        if len(self._word) > 4 * longest(self._secret):
-            clean = masked(self._word, self._secret)
-            self._pass_on(clean[:-longest(self._secret)])
-            self._word = clean[-longest(self._secret):]
+        most = longest(self._secret)
+        if len(self._word) > 4 * most:
+            clean = self._clean(self._word)
+            ready, self._word = ready + clean[:-most], clean[-most:]
         elif self._shown < HARMLESS:
-            self._show_more(self._word[:HARMLESS])
+            ready += self._word[self._shown:HARMLESS]
+            self._shown = min(len(self._word), HARMLESS)
+        if ready:
+            self._show(ready)
 
     def finish(self) -> None:
         """Pass on what was held back."""
-        self._pass_on(self._word)
+        rest = self._clean(self._word)
         self._word = ""
-
-    def _pass_on(self, text: str) -> None:
-        """All of ``text``, which begins as what was shown of the word does."""
-        clean = masked(text, self._secret)
-        before = text[:self._shown]
-        rest = clean[self._shown:] if clean.startswith(before) else clean
-        self._shown = 0
         if rest:
             self._show(rest)
 
-    def _show_more(self, beginning: str) -> None:
-        if len(beginning) > self._shown:
-            self._show(beginning[self._shown:])
-            self._shown = len(beginning)
+    def _clean(self, text: str) -> str:
+        """What is to be shown of ``text``, whose beginning was."""
+        clean = masked(text, self._secret)
+        rest = clean[self._shown:] if clean.startswith(text[:self._shown]) else clean
+        self._shown = 0
+        return rest
 
 
 def longest(secret: Secret) -> int:

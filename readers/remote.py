@@ -6,7 +6,7 @@ import contextvars
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -41,7 +41,7 @@ class RemoteReader(BaseReader):
     and to an empty ranking are as in ``Reader``.
     """
 
-    model_settings = ("tokenizer", "embedder", "verifier")
+    model_settings: ClassVar[tuple[str, ...]] = ("tokenizer", "embedder", "verifier")
 
     def __init__(
         self, model: str, base_url: str | None = None, api_key_env: str | None = OWN_VARIABLE, depth: Count = 20,
