@@ -15,6 +15,7 @@ from ..rag.encoding import Encoder, Vectors
 from ..rag.encoding import encoder as make_encoder
 from ..rag.errors import ConfigError, DimensionMismatch, FingerprintMismatch, ModelNotFound, StageError
 from ..rag.progress import Advance, progress_bar
+from ..rag.trust import expect_chosen
 from . import commits
 from .encoders import OnnxEncoder, SentenceTransformerEncoder
 from .pace import Pace
@@ -44,8 +45,23 @@ def require_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any],
             hint="use the encoder that the index was made with, or index again into a new folder")
 
 
+def chosen_encoder(fingerprint: Mapping[str, Any], index: object, device: str | None = None) -> Encoder:
+    """The encoder that ``index`` names, if the user has named its model too. Raises ``UntrustedModel`` where not; nothing of it is read."""
+    model = own_model(fingerprint)
+    if model is not None:
+        expect_chosen(model, "encoder", index)
+    return stored_encoder(fingerprint, device)
+
+
+def own_model(fingerprint: Mapping[str, Any]) -> str | None:
+    """The model that an encoder of ours with this fingerprint would load."""
+    model = fingerprint.get("model")
+    return model if fingerprint.get("kind") in _OUR_KINDS and isinstance(model, str) else None
+
+
 def stored_encoder(fingerprint: Mapping[str, Any], device: str | None = None) -> Encoder:
-    """The encoder that an index names, made with the settings it was made with.
+    """The encoder that an index names, made with the settings it was made with; for a model that nobody else named see
+    :func:`chosen_encoder`.
 
     Raises ``ConfigError`` where no name gives it back: the index was made by an encoder object of the user's own class.
     """

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from ..rag.errors import ConfigError, DeletionRefused, RegardError
+from ..rag.paths import local_path
 from . import commits, leases, unfinished
+from .chosen import expect_models_chosen
 from .digests import Ledger
 from .sources import Sources
 from .store import DATASET, KEY, LanceStore, commit_of, open_dataset, unchanged_since
@@ -72,8 +74,9 @@ def compact(index: str | Path, *, keep: int = KEEP, purge: bool = False, wait: f
     if keep < 1 or (purge and keep > 1):
         raise ConfigError(f"{keep} versions cannot be kept" + (" when all but the newest are to be purged" if purge else ""),
                           where="keep", hint="1 is the newest alone")
-    path = Path(index)
-    LanceStore(path).close()  # raises before ``locked`` makes a folder
+    path = local_path(index, "index")
+    with closing(LanceStore(path)) as store:  # raises before ``locked`` makes a folder
+        expect_models_chosen(store)  # views may have to be built anew, some by a model that the index names
     with locked(path):
         return compact_locked(path, keep=keep, purge=purge, wait=wait)
 

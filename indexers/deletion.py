@@ -11,6 +11,7 @@ from typing import Any
 
 from ..rag.errors import ConfigError, IndexNotFound
 from ..rag.paths import local_path
+from .chosen import expect_models_chosen
 from .compaction import compact_locked, expect_removable
 from .leases import versions
 from .sources import FILE, Sources, source_name
@@ -47,7 +48,8 @@ def delete_documents(
     """
     path, start = local_path(index, "index"), time.perf_counter()
     document_ids = _ids(document_ids)
-    LanceStore(path).close()  # raises before ``locked`` makes a folder
+    with closing(LanceStore(path)) as store:  # raises before ``locked`` makes a folder
+        expect_models_chosen(store)  # views are brought up to date, some by a model that the index names
     report = DeletionReport(str(index))
     with locked(path):
         writer = _writer(path)

@@ -24,6 +24,7 @@ from ..rag.encoding import Encoder, Vectors, close_encoder, open_encoder
 from ..rag.errors import ConfigError, EmptyCorpusError, IndexNotFound, Interrupted, RegardError
 from ..rag.paths import local_path
 from ..rag.progress import Advance, progress_bar
+from .chosen import choose_named, expect_models_chosen
 from .chunkers import Chunker
 from .chunkers import chunker as make_chunker
 from .columns import checked_vectors, encode_existing, index_encoders
@@ -135,6 +136,9 @@ def build_index(
             on_skip(item)
 
     existing = LanceStore(path) if exists(path) else None
+    choose_named(encoder, chunker, views)
+    if existing is not None:
+        expect_models_chosen(existing)
     splitter = make_chunker(_chunker_spec(chunker, existing))
     encoders = index_encoders(encoder, existing, DEFAULT_ENCODER)
     specs = _views(views, existing, path, list(encoders), existing.has_text if existing is not None else text)

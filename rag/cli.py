@@ -51,6 +51,9 @@ Purge = Annotated[bool, typer.Option("--purge", help="Leave no byte of deleted d
                                      "refused, naming the tag or the reader that still uses one. It cannot reach stage caches and other "
                                      "files elsewhere, backups, file system snapshots, or freed blocks of the disk.")]
 Wait = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="With --purge: give open readers so long to close.")]
+AllowKey = Annotated[list[str] | None, typer.Option("--allow-key", metavar="HOST=VAR", help="Let the file send the key in this "
+                                                    "environment variable to this server; again for more.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Load the models that an index from others names.")]
 Filters = Annotated[list[str] | None, typer.Option("--filter", metavar="FIELD=VALUE", help="Only passages with this metadata.")]
 
 
@@ -81,11 +84,14 @@ def index(
     prune: Annotated[bool, typer.Option("--prune", help="Delete documents that are no longer in these sources.")] = False,
     prune_limit: Annotated[float, typer.Option(min=0, max=1, help="Prune nothing where more than this share of a source's documents is "
                                                                   "gone (its disk may not be mounted); 1: any.")] = 0.5,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Index documents; run it again to add, to update, or to finish a job that was killed. Ctrl-C keeps what is done."""
     from .registry import load
 
+    if (index / "passages.lance").exists():
+        _consent([index], trust)
     try:
         report = load("regard.jobs", "index")(
             sources or None, index, format=format, encoder=None if encoder == "none" else encoder, chunker=chunker, views=view,
@@ -155,13 +161,15 @@ def search(
     k: Annotated[int, typer.Option("-k", min=1, help="How many passages to show.")] = 10,
     pipeline: OtherPipeline = None,
     filter: Filters = None,
+    allow_key: AllowKey = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Rank passages: BM25, dense retrieval and a cross-encoder, fused, unless --pipeline says otherwise."""
     from .documents import Ranking
     from .terminal import ranking_json, show_ranking
 
-    with _pipeline(index, pipeline, answer=False) as p:
+    with _pipeline(index, pipeline, answer=False, allow_key=allow_key, trust=trust) as p:
         result = p.run(_query(query, filter))
     ranking = _first(result, Ranking, p.name).top(k)
     if as_json:
@@ -177,6 +185,8 @@ def ask(
     k: Annotated[int, typer.Option("-k", min=1, help="How many passages to list in the JSON.")] = 10,
     pipeline: OtherPipeline = None,
     filter: Filters = None,
+    allow_key: AllowKey = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Answer a question: the answer streams, then its citations follow."""
@@ -187,7 +197,7 @@ def ask(
     from .trace import Token
 
     shown = Streamed()
-    with _pipeline(index, pipeline, answer=True) as p:
+    with _pipeline(index, pipeline, answer=True, allow_key=allow_key, trust=trust) as p:
         for event in p.stream(_query(question, filter)):
             if isinstance(event, Token) and not as_json:
                 print(shown(event.text), end="", flush=True)
@@ -213,12 +223,14 @@ def run(
     by: Annotated[Literal["document", "passage"], typer.Option(help="What the run ranks; a document by its best passage.")] = "document",
     cache: Annotated[Path | None, typer.Option(help="Keep deterministic stages' outputs in this folder.")] = None,
     answers: Annotated[Path | None, typer.Option(help="Also write the answers, as JSON lines, if the pipeline gives any.")] = None,
+    allow_key: AllowKey = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Run a pipeline over a file of queries and write a TREC run."""
     from .batch import run_queries
 
-    summary = run_queries(_load(file, index), queries, out, batch=batch, by=by, cache=cache, answers=answers)
+    summary = run_queries(_load(file, index, allow_key, trust), queries, out, batch=batch, by=by, cache=cache, answers=answers)
     if as_json:
         _print_json(summary)
     else:
@@ -240,6 +252,8 @@ def evaluate(
     queries: Annotated[Path | None, typer.Option(help="Queries: JSON lines with _id (or id) and text.")] = None,
     reranker: Annotated[str | None, typer.Option(metavar="NAME", help="The stage to test. Default: the pipeline's last reranker.")] = None,
     k: Annotated[int, typer.Option("-k", min=2, help="How many candidates are put in order.")] = 20,
+    allow_key: AllowKey = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Score runs, with a paired randomisation test of each against the first; or show what a candidate's place does to a reranker."""
@@ -247,7 +261,7 @@ def evaluate(
         if runs or queries is None or (pipeline is None and index is None):
             raise ConfigError("--order-sensitivity takes a pipeline and queries, and no runs", where="regard eval",
                               hint="give --queries, and --pipeline, --index or both")
-        tested = _load(pipeline, index) if pipeline else _pipeline(index or Path(), None, answer=False)
+        tested = _pipeline(index, pipeline, answer=False, allow_key=allow_key, trust=trust)
         _evaluate_order(tested, queries, qrels, reranker, k, metric, correction, as_json)
         return
     if not runs or pipeline or index or queries or reranker:
@@ -302,17 +316,28 @@ def init(
 def check(
     file: PipelineFile,
     index: Annotated[Path | None, typer.Option(help="The index for every stage that takes one.")] = None,
+    allow_key: AllowKey = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Find what is wrong with a pipeline before any model is loaded. Exits with 1 when it cannot run."""
+    """Find what is wrong with a pipeline before any model is loaded, and list the servers and keys that it would use.
+
+    Exits with 1 when it cannot run.
+    """
     from dataclasses import asdict
 
-    problems = _load(file, index).check()
+    pipeline = _load(file, index, allow_key, trust)
+    problems = pipeline.check()
+    connections = pipeline.connections()
     if as_json:
-        _print_json({"file": str(file), "ok": not any(p.fatal for p in problems), "problems": [asdict(p) for p in problems]})
+        _print_json({
+            "file": str(file), "ok": not any(p.fatal for p in problems), "problems": [asdict(p) for p in problems],
+            "connections": [{"stage": stage, **asdict(c), "allowed": not c.refused} for stage, used in connections.items() for c in used],
+        })
     else:
-        from .terminal import show_problems
+        from .terminal import show_connections, show_problems
 
+        show_connections(connections)
         show_problems(str(file), problems)
     if any(problem.fatal for problem in problems):
         raise typer.Exit(1)
@@ -396,18 +421,41 @@ def demo(
         _print_json(shown.to_dict())
 
 
-def _pipeline(index: Path, file: Path | None, *, answer: bool) -> Any:
+def _pipeline(index: Path | None, file: Path | None, *, answer: bool, allow_key: list[str] | None, trust: bool) -> Any:
     if file is not None:
-        return _load(file, index)
+        return _load(file, index, allow_key, trust)
     from .presets import default_pipeline
 
-    return default_pipeline(index, answer=answer)
+    _consent([index or Path()], trust)
+    return default_pipeline(index or Path(), answer=answer)
 
 
-def _load(file: Path, index: Path | None) -> Any:
+def _load(file: Path, index: Path | None, allow_key: list[str] | None = None, trust: bool = False) -> Any:
     from .pipeline import Pipeline
 
-    return Pipeline.load(file, **({"index": index} if index else {}))
+    pipeline = Pipeline.load(file, allow_keys=allow_key or (), **({"index": index} if index else {}))
+    _consent(pipeline.indexes(), trust)
+    return pipeline
+
+
+def _consent(indexes: list[Path], trust: bool) -> None:
+    """Before an index's models are loaded: with ``--trust``, or a yes on a terminal, they count as the user's own choice. Else the stage
+    that would load one refuses to."""
+    from .registry import load
+    from .trust import choose
+
+    for index in indexes:
+        try:
+            unknown = load("regard.jobs", "models")(index)
+        except RegardError:
+            continue  # whoever opens it says what is wrong with it
+        for what, model in unknown:
+            if trust:
+                choose(model, remember=False)
+            elif sys.stdin.isatty() and sys.stderr.isatty():
+                asked = f"The index {index} names {model!r} as its {what}, and you have not. Load it?"
+                if typer.confirm(asked, err=True):
+                    choose(model)
 
 
 def _lines(file: Path) -> list[str]:

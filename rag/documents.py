@@ -407,13 +407,18 @@ class Usage(_Json):
     completion_tokens: int = 0
 
 
+_NOTES = {"stop": "", "repetition": "", "filter": "cut by the server's filter", "empty": "the model wrote nothing"}
+"""How an answer ends, by ``Answer.finish``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """An answer with its evidence.
 
     ``verifier`` names who judged the sentences (``rag.verification`` says how well it does that), None when nobody did. ``finish`` is
     why the model stopped: ``"stop"`` (it was done, or wrote a stop string), ``"length"`` (its tokens ran out), ``"repetition"`` (it began
-    to repeat itself), another word of a remote server's; None when no model was asked, or the server did not say.
+    to repeat itself), ``"filter"`` (the server's filter ended it), ``"empty"`` (it was done and wrote nothing), another word of a remote
+    server's; None when no model was asked, or the server did not say. An answer whose connection broke is none: that is an error.
     """
 
     text: str
@@ -428,6 +433,14 @@ class Answer:
     def truncated(self) -> bool:
         """Whether the answer ends where its tokens ran out."""
         return self.finish == "length"
+
+    @property
+    def note(self) -> str:
+        """What is to be said of how it ends, in a few words; empty for one that is whole."""
+        if self.finish == "length":
+            tokens = self.usage.completion_tokens
+            return f"cut at {tokens} tokens" if tokens else "cut: its tokens ran out"
+        return _NOTES.get(self.finish, f"ended by the server: {self.finish}") if self.finish else ""
 
     @property
     def unsupported(self) -> tuple[str, ...]:

@@ -45,6 +45,10 @@ class ModelNotFound(RegardError):
     """A model name resolves to nothing on this machine or on the hub."""
 
 
+class UntrustedModel(RegardError):
+    """A file from others chose a model that the user of this machine has not."""
+
+
 class UnsupportedModel(RegardError):
     """A model cannot serve the operation that was asked of it."""
 

@@ -20,7 +20,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, overload
 
 from .cache import StageCache
 from .documents import Batch, Query, Ranking
@@ -33,6 +33,9 @@ from .registry import open_store
 from .stage import Problem, Stage
 from .threads import in_thread
 from .trace import Event, Trace, listening
+
+if TYPE_CHECKING:
+    from .trust import Connection
 
 log = logging.getLogger(__name__)
 
@@ -259,6 +262,16 @@ class Pipeline:
 
         return graph_html(self.graph(), self.trace)
 
+    def indexes(self) -> list[Path]:
+        """The folders of the indexes that the stages read."""
+        uris = dict.fromkeys(node.stage.store_uri for node in self.nodes.values())
+        return [Path(uri.removeprefix("lance:")) for uri in uris if uri.startswith("lance:")]
+
+    def connections(self) -> dict[str, list[Connection]]:
+        """The servers that each stage would use, by its name, with the key variables whose values it would send there."""
+        found = {name: list(node.stage.connections()) for name, node in self.nodes.items()}
+        return {name: used for name, used in found.items() if used}
+
     def check(self) -> list[Problem]:
         """Everything wrong that can be seen before a model is loaded; empty when the pipeline can run."""
         problems = [*self._check_shape()]
@@ -293,12 +306,18 @@ class Pipeline:
                 yield Problem(f"it reads passages' text, and {uri} stores none", "", "index again with text, or rerank without text")
 
     def _stores_above(self, name: str) -> set[str]:
-        if name in self.inputs:
-            return set()
-        node = self.nodes[name]
-        if node.stage.store_uri:
-            return {node.stage.store_uri}
-        return {uri for src, _ in node.sources for uri in self._stores_above(src)}
+        uris, seen, waiting = set(), {name}, [name]
+        while waiting:
+            node = self.nodes.get(waiting.pop())
+            if node is None:
+                continue
+            if node.stage.store_uri:
+                uris.add(node.stage.store_uri)
+                continue
+            new = {src for src, _ in node.sources} - seen
+            seen |= new
+            waiting += new
+        return uris
 
     def _stages_above(self, name: str) -> dict[str, Stage]:
         """The stages that ``name`` gets something from, nearest first, directly or through others."""
@@ -521,11 +540,14 @@ class Pipeline:
         save(self, path)
 
     @classmethod
-    def load(cls, path: str | Path, **settings: Any) -> Pipeline:
-        """Read a YAML file. ``settings`` replace the setting of that name in every stage that has it (``index="other"``)."""
+    def load(cls, path: str | Path, *, allow_keys: Sequence[str] = (), **settings: Any) -> Pipeline:
+        """Read a YAML file. ``settings`` replace the setting of that name in every stage that has it (``index="other"``).
+
+        ``allow_keys``: which keys the file may use where (``["llm.example.org=EXAMPLE_KEY"]``), beside what ``rag.trust`` lists.
+        """
         from .config import load
 
-        return load(path, settings)
+        return load(path, settings, allow_keys)
 
 
 def _named(stage: Stage, name: str) -> Stage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .doctor import Findings
     from .evaluation.order import OrderReport
     from .lm.heads import HeadSet
+    from .trust import Connection
 
 console = Console(highlight=False)
 _SHOWN = 280  # characters of a passage
@@ -57,7 +58,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
     where they were not measured.
     """
     return {
-        "text": answer.text, "finish": answer.finish, "truncated": answer.truncated,
+        "text": answer.text, "finish": answer.finish, "truncated": answer.truncated, "note": answer.note,
         "sentences": [
             {"text": answer.text[s.start:s.end], "start": s.start, "end": s.end, "citations": list(s.citations),
              "entailed": s.entailed, "probability": s.probability}
@@ -91,8 +92,8 @@ def show_ranking(query: str, ranking: Ranking, trace: Trace) -> None:
 def show_citations(answer: Answer, trace: Trace) -> None:
     """What follows an answer that was streamed."""
     say()
-    if answer.truncated:
-        say(("The answer is cut: its tokens ran out.", "yellow"))
+    if answer.note:
+        say((f"The answer: {one_line(answer.note)}.", "yellow"))
     if answer.citations:
         say(("Similar passages", "bold"), "  ", (f"support: {SUPPORT_IS}", "dim"))
     for number, citation in enumerate(answer.citations, 1):
@@ -214,6 +215,15 @@ def show_heads(found: HeadSet, top: int) -> None:
             cells.append(f"{layer}.{head}  {found.measures[measure][layer][head]:.3f} ({low:.3f} to {high:.3f})")
         table.add_row(*cells)
     console.print(table)
+
+
+def show_connections(connections: Mapping[str, Sequence[Connection]]) -> None:
+    """The servers that a pipeline would use, and the keys that it would send there."""
+    for stage, used in connections.items():
+        for one in used:
+            key = f"the key in {one.variable}" + ("" if one.set else " (not set)") if one.variable else "no key"
+            marked = ("not allowed", "red") if one.refused else ("allowed", "green")
+            say(f"stage {one_line(repr(stage))} connects to ", (one_line(one.host), "bold"), f" with {one_line(key)}: ", marked)
 
 
 def show_problems(file: str, problems: Sequence[Problem]) -> None:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-import yaml
 
 from ..errors import ConfigError
 from ..models import EMBEDDED, resolve, weights_hash
 from ..paths import local_path, write_text
+from ..plain import MOST_JSON, parse_json, parse_yaml, read_text
 from .info import describe
 
 Heads = Sequence[tuple[int, int]] | None
@@ -64,7 +64,7 @@ class HeadSet:
     def load(cls, path: Path) -> Self:
         """Raises ``ConfigError`` for a file that is no head set."""
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = parse_json(read_text(path, MOST_JSON))
             if data.pop("format") != _FORMAT or not isinstance(data["measures"], dict):
                 raise ValueError("another format")
             for name, table in data["measures"].items():
@@ -72,8 +72,8 @@ class HeadSet:
                 if values.ndim != 2 or not values.size or not np.isfinite(values).all():
                     raise ValueError(f"{name!r} is no table of finite numbers, one a head")
             return cls(**data)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise _no_heads(path, str(error)) from None
+        except (ConfigError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise _no_heads(path, getattr(error, "what", str(error))) from None
 
 
 def published_heads(source: str | Path) -> Heads:
@@ -90,9 +90,9 @@ def published_heads(source: str | Path) -> Heads:
         return _listed(source)
     path = local_path(source, "heads")
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise _no_heads(path, str(error)) from None
+        text = read_text(path, MOST_JSON)
+    except ConfigError as error:
+        raise _no_heads(path, error.what) from None
     try:
         return _heads_of(_parsed(text))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -140,8 +140,8 @@ def _changed(path: Path) -> int:
 def _loaded(path: Path, changed: int) -> HeadSet | Heads:
     """A head set, or the heads of a published file."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        data = parse_json(read_text(path, MOST_JSON))
+    except (ConfigError, ValueError):
         return published_heads(path)
     return HeadSet.load(path) if isinstance(data, dict) and "format" in data else published_heads(path)
 
@@ -149,13 +149,13 @@ def _loaded(path: Path, changed: int) -> HeadSet | Heads:
 def _parsed(text: str) -> Any:
     """JSON, or else YAML, of which the plain text of heads is a case."""
     try:
-        return json.loads(text)
-    except ValueError:
-        pass
+        return parse_json(text)
+    except ValueError as error:
+        why = str(error)
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ValueError("neither JSON nor YAML") from None
+        return parse_yaml(text, "heads")
+    except ConfigError:
+        raise ValueError(f"neither JSON ({why}) nor YAML") from None
 
 
 def _heads_of(data: Any) -> Heads:
