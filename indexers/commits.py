@@ -97,7 +97,8 @@ def compact(dataset: Any) -> Any:
     sync_files([*new, folder / LEDGER])
     Compaction.commit(dataset, done, options)
     changed = lance.dataset(dataset.uri, session=without_cache())
-    sync_files([_manifest(folder, changed.version), *(folder / "_transactions").glob(f"{dataset.version}-*.txn")])
+    made_by = str(changed.read_transaction(changed.version).uuid)
+    _note_commit(folder, changed.version, made_by, (folder / "_transactions").glob(f"*-{made_by}.txn"))
     return changed
 
 
@@ -121,8 +122,16 @@ def commit(dataset: Any, operation: Any, fragments: Iterable[Any] = ()) -> Any:
         sync_files([*new, folder / LEDGER])
     transaction = lance.Transaction(dataset.version, operation)
     changed = lance.LanceDataset.commit(dataset, transaction)
-    sync_files([_manifest(folder, changed.version), folder / "_transactions" / f"{dataset.version}-{transaction.uuid}.txn"])
+    made_by = str(transaction.uuid)
+    _note_commit(folder, changed.version, made_by, [folder / "_transactions" / f"{dataset.version}-{made_by}.txn"])
     return changed
+
+
+def _note_commit(folder: Path, version: int, made_by: str, transactions: Iterable[Path]) -> None:
+    """Have what describes the new version reach the disk and the ledger."""
+    described = [manifest_file(folder, version), *transactions]
+    Ledger(folder).note(described, commit=made_by)
+    sync_files([*described, folder / LEDGER])
 
 
 def without_cache() -> Any:
@@ -176,10 +185,10 @@ def _roaring_size(data: bytes) -> int:
             at += 2 + 4 * int(struct.unpack_from("<H", data, at)[0])
         else:
             at += 2 * size if size <= 4096 else 8192
-    return at
+    return int(at)
 
 
-def _manifest(folder: Path, version: int) -> Path:
+def manifest_file(folder: Path, version: int) -> Path:
     """Lance's newest first naming, or its older one."""
     newest_first = folder / "_versions" / f"{2 ** 64 - 1 - version}.manifest"
     return newest_first if newest_first.exists() else folder / "_versions" / f"{version}.manifest"

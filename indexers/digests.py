@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..rag.files import replace_text
@@ -20,10 +20,12 @@ LEDGER = "digests.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """A file's size in bytes and the SHA-256 of its content, in hexadecimal."""
+    """A file's size in bytes and the SHA-256 of its content, in hexadecimal; of what describes a version also which commit it is of,
+    since another history gives the same name to another file."""
 
     bytes: int
     sha256: str
+    commit: str = ""
 
     @classmethod
     def of(cls, file: Path) -> Digest:
@@ -37,9 +39,10 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def note(self, files: Iterable[Path]) -> None:
+    def note(self, files: Iterable[Path], commit: str = "") -> None:
         """Write down the digests of ``files``, which lie in the folder and will not change; the ledger is the caller's to sync."""
-        lines = [json.dumps({"file": file.relative_to(self._folder).as_posix(), **asdict(Digest.of(file))}) for file in files]
+        found = {file.relative_to(self._folder).as_posix(): replace(Digest.of(file), commit=commit) for file in files}
+        lines = [json.dumps({"file": name, **asdict(digest)}) for name, digest in found.items()]
         with (self._folder / LEDGER).open("a", encoding="utf-8") as ledger:
             ledger.write("".join(f"\n{line}\n" for line in lines))  # a line that a full disk cut off spoils no other
 
@@ -53,7 +56,7 @@ class Ledger:
         for line in text.splitlines():
             try:
                 entry = json.loads(line)
-                found[entry["file"]] = Digest(int(entry["bytes"]), str(entry["sha256"]))
+                found[entry["file"]] = Digest(int(entry["bytes"]), str(entry["sha256"]), str(entry.get("commit", "")))
             except (ValueError, KeyError, TypeError):
                 continue
         return found

@@ -36,11 +36,11 @@ from .prune import Doomed, expect_share, vanished
 from .prune import prune as prune_documents
 from .seen import SeenDocuments
 from .sources import LeftOut, Origin, Sources, source_name
-from .store import LanceStore, exists
+from .store import LanceStore, content_hash, exists
 from .unfinished import UnfinishedJob, unfinished
 from .views import ViewSpec, build_view, parse_view, view_specs
 from .views.faiss_view import import_faiss
-from .writer import Shard, StoreWriter, content_hash, document_hash, joined, locked
+from .writer import Shard, StoreWriter, document_hash, joined, locked
 
 DEFAULT_ENCODER = "minilm"
 DEFAULT_CHUNKER = "sentences:200,overlap=40"

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 
 from ..rag.documents import Passage, Rows
 from ..rag.encoding import Vectors
-from ..rag.errors import ConfigError, IndexFormatError, IndexNotFound
+from ..rag.errors import ConfigError, IndexFormatError, IndexNotFound, RegardError
 from ..rag.identity import same_key
 from ..rag.paths import local_path
 from .filters import compile_filters, expect_known
@@ -31,7 +33,7 @@ from .leases import leased
 DATASET = "passages.lance"
 FORMAT = 1
 KEY = b"regard"
-_PASSAGE_COLUMNS = ["row", "id", "document_id", "text", "start", "end", "title", "metadata"]
+_PASSAGE_COLUMNS = ["row", "id", "document_id", "text", "start", "end", "title", "metadata", "content_hash"]
 _FILTERS_KEPT = 32
 _MANIFEST = {"id": str, "chunker": dict, "text": bool}
 
@@ -88,11 +90,13 @@ class LanceStore:
     @property
     def encoders(self) -> dict[str, dict[str, Any]]:
         """Fingerprint of each dense encoder, by its name in this index."""
-        return {field.name.removeprefix("vector_"): json.loads(field.metadata[KEY]) for field in self._dataset.schema
-                if field.name.startswith("vector_")}
+        with reading(self.path):
+            return {field.name.removeprefix("vector_"): json.loads(field.metadata[KEY]) for field in self._dataset.schema
+                    if field.name.startswith("vector_")}
 
     def __len__(self) -> int:
-        return int(self._dataset.count_rows())
+        with reading(self.path):
+            return int(self._dataset.count_rows())
 
     def documents(self) -> int:
         """How many documents have passages here."""
@@ -107,7 +111,8 @@ class LanceStore:
     def rows(self) -> Rows:
         """Every row number, int64, in the dataset's order."""
         if self._rows is None:
-            self._rows = np.asarray(self._dataset.to_table(columns=["row"])["row"].to_numpy(), dtype=np.int64)
+            with reading(self.path):
+                self._rows = np.asarray(self._dataset.to_table(columns=["row"])["row"].to_numpy(), dtype=np.int64)
             self._order = np.argsort(self._rows, kind="stable")
         return self._rows
 
@@ -126,21 +131,40 @@ class LanceStore:
         return found
 
     def passages(self, rows: Sequence[int] | Rows) -> list[Passage]:
-        """The passages of ``rows``, in that order."""
+        """The passages of ``rows``, in that order, their texts compared with the hashes that were stored with them.
+
+        Raises ``IndexFormatError`` where they differ, or nothing can be read.
+        """
         if not len(rows):
             return []
         offsets, back = np.unique(self.offsets(rows), return_inverse=True)
-        table = self._dataset.take(offsets.tolist(), columns=_PASSAGE_COLUMNS)
-        made = [_passage(record) for record in table.to_pylist()]
+        columns = self._take(offsets, _PASSAGE_COLUMNS)
+        with reading(self.path):
+            records = columns.to_pylist()
+            made = [_passage(record) for record in records]
+        if self.has_text:
+            for record, passage in zip(records, made, strict=True):
+                self._expect_unchanged(record, passage)
         return [made[i] for i in back]
+
+    def _take(self, offsets: NDArray[np.int64], columns: list[str]) -> Any:
+        with reading(self.path):
+            return self._dataset.take(offsets.tolist(), columns=columns)
+
+    def _expect_unchanged(self, record: Mapping[str, Any], passage: Passage) -> None:
+        if content_hash(passage) != record["content_hash"]:
+            raise IndexFormatError(f"the text of passage {passage.id!r} is not what was indexed: the index is damaged",
+                                   where=str(self.path), hint=mend(self.path))
 
     def document_ids(self, rows: Sequence[int] | Rows) -> list[str]:
         """The document of each of ``rows``, without fetching text."""
         if not len(rows):
             return []
         offsets, back = np.unique(self.offsets(rows), return_inverse=True)
-        column = self._dataset.take(offsets.tolist(), columns=["document_id"])["document_id"].to_pylist()
-        return [column[i] for i in back]
+        columns = self._take(offsets, ["document_id"])
+        with reading(self.path):
+            ids = columns["document_id"].to_pylist()
+        return [ids[i] for i in back]
 
     def contents(self, rows: Sequence[int] | Rows | None = None) -> Contents:
         """What each of ``rows`` (None: of all, in the dataset's order) reads to an encoder, as the 16 bytes of ``writer.content_hash``:
@@ -151,12 +175,14 @@ class LanceStore:
         if not len(rows):
             return np.zeros((0, 2), np.int64)
         offsets, back = np.unique(self.offsets(rows), return_inverse=True)
-        return _words(self._dataset.take(offsets.tolist(), columns=["content_hash"])["content_hash"].combine_chunks())[back]
+        return _words(self._take(offsets, ["content_hash"])["content_hash"].combine_chunks())[back]
 
     def texts(self, batch_size: int = 4096) -> Iterator[list[str]]:
         """What encoders and BM25 read of every passage, in the dataset's order."""
         for batch in self.scan(["title", "text"], batch_size):
-            yield full_texts(batch)
+            with reading(self.path):
+                texts = full_texts(batch)
+            yield texts
 
     def vectors(self, encoder: str, batch_size: int = 8192, start: int = 0) -> Iterator[Vectors]:
         """float32 [n, d] of every passage from position ``start`` on, in the dataset's order."""
@@ -169,9 +195,10 @@ class LanceStore:
 
     def scan(self, columns: list[str], batch_size: int = 4096, start: int = 0) -> Iterator[Any]:
         """Arrow record batches in the dataset's order; a few batches are in memory at a time."""
-        scanner = self._dataset.scanner(columns=columns, batch_size=batch_size, scan_in_order=True, offset=start or None,
-                                        batch_readahead=2, fragment_readahead=1)
-        yield from scanner.to_batches()
+        with reading(self.path):
+            scanner = self._dataset.scanner(columns=columns, batch_size=batch_size, scan_in_order=True, offset=start or None,
+                                            batch_readahead=2, fragment_readahead=1)
+            yield from scanner.to_batches()
 
     def select(self, filters: Mapping[str, Any]) -> Rows:
         """The rows whose passage meets ``filters`` (see ``filters``), int64 in the dataset's order; kept for the next call.
@@ -190,12 +217,14 @@ class LanceStore:
         rows: list[int] = []
         known: set[str] = set()
         for batch in self.scan(["row", "id", "document_id", "title", "metadata"]):
-            for record in batch.to_pylist():
-                fields = {**json.loads(record["metadata"]), "id": record["id"], "document_id": record["document_id"],
-                          "title": record["title"]}
+            with reading(self.path):
+                fields_of = [{**json.loads(record["metadata"]), "id": record["id"], "document_id": record["document_id"],
+                              "title": record["title"], "row": record["row"]} for record in batch.to_pylist()]
+            for fields in fields_of:
+                row = fields.pop("row")
                 known.update(fields)
                 if accept(fields):
-                    rows.append(record["row"])
+                    rows.append(row)
         if known:  # an index without passages has no fields to name
             expect_known(filters, known, str(self.path))
         return np.asarray(rows, dtype=np.int64)
@@ -217,11 +246,8 @@ def open_dataset(path: Path, version: int | None = None, session: Any = None) ->
     folder = path / DATASET
     if not exists(path):
         raise IndexNotFound(f"there is no index at {path}", where=str(folder), hint=f"make one: regard index SOURCE --index {path}")
-    try:
+    with reading(path):
         return lance.dataset(str(folder), version=version, session=session)
-    except (ValueError, OSError, OverflowError, TypeError) as error:
-        raise IndexFormatError(f"the passage store cannot be opened: {str(error).split(', /')[0]}", where=str(folder),
-                               hint="the folder is damaged or was written by something else; index again into a new folder") from None
 
 
 def commit_of(dataset: Any, version: int, *, missing: str | None = None) -> str:
@@ -230,12 +256,12 @@ def commit_of(dataset: Any, version: int, *, missing: str | None = None) -> str:
     Raises ``IndexFormatError`` for a manifest that cannot be read where ``missing`` is None.
     """
     try:
-        return str(dataset.read_transaction(version).uuid)
-    except (ValueError, OSError, RuntimeError) as error:
+        with reading(Path(dataset.uri).parent):
+            return str(dataset.read_transaction(version).uuid)
+    except IndexFormatError:
         if missing is not None:
             return missing
-        raise IndexFormatError(f"the commit of version {version} cannot be read: {str(error).split(', /')[0]}", where=str(dataset.uri),
-                               hint="the folder is damaged; index again into a new folder") from None
+        raise
 
 
 def unchanged_since(dataset: Any, commit: str) -> bool:
@@ -262,11 +288,9 @@ def unchanged_since(dataset: Any, commit: str) -> bool:
 
 def read_manifest(dataset: Any, path: Path) -> dict[str, Any]:
     """The index's own description, from the schema's metadata."""
-    raw = (dataset.schema.metadata or {}).get(KEY)
-    try:
+    with reading(path):
+        raw = (dataset.schema.metadata or {}).get(KEY)
         manifest = json.loads(raw) if raw else {}
-    except (ValueError, RecursionError):
-        manifest = {}
     said = manifest.get("format") if isinstance(manifest, dict) else None
     if said != FORMAT:
         raise IndexFormatError(f"this is a Lance dataset, but no Regard index of format {FORMAT} (it says {said!r:.80})",
@@ -277,6 +301,35 @@ def read_manifest(dataset: Any, path: Path) -> dict[str, Any]:
                                hint="index again into a new folder")
     found: dict[str, Any] = manifest
     return found
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what Lance, Arrow and the JSON in their columns say of a damaged index into an ``IndexFormatError``; Lance's Rust panics
+    too, which are no ``Exception``."""
+    try:
+        yield
+    except (RegardError, ImportError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
+            raise
+        raise IndexFormatError(f"the passage store cannot be read: {_said(error)}", where=str(path / DATASET), hint=mend(path)) from None
+
+
+def mend(path: Path) -> str:
+    """What to do about a damaged index at ``path``."""
+    return f"regard verify {path} says what is damaged, and with --repair mends what can be mended"
+
+
+def _said(error: BaseException) -> str:
+    """The first of it, without the place in Lance's source."""
+    return str(error).split(", /")[0].partition("\n")[0][:300] or type(error).__name__
+
+
+def content_hash(passage: Passage) -> bytes:
+    """16 bytes of what an encoder reads: passages with the same hash have the same vector."""
+    return blake2b(passage.full_text.encode(), digest_size=16).digest()
 
 
 def full_texts(batch: Any) -> list[str]:

@@ -19,18 +19,13 @@ from ..rag.encoding import Vectors
 from ..rag.errors import DimensionMismatch, FingerprintMismatch, StorageError
 from ..rag.files import make_folder
 from . import commits
-from .store import DATASET, FORMAT, KEY, exists, open_dataset, read_manifest
+from .store import DATASET, FORMAT, KEY, content_hash, exists, open_dataset, read_manifest
 
 
 def document_hash(document: Document) -> bytes:
     """16 bytes that change whenever the document does."""
     content = json.dumps([document.text, document.title, document.metadata], sort_keys=True, default=str)
     return hashlib.blake2b(content.encode(), digest_size=16).digest()
-
-
-def content_hash(passage: Passage) -> bytes:
-    """16 bytes of what an encoder reads: passages with the same hash have the same vector."""
-    return hashlib.blake2b(passage.full_text.encode(), digest_size=16).digest()
 
 
 @dataclass(slots=True)

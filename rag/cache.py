@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class StageCache:
-    """A folder of stage outputs; several processes may share it."""
+    """A folder of stage outputs; several processes may share it. An entry begins with a digest of its key and of the rest of it."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
@@ -45,7 +45,10 @@ class StageCache:
         """The value stored under ``key``, of class ``kind``, or None."""
         path = self._path(key)
         try:
-            data = json.loads(path.read_bytes())
+            digest, _, body = path.read_bytes().partition(b"\n")
+            if digest != _digest(key, body):
+                raise ValueError("its content is not what was written")
+            data = json.loads(body)
             return self._ranking(data) if kind is Ranking else kind.from_dict(data)  # type: ignore[attr-defined]  # every noun has it
         except FileNotFoundError:
             return None
@@ -60,8 +63,9 @@ class StageCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=path.parent)
             try:
-                with os.fdopen(handle, "w") as file:
-                    json.dump(value.to_dict(), file)
+                body = json.dumps(value.to_dict()).encode()
+                with os.fdopen(handle, "wb") as file:
+                    file.write(_digest(key, body) + b"\n" + body)
                 Path(temporary).replace(path)
             except BaseException:
                 Path(temporary).unlink(missing_ok=True)
@@ -87,3 +91,7 @@ class StageCache:
         if store is None or store.fingerprint != fingerprint:
             store = self._stores[uri] = open_store(uri)
         return Ranking.from_dict(data, store) if store.fingerprint == fingerprint else None
+
+
+def _digest(key: str, body: bytes) -> bytes:
+    return hashlib.blake2b(key.encode() + body, digest_size=16).hexdigest().encode()

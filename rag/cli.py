@@ -152,6 +152,27 @@ def compact(
         from .terminal import show_compaction
 
         show_compaction(report)
+@app.command(epilog="Examples: regard verify my-index · regard verify my-index --repair && regard index docs/ --index my-index")
+def verify(
+    index: IndexDir,
+    repair: Annotated[bool, typer.Option("--repair", help="Build damaged views anew, and take out damaged documents.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Read an index whole and say what is damaged. Exits with 1 when something is, and was not repaired.
+
+    --repair names the documents that it took out: index their sources again.
+    """
+    from .registry import load
+
+    report = load("regard.jobs", "verify")(index, repair=repair)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        from .terminal import show_verified
+
+        show_verified(report)
+    if not report.ok:
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Examples: regard search my-index 'flea life cycle' -k 5 · regard search my-index 'tax law' --filter year=2024 --json")

@@ -233,6 +233,19 @@ def show_problems(file: str, problems: Sequence[Problem]) -> None:
         say(f"{one_line(file)}: no problem found")
 
 
+def show_verified(report: Any) -> None:
+    """What ``regard verify`` found, and did."""
+    for colour, word, findings in (("red", "damaged", report.problems), ("yellow", "note", report.notes)):
+        for found in findings:
+            say((word, colour), f" {one_line(found.file)} {one_line(found.what)}" + (f"\n  -> {found.mend}" if found.mend else ""))
+    for done in report.repaired:
+        say(("repaired", "green"), f" {one_line(done)}")
+    for document in report.lost:
+        say(("index again", "yellow"), f" {one_line(document)}")
+    state = "whole" if report.ok else f"{len(report.problems)} files are damaged"
+    say(f"{one_line(report.index)}: {state}; {report.files} files, {report.bytes:,} bytes read in {report.seconds:.1f} s")
+
+
 def show_doctor(findings: Findings) -> None:
     for title, rows, wanting in (("packages", findings["packages"], "missing"), ("embedded models", findings["models"], "missing"),
                                  ("views", findings["views"], "too large")):

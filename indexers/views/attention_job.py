@@ -16,6 +16,7 @@ from itertools import count
 from json import dumps
 from pathlib import Path
 from typing import Any, Self
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +29,14 @@ from ...rag.lm.prefill import tiled
 from ...rag.markup import visible
 from ...rag.models import resolve, weights_hash
 from ...rag.progress import progress_bar
-from ..store import LanceStore
-from ..writer import content_hash, storage_errors
+from ..integrity import expect_whole
+from ..store import LanceStore, content_hash
+from ..writer import storage_errors
 from .attention_layout import Half, Layout, tensor_of
-from .attention_shards import Ids, Shard, Table, clear_unfinished, shards_in, write_shard
+from .attention_shards import Ids, Shard, Table, clear_unfinished, expect_whole_shard, shards_in, write_shard
 from .footprint import Footprint
 from .spec import ViewSpec
-from .versions import versions_of
+from .versions import Version, damaged_view, mend, versions_of
 
 log = logging.getLogger(__name__)
 
@@ -90,11 +92,10 @@ class Prefix:
     def read(cls, folder: Path) -> Self:
         """Raises ``IndexFormatError``."""
         try:
-            with np.load(folder / PREFIX) as file:
+            with np.load(folder / PREFIX, allow_pickle=False) as file:
                 return cls(file["ids"], file["numbers"])
-        except (OSError, ValueError, KeyError) as error:
-            raise IndexFormatError(f"a view's prompt prefix cannot be read: {error}", where=str(folder),
-                                   hint="delete the folder; the view is built anew") from None
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile, NotImplementedError) as error:
+            raise damaged_view(folder, f"its prompt prefix: {error}") from None
 
     def save(self, folder: Path) -> None:
         np.savez(folder / PREFIX, ids=self.ids, numbers=self.numbers)
@@ -116,7 +117,7 @@ def bring_up_to_date(store: LanceStore, spec: ViewSpec, made_by: Recipe, progres
         pending.mkdir(parents=True, exist_ok=True)
         clear_unfinished(pending)
     job = _Job(store, spec, layout_of(made_by), pending)
-    finished = next((v.folder for v in versions_of(home, store) if v.meta.get("made_by") == made_by), None)
+    finished = next((version for version in versions_of(home, store) if version.meta.get("made_by") == made_by), None)
     prefix = job.take_over(finished)
     missing = np.setdiff1d(store.rows, job.rows)
     if prefix is None or len(missing):
@@ -165,14 +166,15 @@ class _Job:
 
     # -- what is there -------------------------------------------------------------
 
-    def take_over(self, finished: Path | None) -> Prefix | None:
-        """Take what lies in the ``finished`` version's folder, if there is one, and in the pending one; gives the former's prefix."""
+    def take_over(self, finished: Version | None) -> Prefix | None:
+        """Take what is whole in the ``finished`` version's folder, if there is one, and in the pending one; gives the former's prefix."""
         found = self._readable(self.pending)
         prefix = None
         if finished is not None:
-            found |= self._readable(finished / SHARDS)
+            found |= self._readable(finished.folder / SHARDS)
             try:
-                prefix = Prefix.read(finished)
+                expect_whole(finished.folder, finished.meta["files"], mend(finished.folder), PREFIX)
+                prefix = Prefix.read(finished.folder)
             except IndexFormatError as error:
                 log.warning("%s", error)
         self._numbers = count(max((int(name) for name in found), default=-1) + 1)
@@ -199,6 +201,7 @@ class _Job:
         found = {}
         for shard in shards_in(folder):
             try:
+                expect_whole_shard(shard)
                 found[shard.name] = Shard.read(shard, self.layout)
             except IndexFormatError as error:
                 log.warning("%s", error)

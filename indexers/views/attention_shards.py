@@ -2,11 +2,13 @@
 
 ``data.bin`` has the passages' ranges (``attention_layout``) one after the other, ``ids.npy`` (int32) their tokens, and ``passages.npy``
 (int64 [passages, 6]) the columns ``ROW``, ``TOKENS``, ``SCORED`` (tokens without the separator), ``CUT`` (1 where it was cut) and
-``CONTENT`` (two: the passage's content hash, so that a row of another history is never taken for it).
+``CONTENT`` (two: the passage's content hash, so that a row of another history is never taken for it). ``digests.json`` describes the
+three (``integrity``): they are read for it once, when they are written.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from ...rag.documents import Rows
 from ...rag.errors import IndexFormatError
 from ...rag.files import sync
+from ..integrity import Files, describe_files, expect_whole, read_sealed, remember, sealed
 from ..store import Contents
 from .attention_layout import Bytes, Layout
 
@@ -30,6 +33,8 @@ ROW, TOKENS, SCORED, CUT = range(4)
 CONTENT = slice(4, 6)
 _UNFINISHED = "new-"
 _DATA = "data.bin"
+DIGESTS = "digests.json"
+_MEND = "run regard index --index DIR on this index: it computes these passages anew"
 
 
 class Shard:
@@ -47,13 +52,15 @@ class Shard:
     def read(cls, folder: Path, layout: Layout) -> Self:
         """Raises ``IndexFormatError`` for a damaged one."""
         try:
-            table = np.load(folder / "passages.npy")
-            ids = np.load(folder / "ids.npy", mmap_mode="r")
+            table = np.load(folder / "passages.npy", allow_pickle=False)
+            ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
             data: Bytes = np.memmap(folder / _DATA, dtype=np.uint8, mode="c")  # copy on write: torch takes no read-only memory
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise _damaged(folder, str(error)) from None
+        if table.dtype != np.int64 or table.ndim != 2 or table.shape[1] != CONTENT.stop or ids.dtype != np.int32 or ids.ndim != 1:
+            raise _damaged(folder, f"arrays of {table.dtype} {table.shape} and {ids.dtype} {ids.shape}")
         tokens = int(table[:, TOKENS].sum())
-        if len(ids) != tokens or len(data) != tokens * layout.token_bytes:
+        if (table[:, TOKENS] < 0).any() or len(ids) != tokens or len(data) != tokens * layout.token_bytes:
             raise _damaged(folder, f"{len(data)} bytes and {len(ids)} token ids for {tokens} tokens of {layout.token_bytes} bytes")
         return cls(folder, layout, table, ids, data)
 
@@ -92,13 +99,33 @@ def write_shard(home: Path, name: str, table: Table, ids: Ids, ranges: Iterable[
             with (temporary / part).open("wb") as file:
                 np.save(file, array)
                 _to_disk(file)
+        files = describe_files(temporary, {})
+        with (temporary / DIGESTS).open("w") as file:
+            json.dump(sealed({"files": files}, DIGESTS), file)
+            _to_disk(file)
         sync(temporary)
         temporary.rename(home / name)
         sync(home)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    remember(home / name, files)
     return home / name
+
+
+def shard_files(folder: Path) -> Files:
+    """The description of a committed shard's files; nothing for one that is damaged."""
+    described = read_sealed(folder / DIGESTS)
+    files: Files = described["files"] if described else {}
+    return files
+
+
+def expect_whole_shard(folder: Path) -> None:
+    """Raise ``IndexFormatError`` for a shard that is not as it was written."""
+    files = shard_files(folder)
+    if not files:
+        raise _damaged(folder, f"{DIGESTS} is missing or damaged")
+    expect_whole(folder, files, _MEND)
 
 
 def shards_in(home: Path) -> list[Path]:
@@ -137,4 +164,4 @@ def _to_disk(file: Any) -> None:
 
 def _damaged(folder: Path, why: str) -> IndexFormatError:
     return IndexFormatError(f"stored keys and values cannot be read: {why}", where=str(folder),
-                            hint="run regard index --index DIR on this index: it computes these passages anew")
+                            hint=_MEND)

@@ -23,10 +23,11 @@ from ...rag.lm.prefill import Prefill, Span, plan, tiled
 from ...rag.models import resolve, weights_hash
 from ...rag.registry import open_store
 from ...rag.trace import record
+from ..integrity import Files
 from ..store import Contents, LanceStore
 from .attention_job import FORMAT, SHARDS, Prefix, Recipe, bring_up_to_date, half_of, layout_of
 from .attention_layout import slots
-from .attention_shards import CUT, SCORED, Shard, link_folder, shards_in
+from .attention_shards import CUT, SCORED, Shard, link_folder, shard_files, shards_in
 from .spec import ATTENTION, ViewSpec
 from .versions import Version, newest_versions, versions_of
 
@@ -55,8 +56,9 @@ def _store(index: str) -> LanceStore:
 
 def _opened(store: LanceStore, lm: str, form: Format, last: int) -> AttentionView:
     version = _version_of(store, lm)
-    _expect_same(version, lm, form, last, store)
-    return AttentionView.load(version.folder, version.spec, np.load(version.folder / "rows.npy"), layers=last + 1)
+    if not version.damaged:
+        _expect_same(version, lm, form, last, store)
+    return AttentionView.load(version, layers=last + 1)
 
 
 class AttentionView:
@@ -82,22 +84,27 @@ class AttentionView:
         prefix, shards = bring_up_to_date(store, spec, made_by, progress)
         return cls(store.path, store.manifest["id"], made_by, prefix, shards)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> Files:
         """The shards themselves, as hard links: an older version or a pending folder may be removed."""
         (folder / SHARDS).mkdir()
+        known = {}
         for shard in self._shards:
-            link_folder(shard.folder, folder / SHARDS / shard.folder.name)
+            name = shard.folder.name
+            link_folder(shard.folder, folder / SHARDS / name)
+            known.update({f"{SHARDS}/{name}/{file}": digest for file, digest in shard_files(shard.folder).items()})
         self._prefix.save(folder)
+        return known
 
     @classmethod
-    def load(cls, folder: Path, spec: ViewSpec, rows: Rows, *, layers: int | None = None) -> Self:
+    def load(cls, version: Version, *, layers: int | None = None) -> Self:
         """Raises ``IndexFormatError`` for a damaged view."""
-        meta = loads((folder / "view.json").read_bytes())
+        version.expect_whole()
+        folder, meta, rows = version.folder, version.meta, version.rows()
         layout = layout_of(meta["made_by"])
         shards = [Shard.read(path, layout) for path in shards_in(folder / SHARDS)]
         view = cls(folder.parents[2], meta["dataset"], meta["made_by"], Prefix.read(folder), shards, layers)
         if not np.array_equal(np.sort(view.rows), np.sort(rows)):
-            raise IndexFormatError(f"the view {spec} holds {len(view.rows)} of {len(rows)} passages", where=str(folder),
+            raise IndexFormatError(f"the view {version.spec} holds {len(view.rows)} of {len(rows)} passages", where=str(folder),
                                    hint=f"run regard index --index {view.home}: it computes the others")
         return view
 
@@ -173,7 +180,7 @@ def _version_of(store: LanceStore, lm: str) -> Version:
     views = [_of_this(version, store) for version in newest_versions(store.path) if version.spec.kind == ATTENTION]
     views.sort(key=lambda version: version.spec.encoder != lm)
     weights = weights_hash(resolve(lm))
-    same = next((v for v in views if v.meta["made_by"]["weights"] == weights), None)
+    same = next((v for v in views if v.meta.get("made_by", {}).get("weights") == weights), None)
     named = same or (views[0] if views and views[0].spec.encoder == lm else None)
     if named is None:
         raise IndexNotFound(f"the index has no view attention:{lm}", where=str(store.path),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from array import array
 from collections.abc import Callable, Sequence
@@ -13,9 +12,11 @@ from typing import Any, Self
 import numpy as np
 
 from ...rag.documents import Rows, Scores
-from ...rag.errors import IndexFormatError, StageError
+from ...rag.errors import StageError
+from ..integrity import Files
 from ..store import LanceStore
 from .spec import ViewSpec
+from .versions import damaged_view
 
 _TOKEN = re.compile(r"(?u)\b\w\w+\b")
 # Lucene's EnglishAnalyzer; the field's BM25 baselines are made with it
@@ -70,18 +71,20 @@ class BM25View:
         """Never: every new passage changes every word's document frequency."""
         return None
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> Files:
         self.index.save(str(folder), corpus=None, show_progress=False)
+        return {}
 
     @classmethod
     def load(cls, folder: Path, spec: ViewSpec, rows: Rows) -> Self:
+        """Raises ``IndexFormatError`` for what bm25s cannot read, and for arrays by which numba would leave its memory."""
         import bm25s
 
         try:
             index = bm25s.BM25.load(str(folder), mmap=True, load_corpus=False)
-        except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-            raise IndexFormatError(f"the view cannot be read: {error}", where=str(folder),
-                                   hint="delete the folder; it is built anew from the passage store") from None
+            _expect_inside(index, len(rows))
+        except Exception as error:  # whatever bm25s, numpy and JSON make of a damaged file
+            raise damaged_view(folder, f"{type(error).__name__}: {error}") from None
         index.backend = "numba"
         _keep_compiled()
         return cls(index, spec, rows)
@@ -107,6 +110,22 @@ class BM25View:
         order = np.lexsort((hits, -found), axis=1)
         rows[asked], scores[asked] = np.take_along_axis(hits, order, axis=1), np.take_along_axis(found, order, axis=1)
         return rows, scores
+
+
+def _expect_inside(index: Any, passages: int) -> None:
+    """Raise ``ValueError`` unless every word's postings lie in the arrays, and name passages that there are: numba checks no bounds."""
+    data, indices, ends = (index.scores[name] for name in ("data", "indices", "indptr"))
+    if index.method != "lucene" or index.scores["num_docs"] != passages:
+        raise ValueError(f"{index.scores['num_docs']} passages by {index.method} instead of {passages}")
+    if any(array.ndim != 1 for array in (data, indices, ends)) or data.dtype.kind != "f" or {indices.dtype.kind, ends.dtype.kind} != {"i"}:
+        raise ValueError("arrays of another form")
+    if not len(ends) or ends[0] != 0 or ends[-1] != len(indices) or len(data) != len(indices) or (np.diff(ends) < 0).any():
+        raise ValueError("postings out of order")
+    if len(indices) and not (indices.min() >= 0 and indices.max() < passages):
+        raise ValueError("postings of passages that there are not")
+    words = np.fromiter(index.vocab_dict.values(), dtype=np.int64, count=len(index.vocab_dict))
+    if len(words) and not (words.min() >= 0 and words.max() < len(ends) - 1):
+        raise ValueError("words without postings")
 
 
 def _new(spec: ViewSpec) -> Any:

@@ -1,5 +1,7 @@
 """How a view lies on disk: ``views/<slug>/<dataset version>/``, written beside and renamed into place.
 
+A view's description names its files with their digests (``integrity``); one that is not whole is built anew before it is used.
+
 A view names the commit it was built from. When the dataset has moved on, the view is extended (only new rows, and its
 kind can) or rebuilt before it is used; the folder of the old version goes only after the new one is in place.
 """
@@ -19,7 +21,8 @@ import numpy as np
 
 from ...rag.documents import Rows
 from ...rag.errors import IndexFormatError
-from ...rag.files import sync, sync_tree
+from ...rag.files import replace_text, sync, sync_tree
+from ..integrity import Files, describe_files, read_sealed, remember, sealed
 from ..store import LanceStore
 from ..unfinished import incomplete
 from ..writer import locked, storage_errors
@@ -30,7 +33,19 @@ from .bm25_view import BM25View
 from .faiss_view import FaissView
 from .missing import missing_view
 from .spec import ATTENTION, ViewSpec
-from .versions import DESCRIPTION, Version, is_ancestor, newest_versions, read_json, read_meta, spec_json, versions_of
+from .versions import (
+    DESCRIPTION,
+    ROWS,
+    SPEC,
+    Version,
+    is_ancestor,
+    mend,
+    newest_versions,
+    read_description,
+    read_meta,
+    spec_json,
+    versions_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +58,15 @@ class View(Protocol):
 
     rows: Rows
 
-    def save(self, folder: Path) -> None: ...
-
-    @classmethod
-    def load(cls, folder: Path, spec: ViewSpec, rows: Rows) -> Self: ...
+    def save(self, folder: Path) -> Files:
+        """Write its files; the digests of those whose digests are known, the others are read again."""
 
 
 class SearchView(View, Protocol):
     """A view to search, built in one go."""
+
+    @classmethod
+    def load(cls, folder: Path, spec: ViewSpec, rows: Rows) -> Self: ...
 
     @classmethod
     def build(cls, store: LanceStore, spec: ViewSpec) -> Self: ...
@@ -91,7 +107,7 @@ def fresh_view(store: LanceStore, spec: ViewSpec) -> Version:
     folder = build_view(store, built_view(store.path, spec).spec)
     meta = read_meta(folder, store)
     if meta is None:
-        raise IndexFormatError(f"the view {spec} has no description", where=str(folder), hint="delete the folder; it is built anew")
+        raise IndexFormatError(f"the view {spec} has no description", where=str(folder), hint=mend(folder))
     return Version(folder, meta)
 
 
@@ -105,9 +121,9 @@ def built_view(path: Path, spec: ViewSpec) -> Version:
 
 def load_view(version: Version) -> FaissView | BM25View:
     """Raises ``IndexFormatError`` for a damaged view, and when another build took its place in the meantime."""
-    rows = np.load(version.folder / "rows.npy", mmap_mode="r")
-    view = _kind(version.spec).load(version.folder, version.spec, rows)
-    if read_json(version.folder / DESCRIPTION) != version.meta:
+    version.expect_whole()
+    view = _kind(version.spec).load(version.folder, version.spec, version.rows())
+    if read_description(version.folder) != version.meta:
         raise IndexFormatError(f"the view {version.spec} was built anew while it was opened", where=str(version.folder),
                                hint="open it again")
     return view
@@ -117,13 +133,12 @@ def _is_current(folder: Path, store: LanceStore, spec: ViewSpec, made_by: Recipe
     meta = read_meta(folder, store)
     if meta is None or meta.get("commit") != store.commit or meta["spec"] != spec_json(spec) or meta.get("made_by") != made_by:
         return False
-    if made_by is None:
-        return True
-    try:  # what is damaged of a view that took hours is mended, and not left to be deleted
-        AttentionView.load(folder, spec, np.load(folder / "rows.npy"))
-        return True
-    except (OSError, IndexFormatError):
+    try:
+        Version(folder, meta).expect_whole()
+    except IndexFormatError as error:
+        log.warning("the view %s is damaged and is built anew: %s [%s]", spec, error.what, error.where)
         return False
+    return True
 
 
 def _kind(spec: ViewSpec) -> type[FaissView] | type[BM25View]:
@@ -141,13 +156,14 @@ def _extended(home: Path, store: LanceStore, spec: ViewSpec) -> FaissView | BM25
     for version in versions_of(home, store):
         if version.meta["spec"] != spec_json(spec) or not is_ancestor(version, store):
             continue
-        rows = np.load(version.folder / "rows.npy")
-        if len(rows) > len(store.rows) or not np.array_equal(store.rows[:len(rows)], rows):
-            return None
-        log.info("extending view %s from version %s to %d", spec, version.folder.name, store.version)
         try:
+            version.expect_whole()
+            rows = version.rows()
+            if len(rows) > len(store.rows) or not np.array_equal(store.rows[:len(rows)], rows):
+                return None
+            log.info("extending view %s from version %s to %d", spec, version.folder.name, store.version)
             return _kind(spec).load(version.folder, spec, rows).extended(store, spec)
-        except (OSError, RuntimeError, IndexFormatError):
+        except IndexFormatError:
             return None  # a damaged view is built anew
     return None
 
@@ -174,9 +190,9 @@ def _carry(version: Version, folder: Path, store: LanceStore) -> bool:
     if not store.unchanged_since(version.meta.get("commit", "")):
         return False
     try:
-        if not np.array_equal(np.load(version.folder / "rows.npy"), store.rows):
+        if not np.array_equal(version.rows(), store.rows):
             return False
-    except (OSError, ValueError):  # damaged: it is built anew
+    except IndexFormatError:  # damaged: it is built anew
         return False
 
     def link(temporary: Path) -> dict[str, Any]:
@@ -191,22 +207,26 @@ def _carry(version: Version, folder: Path, store: LanceStore) -> bool:
 
 def _write(view: View, folder: Path, store: LanceStore, spec: ViewSpec, made_by: Recipe | None) -> None:
     def save(temporary: Path) -> dict[str, Any]:
-        view.save(temporary)
-        np.save(temporary / "rows.npy", store.rows)
-        meta: dict[str, Any] = {"spec": spec_json(spec), "dataset": store.manifest["id"], "version": store.version,
-                                "commit": store.commit, "passages": len(store.rows), "build": uuid.uuid4().hex}
+        known = view.save(temporary)
+        np.save(temporary / ROWS, store.rows)
+        meta: dict[str, Any] = {"spec": spec_json(spec), "dataset": store.manifest["id"], "version": store.version, "commit": store.commit,
+                                "passages": len(store.rows), "build": uuid.uuid4().hex, "files": describe_files(temporary, known)}
         return meta if made_by is None else {**meta, "made_by": made_by}
 
-    _put_in_place(folder, store, save)
+    remember(folder, _put_in_place(folder, store, save)["files"])
 
 
-def _put_in_place(folder: Path, store: LanceStore, save: Callable[[Path], dict[str, Any]]) -> None:
+def _put_in_place(folder: Path, store: LanceStore, save: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """``folder`` with what ``save`` writes into the folder it is given, and the description that it returns; whole or not at all."""
     home = folder.parent
     temporary = Path(tempfile.mkdtemp(prefix=NEW, dir=home))
     try:
-        (temporary / DESCRIPTION).write_text(json.dumps(save(temporary)))
+        meta = save(temporary)
+        (temporary / DESCRIPTION).write_text(json.dumps(sealed(meta, DESCRIPTION)))
         sync_tree(temporary)
+        said = sealed({"spec": meta["spec"]}, SPEC)
+        if read_sealed(home / SPEC) != said:
+            replace_text(home / SPEC, json.dumps(said))
         if folder.exists():
             folder.rename(home / f"{temporary.name}-replaced")
         temporary.rename(folder)
@@ -215,6 +235,7 @@ def _put_in_place(folder: Path, store: LanceStore, save: Callable[[Path], dict[s
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sweep(home, store)
+    return meta
 
 
 def _sweep(home: Path, store: LanceStore) -> None:

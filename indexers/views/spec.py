@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ...rag.errors import ConfigError
 from ...rag.lm import describe
@@ -54,6 +56,15 @@ class ViewSpec:
         if self.kind == ATTENTION:
             return ",".join([f"{self.kind}:{self.encoder}", *changed])
         return ",".join([self.kind, *changed]) + (f"@{self.encoder}" if self.encoder else "")
+
+
+def is_spec(data: Any) -> bool:
+    """Whether ``data`` has the form of a spec as descriptions hold it: of a known kind, with all of its parameters."""
+    if not isinstance(data, Mapping) or set(data) != {"kind", "encoder", "parameters"} or not isinstance(data["encoder"], str):
+        return False
+    kind, parameters = data["kind"], data["parameters"]
+    return (isinstance(kind, str) and kind in _PARAMETERS and isinstance(parameters, Mapping) and set(parameters) == set(_PARAMETERS[kind])
+            and all(isinstance(value, int | float) for value in parameters.values()))
 
 
 def parse_view(text: str, default_encoder: str = "") -> ViewSpec:

@@ -1,22 +1,32 @@
-"""What the versions of a view say of themselves: ``views/<slug>/<dataset version>/view.json``."""
+"""What the versions of a view say of themselves: ``views/<slug>/<dataset version>/view.json``.
+
+``views/<slug>/spec.json`` says again what the view is, so that one whose description is damaged can be built anew as it was.
+"""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ...rag.documents import Rows
+from ...rag.errors import IndexFormatError
+from ..integrity import expect_whole, read_json, read_sealed
 from ..store import LanceStore
-from .spec import ViewSpec
+from .spec import ViewSpec, is_spec
 
 DESCRIPTION = "view.json"
+SPEC = "spec.json"
+ROWS = "rows.npy"
+_KEYS = {"spec", "dataset", "version", "commit", "passages", "build", "files"}
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A view's folder and its description: ``spec``, ``dataset``, ``version``, ``commit``, ``passages``, ``build``, for some kinds
-    ``made_by``.
+    """A view's folder and its description: ``spec``, ``dataset``, ``version``, ``commit``, ``passages``, ``build``, ``files`` (see
+    ``integrity``), for some kinds ``made_by``; only ``spec`` and ``version`` where the description is ``damaged``.
 
     ``commit`` says which of several histories' ``version`` it is (see ``store``).
     ``build`` is another each time: an approximate index that was extended is not the one that is built in one go.
@@ -29,6 +39,38 @@ class Version:
     def spec(self) -> ViewSpec:
         spec = self.meta["spec"]
         return ViewSpec(spec["kind"], spec["encoder"], spec["parameters"])
+
+    @property
+    def damaged(self) -> bool:
+        return "files" not in self.meta
+
+    def expect_whole(self) -> None:
+        """Raise ``IndexFormatError`` for a view that is not as it was written (see ``integrity``)."""
+        if self.damaged:
+            raise IndexFormatError(f"the description of the view {self.spec} is damaged", where=str(self.folder / DESCRIPTION),
+                                   hint=mend(self.folder))
+        expect_whole(self.folder, self.meta["files"], mend(self.folder))
+
+    def rows(self) -> Rows:
+        """The view's passage rows, int64, memory-mapped, compared with their digest. Raises ``IndexFormatError``."""
+        expect_whole(self.folder, self.meta["files"], mend(self.folder), ROWS, reading="always")
+        try:
+            rows: Rows = np.load(self.folder / ROWS, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise damaged_view(self.folder, str(error)) from None
+        if rows.dtype != np.int64 or rows.shape != (self.meta["passages"],):
+            raise damaged_view(self.folder, f"{ROWS} has {rows.dtype} {rows.shape} for {self.meta['passages']} passages")
+        return rows
+
+
+def damaged_view(folder: Path, why: str) -> IndexFormatError:
+    """The error for the view in ``folder``, which cannot be used."""
+    return IndexFormatError(f"the view cannot be read: {why}", where=str(folder), hint=mend(folder))
+
+
+def mend(folder: Path) -> str:
+    """What to do about a damaged view in ``folder``."""
+    return f"regard verify {folder.parents[2]} --repair"
 
 
 def newest_versions(path: Path) -> list[Version]:
@@ -56,23 +98,32 @@ def is_ancestor(version: Version, store: LanceStore) -> bool:
 
 def read_meta(folder: Path, store: LanceStore) -> dict[str, Any] | None:
     """The description of the view in ``folder``, when it belongs to ``store``'s very dataset."""
-    meta = read_json(folder / DESCRIPTION)
-    return meta if meta is not None and meta.get("dataset") == store.manifest["id"] else None
+    meta = read_description(folder)
+    return meta if meta is not None and meta["dataset"] == store.manifest["id"] else None
+
+
+def read_description(folder: Path) -> dict[str, Any] | None:
+    """What the view in ``folder`` says of itself; None where that is damaged, or another view's."""
+    meta = read_sealed(folder / DESCRIPTION)
+    if meta is None or not meta.keys() >= _KEYS or not is_spec(meta["spec"]) or not isinstance(meta["files"], dict):
+        return None
+    return meta if Version(folder, meta).spec.slug == folder.parent.name else None
 
 
 def spec_json(spec: ViewSpec) -> dict[str, Any]:
     return {"kind": spec.kind, "encoder": spec.encoder, "parameters": spec.parameters}
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """None where there is no such file, or it is no JSON."""
-    try:
-        data: dict[str, Any] = json.loads(path.read_bytes())
-        return data
-    except (OSError, ValueError):
-        return None
-
-
 def _newest(home: Path) -> Version | None:
-    found = [Version(folder, meta) for folder in home.iterdir() if folder.name.isdigit() and (meta := read_json(folder / DESCRIPTION))]
-    return max(found, key=lambda version: int(version.meta["version"]), default=None)
+    folders = sorted((f for f in home.iterdir() if f.name.isdigit()), key=lambda folder: int(folder.name), reverse=True)
+    found = [Version(folder, meta) for folder in folders if (meta := read_description(folder))]
+    if found:
+        return max(found, key=lambda version: int(version.meta["version"]))
+    # damaged: what says best what the view was
+    said = [read_sealed(home / SPEC), *(read_json(file) for file in (home / SPEC, *(folder / DESCRIPTION for folder in folders)))]
+    spec = next((meta["spec"] for meta in said if meta and _is_of(home, meta.get("spec"))), None)
+    return Version(folders[0], {"spec": spec, "version": int(folders[0].name)}) if spec and folders else None
+
+
+def _is_of(home: Path, spec: Any) -> bool:
+    return is_spec(spec) and Version(home, {"spec": spec}).spec.slug == home.name

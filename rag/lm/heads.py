@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -56,6 +57,25 @@ class HeadSet:
         best = np.argsort(-table, axis=None, kind="stable")[:n]
         return [(int(i) // table.shape[1], int(i) % table.shape[1]) for i in best]
 
+    def expect_for(self, lm: str, layers: int, heads: int) -> None:
+        """Raise ``ConfigError`` unless the tables are of a model of so many layers and heads."""
+        for measure, table in self.measures.items():
+            shape = np.asarray(table).shape
+            if shape != (layers, heads):
+                raise ConfigError(f"the head set's {measure} is of {shape[0]} layers of {shape[1]} heads, {lm!r} has {layers} of {heads}",
+                                  where="heads", hint=f"measure one for it: regard heads detect --model {lm} ... -o heads.json")
+
+    def _expect_numbers(self) -> None:
+        """Raise ``ValueError`` unless there are tables, of one shape, of finite numbers, each with its intervals."""
+        if not isinstance(self.model, str) or not isinstance(self.weights, str) or not isinstance(self.recipe, dict):
+            raise ValueError("no model, weights or recipe")
+        if not isinstance(self.measures, dict) or not isinstance(self.intervals, dict) or not self.measures:
+            raise ValueError("no measure in it")
+        shapes = {_finite(table, 2, f"measures.{name}") for name, table in self.measures.items()}
+        shapes |= {_finite(table, 3, f"intervals.{name}")[:2] for name, table in self.intervals.items()}
+        if len(shapes) != 1 or set(self.intervals) != set(self.measures):
+            raise ValueError("its tables are of different models")
+
     def save(self, path: Path) -> None:
         """Raises ``StorageError`` where the file cannot be written."""
         write_text(path, json.dumps({"format": _FORMAT, **asdict(self)}) + "\n")
@@ -65,13 +85,11 @@ class HeadSet:
         """Raises ``ConfigError`` for a file that is no head set."""
         try:
             data = parse_json(read_text(path, MOST_JSON))
-            if data.pop("format") != _FORMAT or not isinstance(data["measures"], dict):
+            if data.pop("format") != _FORMAT:
                 raise ValueError("another format")
-            for name, table in data["measures"].items():
-                values = np.asarray(table, dtype=np.float64)
-                if values.ndim != 2 or not values.size or not np.isfinite(values).all():
-                    raise ValueError(f"{name!r} is no table of finite numbers, one a head")
-            return cls(**data)
+            found = cls(**data)
+            found._expect_numbers()
+            return found
         except (ConfigError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise _no_heads(path, getattr(error, "what", str(error))) from None
 
@@ -95,7 +113,7 @@ def published_heads(source: str | Path) -> Heads:
         raise _no_heads(path, error.what) from None
     try:
         return _heads_of(_parsed(text))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise _no_heads(path, str(error)) from None
 
 
@@ -120,12 +138,22 @@ def chosen(heads: str, lm: str, measure: Measure, top: int, mask: str) -> Heads:
     if found.weights != weights_hash(resolve(lm)):
         raise ConfigError(f"the head set {path.name} was measured on {found.model!r}, and not on these weights of {lm!r}", where="heads",
                           hint=f"measure one for it: regard heads detect --model {lm} ... -o heads.json")
+    info = describe(lm)
+    found.expect_for(lm, info.layers, info.heads)
     return found.top(measure, top)
 
 
 def deepest(heads: Heads, layers: int) -> int:
     """The deepest layer that ``heads`` need in a model of ``layers``."""
     return layers - 1 if heads is None else max(layer for layer, _ in heads)
+
+
+def _finite(table: Any, dimensions: int, name: str) -> tuple[int, ...]:
+    """The table's shape. Raises ``ValueError`` unless it is full of finite numbers."""
+    array = np.asarray(table)
+    if array.ndim != dimensions or array.size == 0 or array.dtype.kind not in "if" or not np.isfinite(array).all():
+        raise ValueError(f"{name} is no table of finite numbers")
+    return array.shape
 
 
 def _changed(path: Path) -> int:
@@ -169,7 +197,7 @@ def _heads_of(data: Any) -> Heads:
     if not scores:
         raise ValueError("no heads in it")
     means = {pair: float(np.mean(score)) for pair, score in scores.items()}
-    if not all(map(np.isfinite, means.values())):
+    if not all(map(math.isfinite, means.values())):
         raise ValueError("a score that is no number")
     return [_pair(text) for text in sorted(means, key=lambda pair: -means[pair])]
 

@@ -89,7 +89,7 @@ def test_an_object_store_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("wrong", [
-    {"encoder": 123}, {"encoder": object()}, {"encoder": ""}, {"chunker": 5}, {"views": 5}, {"views": [5]}, {"views": "bm25"},
+    {"encoder": 123}, {"encoder": 12.5}, {"encoder": ""}, {"chunker": 5}, {"views": 5}, {"views": [5]}, {"views": "bm25"},
     {"shard_passages": 0}, {"shard_passages": "x"}, {"commit_seconds": float("nan")}, {"commit_seconds": "x"}, {"commit_seconds": -1},
 ], ids=repr)
 def test_wrong_settings_of_a_job_leave_no_index(wrong: dict[str, Any], tmp_path: Path) -> None:

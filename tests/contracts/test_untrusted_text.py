@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import transformers
 from regard.indexers import build_index
+from regard.indexers.integrity import describe_files, sealed
 from regard.rag import Batch, Document, Passage, PassageList, Query, Ranking
 from regard.rag.lm import LanguageModel, gguf
 from regard.rag.models import resolve
@@ -143,15 +144,19 @@ def pickled(target: Path) -> np.ndarray:
     return np.array([Boom()], dtype=object)
 
 
-@pytest.mark.parametrize("what", ["arrays", "everything"])
+@pytest.mark.parametrize("what", ["arrays", "everything", "described"])
 def test_nothing_in_an_index_runs(what: str, facts: list[Document], tmp_path: Path) -> None:
-    """Arrays that are pickles, Python files beside them, and names that say code."""
+    """Arrays that are pickles, Python files beside them, and names that say code; what is "described" has its digests."""
     index = tmp_path / "index"
     build_index(facts, index, chunker="whole", encoder="minilm", views=["faiss:flat", "bm25"], progress=False)
     for file in list((index / "views").rglob("*")):
-        if file.suffix == ".npy" or (what == "everything" and file.is_file() and file.name != "view.json"):
+        if file.suffix == ".npy" or (what != "arrays" and file.is_file() and file.name != "view.json"):
             with file.open("wb") as opened:
                 np.save(opened, pickled(index / "boom"), allow_pickle=True)
+    for file in (index / "views").rglob("view.json") if what == "described" else ():
+        meta = json.loads(file.read_text())
+        files = {name: digest for name, digest in describe_files(file.parent, {}).items() if name != file.name}
+        file.write_text(json.dumps(sealed({**meta, "files": files}, "view.json")))
     for folder in [index, *(f for f in index.rglob("*") if f.is_dir())]:
         for name in ("sitecustomize.py", "conftest.py", "bm25s.py", "__init__.py", "faiss.py"):
             (folder / name).write_text(f"open({str(index / 'boom')!r}, 'w')")
@@ -161,4 +166,4 @@ def test_nothing_in_an_index_runs(what: str, facts: list[Document], tmp_path: Pa
     assert found["ran"] == []
     assert not found["boom"]
     assert not (index / "boom").exists()
-    assert len(found["said"]) == 3
+    assert len(found["said"]) == (3 if what == "described" else 1)  # else the two views to search were built anew

@@ -20,7 +20,7 @@ import torch
 import transformers
 from regard.indexers import LanceStore, build_index, delete_documents
 from regard.indexers.chunkers import chunker
-from regard.indexers.views import attention_job, attention_shards, build_view, parse_view, view_specs
+from regard.indexers.views import attention_job, attention_shards, build_view, fresh_view, parse_view, view_specs
 from regard.indexers.views.attention_layout import Half, Layout, slots
 from regard.indexers.views.attention_shards import CUT, TOKENS
 from regard.indexers.views.attention_view import AttentionView, open_prefills
@@ -454,7 +454,7 @@ def test_a_killed_job_goes_on_after_its_last_committed_shard(
 ) -> None:
     store = indexed(tmp_path, facts, "bm25")
     view = f"attention:{llama},bits=32"
-    code = KILLED.format(bytes=attention_job.SHARD_BYTES, calls=2 * 5 + 2, index=str(tmp_path), view=view)  # in the third shard's files
+    code = KILLED.format(bytes=attention_job.SHARD_BYTES, calls=2 * 6 + 5, index=str(tmp_path), view=view)  # in the third shard's files
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     (pending,) = view_folder(store).glob("pending-*")
@@ -478,7 +478,7 @@ def test_a_disk_that_fills_up_keeps_what_is_committed(
 
     def full(descriptor: int) -> None:
         calls.append(descriptor)
-        if len(calls) > 2 * 5:
+        if len(calls) > 2 * 6:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)
 
@@ -547,7 +547,7 @@ def test_a_damaged_shard_is_refused_and_mended(
     (file,) = view_folder(store).rglob("00000001/data.bin")
     lost = len(np.load(file.parent / "passages.npy"))
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(IndexFormatError, match=r"(?s)cannot be read.*regard index --index"):
+    with pytest.raises(IndexFormatError, match=r"(?s)data.bin is damaged.*regard verify"):
         open_prefills(str(tmp_path), llama, Format(), 3)
     prefilled.clear()
     build_view(store, view_specs(tmp_path)[0], progress=False)
@@ -571,7 +571,7 @@ def test_the_command_line_builds_the_view(llama: str, facts: list[Document], tmp
     done = subprocess.run([sys.executable, "-m", "regard.rag.cli", *command], check=True, capture_output=True, text=True)
     assert "448 bytes a token" in done.stderr
     assert f"attention:{llama}" in done.stdout.replace("\n", "")
-    view = AttentionView.load(view_folder(store) / str(store.version), parse_view(f"attention:{llama}"), store.rows)
+    view = AttentionView.load(fresh_view(store, parse_view(f"attention:{llama}")))
     assert len(view.rows) == 8
     shown = CliRunner().invoke(app, ["doctor", "--index", str(tmp_path)], catch_exceptions=False)
     assert "on disk" in shown.stdout
