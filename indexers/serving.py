@@ -7,9 +7,11 @@ would be as much work as the job's own. Otherwise it is the newest one.
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from pathlib import Path
 
 from ..rag.errors import IndexFormatError
+from ..rag.paths import local_path
 from .store import DATASET, LanceStore
 from .unfinished import is_locked
 from .views.versions import versions_of
@@ -23,7 +25,7 @@ class ServedStore(LanceStore):
     """An index at the version that is served now; it knows when another one would be."""
 
     def __init__(self, path: str | Path, version: int | None = None) -> None:
-        self._marks = _marks(Path(path))
+        self._marks = _marks(local_path(path, "index"))
         super().__init__(path, version)
 
     def superseded(self) -> bool:
@@ -31,8 +33,9 @@ class ServedStore(LanceStore):
         marks = _marks(self.path)
         if marks == self._marks:
             return False
-        if open_store(str(self.path)).fingerprint != self.fingerprint:
-            return True
+        with closing(open_store(str(self.path))) as served:
+            if served.fingerprint != self.fingerprint:
+                return True
         self._marks = marks
         return False
 
@@ -49,6 +52,7 @@ def open_store(path: str) -> ServedStore:
         served = ServedStore(path, version)
     except IndexFormatError:  # removed in the meantime
         return newest
+    newest.close()
     log.info("a job is writing to %s: version %d is read, the newest that has its views, and not %d", path, version, newest.version)
     return served
 

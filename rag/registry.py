@@ -50,8 +50,16 @@ def open_store(uri: str) -> PassageStore:
     """Open the passage store at ``uri`` (``lance:/path/to/index``); inside a pipeline once, whatever asks for it."""
     scheme, _, place = uri.partition(":")
     opener = load("regard.stores", scheme)
-    store: PassageStore = shared(("store", scheme, os.path.realpath(place)), lambda: opener(place))
+    store: PassageStore = shared(("store", scheme, _one_name(place)), lambda: opener(place))
     return store
+
+
+def _one_name(place: str) -> str:
+    """One name for one folder, however it is spelled; for what can be none, the opener has an error."""
+    try:
+        return os.path.realpath(place)
+    except ValueError:  # a NUL in it
+        return place
 
 
 def open_prefills(index: str, lm: str, form: Format, last: int) -> StoredPrefills:
