@@ -212,7 +212,7 @@ def test_searches_beside_a_writer(searches: int, hash_encoder: Any, tmp_path: Pa
     stop.set()
     writer.join()
     assert not errors, errors
-    assert len(seen) > 3  # or nothing was written meanwhile
+    assert len(seen) > 1  # or nothing was written meanwhile
 
 
 # -- closing ---------------------------------------------------------------------------
