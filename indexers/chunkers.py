@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -21,13 +21,16 @@ from ..rag.documents import Document, Passage
 from ..rag.errors import ConfigError, ModelNotFound, UnsupportedModel
 from ..rag.models import resolve
 from ..rag.text import sentence_spans, words
-from .corpus.markdown import headings
+from .corpus.limits import Limits
+from .corpus.markdown import Heading
+from .corpus.parsing import parse
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Span = tuple[int, int]
 WORDS = "words"
+DEFAULT_LIMITS = Limits()
 _SEGMENT = 200_000  # characters tokenised at once: a document of any length needs bounded memory
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _FORMS = "whole; sentences:200,overlap=40; tokens:128,overlap=16; markdown:300,overlap=0; all but whole take tokenizer=NAME"
@@ -40,8 +43,11 @@ class Chunker(Protocol):
     def spec(self) -> str:
         """The text that :func:`chunker` makes this chunker from."""
 
-    def chunk(self, document: Document) -> list[Passage]:
-        """The document's passages in order, with its title and metadata; none when it has nothing but white space."""
+    def chunk(self, document: Document, limits: Limits = DEFAULT_LIMITS) -> list[Passage]:
+        """The document's passages in order, with its title and metadata; none when it has nothing but white space.
+
+        Raises ``Unreadable`` where they would go over one of ``limits``.
+        """
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides the passages, as plain JSON."""
@@ -82,10 +88,14 @@ class WholeDocument:
     def spec(self) -> str:
         return "whole"
 
-    def chunk(self, document: Document) -> list[Passage]:
+    def chunk(self, document: Document, limits: Limits = DEFAULT_LIMITS) -> list[Passage]:
+        spans = _stripped(document.text, [(0, len(document.text))])
+        for start, end in spans:
+            if end - start > limits.passage_characters:
+                raise limits.over(f"a passage of {end - start:,} characters (every chunker but whole cuts it)", "passage_characters")
         return [
             Passage(document.id, document.id, document.text[start:end], start, end, document.title, document.metadata)
-            for start, end in _stripped(document.text, [(0, len(document.text))])
+            for start, end in spans
         ]
 
     def fingerprint(self) -> dict[str, Any]:
@@ -126,10 +136,10 @@ class Sentences(_Budgeted):
     budget: int = 200
     overlap: int = 40
 
-    def chunk(self, document: Document) -> list[Passage]:
+    def chunk(self, document: Document, limits: Limits = DEFAULT_LIMITS) -> list[Passage]:
         tokens = TokenStarts.of(document.text, self.tokenizer)
         units = _units(document.text, 0, len(document.text), tokens, self.budget)
-        return _passages(document, _pack(units, tokens, self.budget, self.overlap))
+        return _passages(document, [(span, "") for span in _pack(units, tokens, self.budget, self.overlap)], limits)
 
 
 @dataclass(frozen=True)
@@ -141,9 +151,10 @@ class FixedTokens(_Budgeted):
     budget: int = 128
     overlap: int = 16
 
-    def chunk(self, document: Document) -> list[Passage]:
+    def chunk(self, document: Document, limits: Limits = DEFAULT_LIMITS) -> list[Passage]:
         tokens = TokenStarts.of(document.text, self.tokenizer)
-        return _passages(document, _windows(document.text, tokens, self.budget, self.overlap))
+        spans = _windows(document.text, tokens, self.budget, self.overlap)
+        return _passages(document, [(span, "") for span in spans], limits)
 
 
 @dataclass(frozen=True)
@@ -157,15 +168,15 @@ class MarkdownSections(_Budgeted):
     name = "markdown"
     budget: int = 300
 
-    def chunk(self, document: Document) -> list[Passage]:
+    def chunk(self, document: Document, limits: Limits = DEFAULT_LIMITS) -> list[Passage]:
         tokens = TokenStarts.of(document.text, self.tokenizer)
-        passages: list[Passage] = []
-        for (start, end), path in _sections(document.text):
+        pieces: list[tuple[Span, str]] = []
+        for (start, end), path in _sections(document.text, limits):
             spans = [(start, end)]
             if tokens.count(start, end) > self.budget:
                 spans = _pack(_units(document.text, start, end, tokens, self.budget), tokens, self.budget, self.overlap)
-            passages += _passages(document, spans, first=len(passages), more={"section": path} if path else {})
-        return passages
+            pieces += [(span, path) for span in spans]
+        return _passages(document, pieces, limits)
 
 
 _KINDS: dict[str, type[Any]] = {"whole": WholeDocument, "sentences": Sentences, "tokens": FixedTokens, "markdown": MarkdownSections}
@@ -317,9 +328,9 @@ def _windows(text: str, tokens: TokenStarts, budget: int, overlap: int) -> list[
     return spans
 
 
-def _sections(text: str) -> Iterator[tuple[Span, str]]:
+def _sections(text: str, limits: Limits) -> Iterator[tuple[Span, str]]:
     """``(span, path of headings)``: what precedes the first heading, then section by section."""
-    marks = headings(text)
+    marks = [Heading(*fields) for fields in parse("headings", text.encode("utf-8", "surrogatepass"), limits)]
     if not marks or marks[0].start > 0:
         yield (0, marks[0].start if marks else len(text)), ""
     path: list[tuple[int, str]] = []
@@ -347,9 +358,27 @@ def _stripped(text: str, spans: Sequence[Span]) -> list[Span]:
     return kept
 
 
-def _passages(document: Document, spans: Sequence[Span], first: int = 0, more: Mapping[str, Any] | None = None) -> list[Passage]:
-    metadata = {**document.metadata, **more} if more else document.metadata
+def _passages(document: Document, pieces: Sequence[tuple[Span, str]], limits: Limits) -> list[Passage]:
+    """The passages of ``pieces``, each a span and the path of its section; empty where it has none."""
+    cut = [(span, path) for whole, path in pieces for span in _stripped(document.text, _cut(document.text, whole, limits))]
+    repeated = limits.repeated_characters(document)
+    stored = sum(end - start + repeated + len(path) for (start, end), path in cut)
+    if stored > limits.stored_characters:
+        raise limits.over(f"passages of {stored:,} characters together", "stored_characters")
     return [
-        Passage(f"{document.id}#{number}", document.id, document.text[start:end], start, end, document.title, metadata)
-        for number, (start, end) in enumerate(_stripped(document.text, spans), first)
+        Passage(f"{document.id}#{number}", document.id, document.text[start:end], start, end, document.title,
+                {**document.metadata, "section": path} if path else document.metadata)
+        for number, ((start, end), path) in enumerate(cut)
     ]
+
+
+def _cut(text: str, span: Span, limits: Limits) -> list[Span]:
+    """``span`` in pieces of at most ``passage_characters``; where there is a space near the end of one, it is cut there."""
+    longest, (start, end) = limits.passage_characters, span
+    pieces: list[Span] = []
+    while end - start > longest:
+        space = text.rfind(" ", start + longest - longest // 10, start + longest)
+        border = space if space > start else start + longest
+        pieces.append((start, border))
+        start = border
+    return [*pieces, (start, end)]

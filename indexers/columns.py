@@ -15,6 +15,7 @@ from ..rag.encoding import Encoder, Vectors
 from ..rag.encoding import encoder as make_encoder
 from ..rag.errors import ConfigError, DimensionMismatch, FingerprintMismatch, ModelNotFound, StageError
 from ..rag.progress import Advance, progress_bar
+from ..rag.trust import expect_chosen
 from . import commits
 from .encoders import OnnxEncoder, SentenceTransformerEncoder
 from .pace import Pace
@@ -44,8 +45,23 @@ def require_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any],
             hint="use the encoder that the index was made with, or index again into a new folder")
 
 
+def chosen_encoder(fingerprint: Mapping[str, Any], index: object, device: str | None = None) -> Encoder:
+    """The encoder that ``index`` names, if the user has named its model too. Raises ``UntrustedModel`` where not; nothing of it is read."""
+    model = own_model(fingerprint)
+    if model is not None:
+        expect_chosen(model, "encoder", index)
+    return stored_encoder(fingerprint, device)
+
+
+def own_model(fingerprint: Mapping[str, Any]) -> str | None:
+    """The model that an encoder of ours with this fingerprint would load."""
+    model = fingerprint.get("model")
+    return model if fingerprint.get("kind") in _OUR_KINDS and isinstance(model, str) else None
+
+
 def stored_encoder(fingerprint: Mapping[str, Any], device: str | None = None) -> Encoder:
-    """The encoder that an index names, made with the settings it was made with.
+    """The encoder that an index names, made with the settings it was made with; for a model that nobody else named see
+    :func:`chosen_encoder`.
 
     Raises ``ConfigError`` where no name gives it back: the index was made by an encoder object of the user's own class.
     """
@@ -68,6 +84,8 @@ def index_encoders(wanted: str | Encoder | None, existing: LanceStore | None, de
     """The encoders that a job must run, by column name: all that the index holds, and the one that is asked for."""
     stored = existing.encoders if existing is not None else {}
     chosen = (None if existing is not None else default) if wanted == "auto" else wanted
+    if chosen is not None and (not chosen or not isinstance(chosen, str | Encoder)):
+        raise ConfigError(f"{chosen!r:.80} is no encoder", where="encoder", hint="give a model's name or an object of the protocol Encoder")
     asked = make_encoder(chosen) if isinstance(chosen, str) else chosen
     encoders = {name: stored_encoder(f) for name, f in stored.items() if asked is None or name != column_name(asked.name)}
     if asked is not None:

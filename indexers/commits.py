@@ -73,14 +73,35 @@ def add_column(dataset: Any, field: Any, values: Iterator[Any]) -> Any:
     """The dataset with a column more: ``field`` of pyarrow with its metadata, ``values`` blocks of it in the dataset's order."""
     import lance
     import pyarrow as pa
+    from lance.schema import LanceSchema
 
     one, cut = pa.schema([field]), _Cut(values)
-    fragments, schema = [], dataset.schema.append(field)
+    fragments, schema = [], LanceSchema.from_pyarrow(dataset.schema.append(field))
     for fragment in dataset.get_fragments():
         batches = (pa.record_batch([block], schema=one) for block in cut.next(fragment.count_rows()))
         merged, schema = fragment.merge_columns(pa.RecordBatchReader.from_batches(one, batches))
         fragments.append(merged)
     return commit(dataset, lance.LanceOperation.Merge(fragments, schema), fragments)
+
+
+def compact(dataset: Any) -> Any:
+    """The dataset with its small fragments, and those with deleted rows, written together, in the same order; the same version where there
+    are none such."""
+    import lance
+    from lance.optimize import Compaction
+
+    folder, options = Path(dataset.uri), {"materialize_deletions_threshold": 0.0}
+    done = [task.execute(dataset) for task in Compaction.plan(dataset, options).tasks]
+    if not done:
+        return dataset
+    new = [file for result in done for fragment in result.new_fragments for file in _new_files(dataset, folder, fragment)]
+    Ledger(folder).note(new)
+    sync_files([*new, folder / LEDGER])
+    Compaction.commit(dataset, done, options)
+    changed = lance.dataset(dataset.uri, session=without_cache())
+    made_by = str(changed.read_transaction(changed.version).uuid)
+    _note_commit(folder, changed.version, made_by, (folder / "_transactions").glob(f"*-{made_by}.txn"))
+    return changed
 
 
 def configure(dataset: Any, **settings: str) -> Any:
@@ -103,10 +124,16 @@ def commit(dataset: Any, operation: Any, fragments: Iterable[Any] = ()) -> Any:
         sync_files([*new, folder / LEDGER])
     transaction = lance.Transaction(dataset.version, operation)
     changed = lance.LanceDataset.commit(dataset, transaction)
-    described = [manifest_file(folder, changed.version), folder / "_transactions" / f"{dataset.version}-{transaction.uuid}.txn"]
-    Ledger(folder).note(described, commit=str(transaction.uuid))
-    sync_files([*described, folder / LEDGER])
+    made_by = str(transaction.uuid)
+    _note_commit(folder, changed.version, made_by, [folder / "_transactions" / f"{dataset.version}-{made_by}.txn"])
     return changed
+
+
+def _note_commit(folder: Path, version: int, made_by: str, transactions: Iterable[Path]) -> None:
+    """Have what describes the new version reach the disk and the ledger."""
+    described = [manifest_file(folder, version), *transactions]
+    Ledger(folder).note(described, commit=made_by)
+    sync_files([*described, folder / LEDGER])
 
 
 def without_cache() -> Any:
@@ -139,7 +166,7 @@ def deletions_size(data: bytes) -> int:
     """How long a file of deletions should be by what it begins with: an Arrow file, or a Roaring bitmap in its portable format
     (github.com/RoaringBitmap/RoaringFormatSpec); -1 for one that does not get so far."""
     if data.startswith(_ARROW):
-        return len(data) if data.endswith(_ARROW) else -1
+        return len(data) if data.endswith(_ARROW) and len(data) > 2 * len(_ARROW) else -1
     try:
         return _roaring_size(data)
     except struct.error:
@@ -148,16 +175,16 @@ def deletions_size(data: bytes) -> int:
 
 def _roaring_size(data: bytes) -> int:
     head, count = struct.unpack_from("<II", data)
-    at, runs = 8, b""
+    runs, at = b"", 8
     if head & 0xFFFF == _ROARING_WITH_RUNS:
         count = (head >> 16) + 1
-        at = 4 + (count + 7) // 8
+        at = 4 + (int(count) + 7) // 8
         runs = data[4:at]
-    sizes = [struct.unpack_from("<H", data, at + 4 * i + 2)[0] + 1 for i in range(count)]
-    at += 4 * count * (1 if runs and count < 4 else 2)  # with the containers' places, which few with runs among them do not have
+    sizes: list[int] = [struct.unpack_from("<H", data, at + 4 * i + 2)[0] + 1 for i in range(count)]
+    at += 4 * len(sizes) * (1 if runs and count < 4 else 2)  # with the containers' places, which few with runs among them do not have
     for i, size in enumerate(sizes):
         if runs and runs[i // 8] >> i % 8 & 1:
-            at += 2 + 4 * struct.unpack_from("<H", data, at)[0]
+            at += 2 + 4 * int(struct.unpack_from("<H", data, at)[0])
         else:
             at += 2 * size if size <= 4096 else 8192
     return int(at)

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from ..rag.files import replace_text
+
 LEDGER = "digests.jsonl"
 
 
@@ -66,3 +68,12 @@ class Ledger:
             except (ValueError, KeyError, TypeError):
                 continue
         return found
+
+    def keep(self, files: Iterable[Path]) -> None:
+        """Forget all other files. A reader sees the old ledger or the new one."""
+        kept = {file.relative_to(self._folder).as_posix() for file in files}
+        before = self.digests()
+        if before.keys() <= kept:
+            return
+        lines = (json.dumps({"file": name, **asdict(digest)}) for name, digest in before.items() if name in kept)
+        replace_text(self._folder / LEDGER, "".join(f"\n{line}\n" for line in lines))

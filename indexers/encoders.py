@@ -12,6 +12,7 @@ import numpy as np
 from ..rag import models
 from ..rag.encoding import Vectors
 from ..rag.errors import ConfigError, MissingDependency, ModelNotFound
+from ..rag.inert import expect_inert
 from ..rag.onnx import OnnxModel
 from ..rag.packing import pack
 
@@ -109,9 +110,11 @@ class SentenceTransformerEncoder(_Base):
         from ..kernels.linear import accelerate
 
         logging.disable_progress_bar()  # the job has its own
+        expect_inert(self._files)
         try:
-            model = SentenceTransformer(self._files.path, device=models.device(self.device))
-        except OSError as error:
+            model = SentenceTransformer(self._files.path, device=models.device(self.device), trust_remote_code=False,
+                                        model_kwargs={"use_safetensors": True})
+        except (OSError, ValueError) as error:
             raise ModelNotFound(f"the encoder {self.name!r} cannot be loaded: {str(error).splitlines()[0]}", where=self._files.path,
                                 hint="check the name and the network, or use the embedded 'minilm'") from None
         accelerate(model)

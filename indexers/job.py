@@ -22,14 +22,20 @@ import numpy as np
 from ..rag.documents import Document, Passage
 from ..rag.encoding import Encoder, Vectors, close_encoder, open_encoder
 from ..rag.errors import ConfigError, EmptyCorpusError, IndexNotFound, Interrupted, RegardError
+from ..rag.paths import local_path
 from ..rag.progress import Advance, progress_bar
+from .chosen import choose_named, expect_models_chosen
 from .chunkers import Chunker
 from .chunkers import chunker as make_chunker
 from .columns import checked_vectors, encode_existing, index_encoders
-from .corpus import Skip, estimate_size, objects, read_corpus
+from .corpus import Limits, Skip, detect_format, estimate_size, objects, parsing, read_corpus
+from .corpus.limits import as_limits
+from .corpus.skips import Unreadable
 from .pace import COMMIT_SECONDS, ENCODED_AT_ONCE, Pace
+from .prune import Doomed, expect_share, vanished
+from .prune import prune as prune_documents
 from .seen import SeenDocuments
-from .sources import LeftOut, Sources, source_name
+from .sources import LeftOut, Origin, Sources, source_name
 from .store import LanceStore, content_hash, exists
 from .unfinished import UnfinishedJob, unfinished
 from .views import ViewSpec, build_view, parse_view, view_specs
@@ -46,8 +52,8 @@ _OBJECTS = "documents in Python"
 """The name of a corpus of Python objects among the sources of a job; not one that ``Sources`` notes."""
 
 Corpus = str | Path | Sequence[str | Path] | Iterable[Any]
-Sourced = tuple[Document, str | None]
-"""A document and the name of the source that it was read from, None for a corpus of Python objects."""
+Sourced = tuple[Document, Origin | None]
+"""A document and what it was read from, None for a corpus of Python objects."""
 
 
 @dataclass(slots=True)
@@ -55,7 +61,8 @@ class IndexReport:
     """What a job did. Times in seconds; ``skips`` holds the first hundred of ``skipped``.
 
     ``vanished`` counts the documents in the index that were last read from one of this job's sources and are no longer there (a file that
-    is there and could not be read has not vanished); ``vanished_ids`` holds the first hundred. They stay in the index.
+    is there and could not be read has not vanished); ``vanished_ids`` holds the first hundred. They stay in the index, but for the
+    ``pruned`` ones. ``replaced_from_other_source``: documents with the id of one that another source, which is there still, gave before.
     """
 
     index: str
@@ -75,6 +82,8 @@ class IndexReport:
     skips: list[Skip] = field(default_factory=list)
     vanished: int = 0
     vanished_ids: list[str] = field(default_factory=list)
+    pruned: int = 0
+    replaced_from_other_source: int = 0
 
     def skip(self, skip: Skip) -> None:
         self.skipped += 1
@@ -93,7 +102,8 @@ class IndexReport:
 def build_index(
     sources: Corpus | None, index: str | Path, *, format: str = "auto", encoder: str | Encoder | None = "auto", chunker: str = "auto",
     views: Sequence[str] | None = None, text: bool = True, shard_passages: int = 2048, commit_seconds: float = COMMIT_SECONDS,
-    progress: bool | None = None, on_skip: Callable[[Skip], None] | None = None,
+    limits: Limits | Sequence[str] = (), prune: bool = False, prune_limit: float = 0.5, progress: bool | None = None,
+    on_skip: Callable[[Skip], None] | None = None,
 ) -> IndexReport:
     """Index documents into the folder ``index``; run it again to add, to update, or to finish a job that was killed.
 
@@ -105,12 +115,18 @@ def build_index(
     ``text`` False stores no text, and so has no BM25. ``attention:smollm2`` holds the passages' keys and values by that model, for
     ``AttentionReranker(cache=index)``; what it will take is said on standard error before it starts, unless ``progress`` is False.
 
+    ``prune`` deletes the documents that have vanished from these sources (``IndexReport.vanished``), in one commit at the end; see
+    ``sources`` for the ids of files. Where more than ``prune_limit`` of a source's documents have vanished (its disk may not be mounted)
+    none is deleted, and ``DeletionRefused`` is raised when all else is done; 1 allows any number.
+
     Work is committed, in whole documents, after ``shard_passages`` passages or ``commit_seconds`` of work, whichever comes first. A bad
-    document is a counted skip; nothing committed is ever lost. Ctrl-C commits what is encoded and raises ``Interrupted``, a
-    ``KeyboardInterrupt``. Raises ``CorpusError`` (for an iterable: where an item is no document), ``EmptyCorpusError``,
-    ``FingerprintMismatch``, ``StorageError``, ``MissingDependency``.
+    document, or one over one of ``limits`` (``Limits``, or settings as ``"record_bytes=64M"``), is a counted skip; nothing committed is
+    ever lost. Ctrl-C commits what is encoded and raises ``Interrupted``, a ``KeyboardInterrupt``. Raises ``CorpusError`` (for an
+    iterable: where an item is no document), ``EmptyCorpusError``, ``FingerprintMismatch``, ``StorageError``, ``MissingDependency``.
     """
-    path, report, start = Path(index), IndexReport(str(index)), time.perf_counter()
+    path, report, start, limits = local_path(index, "index"), IndexReport(str(index)), time.perf_counter(), as_limits(limits)
+    _expect_settings(chunker, views, shard_passages, commit_seconds)
+    expect_share(prune_limit)
     left_out = LeftOut()
 
     def skip(item: Skip) -> None:
@@ -120,16 +136,19 @@ def build_index(
             on_skip(item)
 
     existing = LanceStore(path) if exists(path) else None
+    choose_named(encoder, chunker, views)
+    if existing is not None:
+        expect_models_chosen(existing)
     splitter = make_chunker(_chunker_spec(chunker, existing))
     encoders = index_encoders(encoder, existing, DEFAULT_ENCODER)
     specs = _views(views, existing, path, list(encoders), existing.has_text if existing is not None else text)
     if any(spec.dense for spec in specs):
         import_faiss()  # a missing package is reported before the work, not after it
     names = _names(sources)
-    documents, total = (_nothing_new(existing, path), None) if sources is None else _documents(sources, names, format, skip)
+    documents, total = (_nothing_new(existing, path), None) if sources is None else _documents(sources, names, format, limits, skip)
     if sources is not None:
         documents = _not_empty(documents, report, existing)
-    again = UnfinishedJob(_command(sources, names, path, format, encoder, chunker, views, text), _sources(sources, names),
+    again = UnfinishedJob(_command(sources, names, path, format, encoder, chunker, views, text, limits, prune), _sources(sources, names),
                           [spec.slug for spec in specs])
     try:
         for one in encoders.values():
@@ -140,34 +159,38 @@ def build_index(
             for name, one in encoders.items():
                 encode_existing(writer, name, one, progress=progress, commit_seconds=commit_seconds)
             with progress_bar("indexing", total, "documents", enabled=progress) as advance, closing(Sources(path)) as places:
-                job = _Job(writer, splitter, encoders, report, skip, places, shard_passages, commit_seconds)
+                job = _Job(writer, splitter, encoders, report, skip, places, shard_passages, commit_seconds, limits)
                 job.run(documents, advance)
-                job.look_for_vanished([source_name(name) for name in names], left_out)
+                doomed = job.doomed([_origin(name, format) for name in names], left_out)
+                refused = prune_documents(writer, places, doomed, prune_limit) if prune else None
+                report.pruned = sum(map(len, doomed.values())) if prune and not refused else 0
             store = LanceStore(path)
             for spec in specs:
                 build_view(store, spec, progress=progress)
     except KeyboardInterrupt:
         raise Interrupted(f"{_held(path)}; the same command goes on from there") from None
     finally:
+        parsing.close()
         for one in encoders.values():
             close_encoder(one)
     report.total_passages = len(store)
     report.views = [str(spec) for spec in specs]
     report.seconds = time.perf_counter() - start
+    if refused is not None:
+        raise refused
     return report
 
 
-def delete_documents(index: str | Path, document_ids: Sequence[str]) -> int:
-    """Remove documents and bring the views up to date; how many passages went."""
-    path = Path(index)
-    store = LanceStore(path)
-    with locked(path):
-        writer = StoreWriter(path, chunker=store.manifest["chunker"])
-        gone = writer.delete(document_ids)
-        store = LanceStore(path)
-        for spec in view_specs(path):
-            build_view(store, spec)
-    return gone
+def _expect_settings(chunker: Any, views: Any, shard_passages: Any, commit_seconds: Any) -> None:
+    """Raise ``ConfigError`` for what only a caller from Python can get wrong."""
+    if not isinstance(chunker, str):
+        raise ConfigError(f"{chunker!r:.80} is no chunker", where="build_index", hint='chunker="sentences:200,overlap=40"')
+    if views is not None and (not isinstance(views, list | tuple) or not all(isinstance(view, str) for view in views)):
+        raise ConfigError(f"views are a list of names, not {views!r:.80}", where="build_index", hint='views=["faiss:flat", "bm25"]')
+    if not isinstance(shard_passages, int) or shard_passages < 1:
+        raise ConfigError(f"shard_passages is {shard_passages!r:.80}", where="build_index", hint="a whole number, at least 1")
+    if not isinstance(commit_seconds, int | float) or not commit_seconds > 0:
+        raise ConfigError(f"commit_seconds is {commit_seconds!r:.80}", where="build_index", hint="a number of seconds above 0")
 
 
 class _Job:
@@ -178,7 +201,7 @@ class _Job:
 
     def __init__(
         self, writer: StoreWriter, chunker: Chunker, encoders: dict[str, Encoder], report: IndexReport, skip: Callable[[Skip], None],
-        places: Sources, shard_passages: int, commit_seconds: float,
+        places: Sources, shard_passages: int, commit_seconds: float, limits: Limits,
     ) -> None:
         self.writer = writer
         self.chunker = chunker
@@ -187,6 +210,7 @@ class _Job:
         self.skip = skip
         self.places = places
         self.shard_passages = shard_passages
+        self.limits = limits
         self.pace = Pace(commit_seconds)
         self.stored = _stored_documents(writer)
         self.seen = SeenDocuments()
@@ -200,8 +224,8 @@ class _Job:
         """``advance`` is told of documents as they are done: at once when there is nothing to encode, else as encoding goes on."""
         self.advance = advance
         try:
-            for document, source in documents:
-                self._take(_clean(document), source)
+            for document, origin in documents:
+                self._take(_clean(document), origin)
                 self._keep_pace()
             self._encode_block()
             self._commit()
@@ -215,10 +239,14 @@ class _Job:
         self.waiting -= documents
         self.advance(documents, f"{self.report.encoded:,} passages encoded, {self.report.skipped:,} skipped")
 
-    def _take(self, document: Document, source: str | None) -> None:
+    def _take(self, document: Document, origin: Origin | None) -> None:
         """Chunk one document into the block, unless it is stored as it is or came before."""
         self.report.documents += 1
         self.waiting += 1
+        path = document.id
+        known_as = self.places.id_of(path, origin)
+        if known_as != path:
+            document = replace(document, id=known_as)
         digest = document_hash(document)
         before = self.seen.get(document.id)
         if before is not None:
@@ -226,14 +254,20 @@ class _Job:
             self.skip(Skip("corpus", document.id, f"duplicate document id with {same}"))
             return
         self.seen.add([(document.id, digest)])
-        self.places.note(document.id, source)
         stored = self.stored.get(document.id)
+        if stored not in (None, digest) and self.places.is_elsewhere(document.id, origin, path):
+            self.report.replaced_from_other_source += 1
+        self.places.note(document.id, origin, path)
         if stored == digest:
             self.report.unchanged += 1
             return
         if not (self.encoded or self.block):
             self.pace.restart()
-        passages = self.chunker.chunk(document)
+        try:
+            passages = self.chunker.chunk(document, self.limits)
+        except Unreadable as error:
+            self.skip(Skip("corpus", document.id, str(error)))
+            return
         if stored is not None:
             self.block.replaced.append(document.id)
             self.report.updated += 1
@@ -242,6 +276,7 @@ class _Job:
         if not passages:
             self.skip(Skip("corpus", document.id, "the document has no text"))
         self.block.add(passages, digest)
+        self.block.characters += len(passages) * self.limits.repeated_characters(document)
 
     def _keep_pace(self) -> None:
         """Encode when there is enough for a block; commit when another would be too much for a shard, or it is time.
@@ -276,13 +311,13 @@ class _Job:
     def _commit(self) -> None:
         """Commit the encoded blocks. They are let go of first: whatever happens, nothing is written twice."""
         shard, self.encoded, self.known = joined(self.encoded), [], {}
+        self.places.commit()  # first: who has an id must be known once its document is there
         if len(shard):
             self.writer.commit(shard, self.next_row)
             self.next_row += len(shard)
             self.report.passages += len(shard)
         elif shard.replaced:
             self.writer.delete(shard.replaced)
-        self.places.commit()
         self.pace.restart()
 
     def _encode(self, name: str, one: Encoder, block: Shard, documents: int) -> Vectors:
@@ -307,13 +342,14 @@ class _Job:
             self._done(documents * stop // len(texts) - documents * start // len(texts))
         return np.stack([known[digest] for digest in hashes]) if hashes else np.empty((0, one.dimension), dtype=np.float32)
 
-    def look_for_vanished(self, sources: Sequence[str], left_out: LeftOut) -> None:
-        """Count the stored documents that were last read from one of ``sources``, and this time were not there."""
-        for batch in self.writer.dataset.scanner(columns=["document_id"]).to_batches() if sources else ():
-            for document_id in dict.fromkeys(batch.column("document_id").to_pylist()):
-                if self.seen.get(document_id) is None and self.places.holds(sources, document_id) and not left_out.holds(document_id):
-                    self.report.vanish(document_id)
-                    self.seen.add([(document_id, b"")])  # its passages may lie in several batches
+    def doomed(self, origins: Sequence[Origin], left_out: LeftOut) -> Doomed:
+        """Report what has vanished; what of it may be pruned, since no record that could not be read may be it."""
+        found: Doomed = {}
+        for document_id, origin in vanished(self.writer.dataset, origins, self.seen, self.places, left_out):
+            self.report.vanish(document_id)
+            if not left_out.leaves_doubt(origin):
+                found.setdefault(origin.source, []).append(document_id)
+        return found
 
 
 def _cuts(n: int) -> list[int]:
@@ -338,19 +374,25 @@ def _names(sources: Corpus | None) -> list[str | Path]:
     return []
 
 
-def _documents(sources: Corpus, names: list[str | Path], format: str, skip: Callable[[Skip], None]) -> tuple[Iterator[Sourced], int | None]:
+def _documents(
+    sources: Corpus, names: list[str | Path], format: str, limits: Limits, skip: Callable[[Skip], None],
+) -> tuple[Iterator[Sourced], int | None]:
     """The documents of all sources as one stream, and how many there will be where that is cheap to know."""
     if not names:
-        return ((document, None) for document in objects.read(sources, skip)), objects.estimate(sources)
+        return ((document, None) for document in objects.read(sources, limits, skip)), objects.estimate(sources)
     sizes = [estimate_size(s, format) for s in names]
     known = [size for size in sizes if size is not None]
-    stream = chain.from_iterable(_read(s, format, skip) for s in names)
+    stream = chain.from_iterable(_read(s, format, limits, skip) for s in names)
     return stream, sum(known) if len(known) == len(sizes) else None
 
 
-def _read(source: str | Path, format: str, skip: Callable[[Skip], None]) -> Iterator[Sourced]:
-    name = source_name(source)
-    return ((document, name) for document in read_corpus(source, format=format, on_skip=skip))
+def _read(source: str | Path, format: str, limits: Limits, skip: Callable[[Skip], None]) -> Iterator[Sourced]:
+    origin = _origin(source, format)
+    return ((document, origin) for document in read_corpus(source, format=format, limits=limits, on_skip=skip))
+
+
+def _origin(source: str | Path, format: str) -> Origin:
+    return Origin(source_name(source), files=(detect_format(source) if format == "auto" else format) == "folder")
 
 
 def _nothing_new(existing: LanceStore | None, path: Path) -> Iterator[Sourced]:
@@ -395,7 +437,7 @@ def _sources(sources: Corpus | None, names: list[str | Path]) -> list[str]:
 
 def _command(
     sources: Corpus | None, names: list[str | Path], path: Path, format: str, encoder: str | Encoder | None, chunker: str,
-    views: Sequence[str] | None, text: bool,
+    views: Sequence[str] | None, text: bool, limits: Limits, prune: bool,
 ) -> str:
     """How to run this job again."""
     if (sources is not None and not names) or not isinstance(encoder, str | None):
@@ -403,7 +445,9 @@ def _command(
     options = [("--format", format, "auto"), ("--encoder", encoder or "none", "auto"), ("--chunker", chunker, "auto")]
     given = [word for option, value, default in options if value != default for word in (option, value)]
     given += [word for view in views or () for word in ("--view", view)]
-    return shlex.join(["regard", "index", *map(str, names), "--index", str(path), *given, *([] if text else ["--no-text"])])
+    given += [word for limit in limits.settings() for word in ("--limit", limit)]
+    return shlex.join(["regard", "index", *map(str, names), "--index", str(path), *given, *([] if text else ["--no-text"]),
+                       *(["--prune"] if prune else [])])
 
 
 def _chunker_spec(chunker: str, existing: LanceStore | None) -> str:

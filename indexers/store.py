@@ -24,36 +24,45 @@ from numpy.typing import NDArray
 
 from ..rag.documents import Passage, Rows
 from ..rag.encoding import Vectors
-from ..rag.errors import IndexFormatError, IndexNotFound, RegardError
+from ..rag.errors import ConfigError, IndexFormatError, IndexNotFound, RegardError
 from ..rag.identity import same_key
+from ..rag.paths import local_path
 from .filters import compile_filters, expect_known
+from .leases import leased
 
 DATASET = "passages.lance"
 FORMAT = 1
 KEY = b"regard"
 _PASSAGE_COLUMNS = ["row", "id", "document_id", "text", "start", "end", "title", "metadata", "content_hash"]
 _FILTERS_KEPT = 32
+_MANIFEST = {"id": str, "chunker": dict, "text": bool}
 
 Contents = NDArray[np.int64]
 """[n, 2]: the two halves of each passage's content hash."""
 
 
-def open_store(path: str) -> LanceStore:
-    """Entry point ``regard.stores: lance``."""
-    return LanceStore(path)
-
-
 class LanceStore:
-    """The passages of the index at ``path``, as they were when it was opened (or at ``version``)."""
+    """The passages of the index at ``path``, as they were when it was opened (or at ``version``).
+
+    As long as it is open, no compaction removes its version (see ``leases``).
+    """
 
     def __init__(self, path: str | Path, version: int | None = None) -> None:
         """Raises ``IndexNotFound`` where there is no index, ``IndexFormatError`` where something else lies there."""
-        self.path = Path(path)
-        self._dataset = open_dataset(self.path, version)
+        self.path = local_path(path, "index")
+        self._dataset, self._lease = leased(lambda: open_dataset(self.path, version))
         self.manifest = read_manifest(self._dataset, self.path)
+        # read once: Lance lends a dataset's history to one thread at a time, and this object is shared by many
+        self.version = int(self._dataset.version)
+        self.commit = commit_of(self._dataset, self.version)
+        """The random identity of the transaction that made this version, never given out twice; a copied folder keeps it."""
         self._rows: Rows | None = None
-        self._commit: str | None = None
         self._filtered: dict[str, Rows] = {}
+
+    def close(self) -> None:
+        """Let go of the version: from now on a compaction may remove it. What is forgotten closes by itself."""
+        if self._lease is not None:
+            self._lease.close()
 
     # -- identity ----------------------------------------------------------------------
 
@@ -62,23 +71,17 @@ class LanceStore:
         return f"lance:{self.path}"
 
     @property
-    def version(self) -> int:
-        return int(self._dataset.version)
-
-    @property
-    def commit(self) -> str:
-        """The random identity of the transaction that made this version, never given out twice; a copied folder keeps it."""
-        if self._commit is None:
-            self._commit = commit_of(self._dataset, self.version)
-        return self._commit
-
-    @property
     def fingerprint(self) -> str:
         return f"{self.manifest['id']}:{self.version}:{self.commit}"
 
     def descends_from(self, version: int, commit: str) -> bool:
         """Whether ``commit`` is what made ``version`` in this very history; False too where that version was cleaned up."""
-        return version <= self.version and commit_of(self._dataset, version, missing="") == commit != ""
+        return version <= self.version and commit_of(open_dataset(self.path, self.version), version, missing="") == commit != ""
+
+    def unchanged_since(self, commit: str) -> bool:
+        """Whether ``commit`` holds these very passages in this very order: what came after it only moved them to other files, or changed
+        settings. False too where the versions in between were removed."""
+        return unchanged_since(open_dataset(self.path, self.version), commit)
 
     @property
     def has_text(self) -> bool:
@@ -115,7 +118,10 @@ class LanceStore:
 
     def offsets(self, rows: Sequence[int] | Rows) -> NDArray[np.int64]:
         """Positions of ``rows`` in the dataset. Raises ``IndexFormatError`` for a row that is not there."""
-        wanted = np.asarray(rows, dtype=np.int64)
+        try:
+            wanted = np.asarray(rows, dtype=np.int64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ConfigError(f"rows are whole numbers: {error}", where=str(self.path), hint="give a ranking's rows") from None
         known = self.rows
         slots = np.minimum(np.searchsorted(known, wanted, sorter=self._order), max(len(known) - 1, 0))
         found = self._order[slots] if len(known) else np.zeros(0, dtype=np.int64)
@@ -181,6 +187,8 @@ class LanceStore:
     def vectors(self, encoder: str, batch_size: int = 8192, start: int = 0) -> Iterator[Vectors]:
         """float32 [n, d] of every passage from position ``start`` on, in the dataset's order."""
         name = f"vector_{encoder}"
+        if encoder not in self.encoders:
+            raise IndexNotFound(f"the index has no vectors of {encoder!r}", where=str(self.path), hint=f"it has {', '.join(self.encoders)}")
         for batch in self.scan([name], batch_size, start):
             column = batch.column(name)
             yield np.asarray(column.flatten()).reshape(len(column), column.type.list_size)
@@ -236,7 +244,7 @@ def open_dataset(path: Path, version: int | None = None, session: Any = None) ->
     import lance
 
     folder = path / DATASET
-    if "://" not in str(path) and not exists(path):
+    if not exists(path):
         raise IndexNotFound(f"there is no index at {path}", where=str(folder), hint=f"make one: regard index SOURCE --index {path}")
     with reading(path):
         return lance.dataset(str(folder), version=version, session=session)
@@ -256,15 +264,43 @@ def commit_of(dataset: Any, version: int, *, missing: str | None = None) -> str:
         raise
 
 
+def unchanged_since(dataset: Any, commit: str) -> bool:
+    """See ``LanceStore.unchanged_since``. Lance's own history says what each commit did."""
+    import lance
+
+    # ReserveFragments, the first half of a compaction, has no class of its own
+    harmless = (lance.LanceOperation.Rewrite, lance.LanceOperation.UpdateConfig)
+    version, followed_by = int(dataset.version), None
+    while version > 0:
+        try:
+            made_by = dataset.read_transaction(version)
+        except (ValueError, OSError, RuntimeError):
+            return False
+        if made_by.uuid == commit:
+            return True
+        kind = type(made_by.operation)
+        reserved = kind is lance.LanceOperation.BaseOperation and followed_by is lance.LanceOperation.Rewrite
+        if kind not in harmless and not reserved:
+            return False
+        version, followed_by = version - 1, kind
+    return False
+
+
 def read_manifest(dataset: Any, path: Path) -> dict[str, Any]:
     """The index's own description, from the schema's metadata."""
     with reading(path):
         raw = (dataset.schema.metadata or {}).get(KEY)
-        manifest: dict[str, Any] = dict(json.loads(raw)) if raw else {}
-    if manifest.get("format") != FORMAT:
-        raise IndexFormatError(f"this is a Lance dataset, but no Regard index of format {FORMAT} (it says {manifest.get('format')!r})",
+        manifest = json.loads(raw) if raw else {}
+    said = manifest.get("format") if isinstance(manifest, dict) else None
+    if said != FORMAT:
+        raise IndexFormatError(f"this is a Lance dataset, but no Regard index of format {FORMAT} (it says {said!r:.80})",
                                where=str(path), hint="index again into a new folder")
-    return manifest
+    wrong = [name for name, kind in _MANIFEST.items() if not isinstance(manifest.get(name), kind)]
+    if wrong or not isinstance(manifest["chunker"].get("spec"), str):
+        raise IndexFormatError(f"the index's description is damaged: {', '.join(wrong) or 'chunker'}", where=str(path),
+                               hint="index again into a new folder")
+    found: dict[str, Any] = manifest
+    return found
 
 
 @contextmanager

@@ -61,6 +61,14 @@ def jobs(path: Path) -> list[UnfinishedJob]:
         return [UnfinishedJob(f"regard index SOURCE --index {path}", [], [])]  # a note that cannot be read is still one
 
 
+def forget(path: Path, sources: Collection[str]) -> None:
+    """Drop the notes on jobs that read one of ``sources``."""
+    before = jobs(path)
+    left = [job for job in before if not set(job.sources) & set(sources)]
+    if len(left) < len(before):
+        _write(path, left)
+
+
 def incomplete(path: Path) -> RegardError | None:
     """What to say of an index whose last job has not ended, and is not running; None when all is well."""
     left = jobs(path)

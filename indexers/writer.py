@@ -103,11 +103,7 @@ class StoreWriter:
 
     def next_row(self) -> int:
         """The first row number that was never given out."""
-        kept = int(self.dataset.config().get("regard.next_row", 0))
-        for batch in self.dataset.scanner(columns=["row"]).to_batches():
-            if len(batch):
-                kept = max(kept, int(np.asarray(batch.column("row")).max()) + 1)
-        return kept
+        return next_row(self.dataset)
 
     def commit(self, shard: Shard, first_row: int) -> None:
         """Write ``shard`` whole or not at all; its passages get the rows from ``first_row`` on."""
@@ -152,6 +148,15 @@ class StoreWriter:
             if column.name.startswith("vector_"):
                 columns[column.name] = vector_array(shard.vectors[column.name.removeprefix("vector_")], column.type)
         return pa.table({column.name: columns[column.name] for column in schema}, schema=schema)
+
+
+def next_row(dataset: Any) -> int:
+    """The first row number that an index's dataset never gave out; no compaction forgets it."""
+    kept = int(dataset.config().get("regard.next_row", 0))
+    for batch in dataset.scanner(columns=["row"]).to_batches():
+        if len(batch):
+            kept = max(kept, int(np.asarray(batch.column("row")).max()) + 1)
+    return kept
 
 
 @contextmanager

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from .display import chips, fragment, heading, page, plural
 from .documents import Hit, Ranking
-from .errors import StageError, StorageError
+from .errors import StageError
 from .lm.reading import Reading
 from .markup import amount, escape, one_line, score, shorten
+from .paths import write_text
 from .style import ATTENTION
 
 STEPS = (0.1, 0.25, 0.4, 0.6, 0.8)
@@ -66,11 +67,7 @@ class AttentionView:
         target = Path(path)
         title = f"Attention of {self.model}"
         body = f"<header><h1>{escape(one_line(title))}</h1></header>\n<main>{self._body()}</main>"
-        try:
-            target.write_text(page(title, body, ATTENTION), encoding="utf-8")
-        except OSError as error:
-            raise StorageError(f"the page cannot be written: {error.strerror or error}", where=str(target),
-                               hint="name a file in a folder that exists and may be written to") from error
+        write_text(target, page(title, body, ATTENTION))
         return target
 
     def __str__(self) -> str:

@@ -14,6 +14,7 @@ from .errors import ConfigError
 from .evaluation.beir import read_queries
 from .evaluation.runs import Run, run_from_rankings
 from .evaluation.trec import write_run
+from .paths import expect_writable, write_text
 from .pipeline import Pipeline
 from .ports import ports
 from .progress import progress_bar
@@ -26,11 +27,18 @@ def run_queries(
     """Run ``pipeline`` over the queries of a JSON-lines file and write the TREC run ``out`` (and ``answers`` as JSON lines).
 
     What was computed before an interruption is found again when ``cache`` names a folder, which stands in for the pipeline's own during
-    the run. Gives a summary with counts and seconds. Raises ``ConfigError`` for a ``batch`` below 1, or without an output to write.
+    the run. Gives a summary with counts and seconds. Raises ``ConfigError`` for a ``batch`` below 1, or without an output to write,
+    ``StorageError`` where ``out`` or ``answers`` cannot be written: all of it before anything runs. Every id can be written
+    (see ``evaluation.trec``).
     """
-    if batch < 1:
-        raise ConfigError(f"batch is {batch}", where="run_queries", hint="batch is how many queries run together, at least 1")
+    if not isinstance(batch, int) or batch < 1:
+        raise ConfigError(f"batch is {batch!r:.80}", where="run_queries", hint="batch is how many queries run together, at least 1")
+    if by not in ("document", "passage"):
+        raise ConfigError(f"a run cannot rank by {by!r:.80}", where="run_queries", hint='"document" or "passage"')
     asked = read_queries(queries)
+    for file in (out, answers):
+        if file:
+            expect_writable(file)  # now, and not after hours
     ranking, answer = _output(pipeline, Ranking, "ranking"), _output(pipeline, Answer, "answer") if answers else None
     run: Run = {}
     lines: list[str] = []
@@ -44,7 +52,7 @@ def run_queries(
             advance(len(some), "")
     write_run(run, out, tag=pipeline.name)
     if answers:
-        Path(answers).write_text("".join(lines), encoding="utf-8")
+        write_text(answers, "".join(lines))
     return {"queries": len(asked), "run": str(out), "answers": str(answers) if answers else None, "seconds": time.perf_counter() - start}
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from .errors import ConfigError, RegardError
+from .markup import json_escaped, visible
+from .paths import write_text
 
 app = typer.Typer(
     name="regard", no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
@@ -42,7 +47,22 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 IndexDir = Annotated[Path, typer.Argument(metavar="DIR", help="An index folder, made by `regard index`.", show_default=False)]
 PipelineFile = Annotated[Path, typer.Argument(metavar="FILE.yaml", help="A pipeline file.", show_default=False)]
 OtherPipeline = Annotated[Path | None, typer.Option("--pipeline", metavar="FILE.yaml", help="A pipeline file instead of the default.")]
+Purge = Annotated[bool, typer.Option("--purge", help="Leave no byte of deleted documents in the folder: all older versions go, or it is "
+                                     "refused, naming the tag or the reader that still uses one. It cannot reach stage caches and other "
+                                     "files elsewhere, backups, file system snapshots, or freed blocks of the disk.")]
+Wait = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="With --purge: give open readers so long to close.")]
+AllowKey = Annotated[list[str] | None, typer.Option("--allow-key", metavar="HOST=VAR", help="Let the file send the key in this "
+                                                    "environment variable to this server; again for more.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Load the models that an index from others names.")]
 Filters = Annotated[list[str] | None, typer.Option("--filter", metavar="FIELD=VALUE", help="Only passages with this metadata.")]
+
+
+_LIMITS = (
+    "A limit on what is read; what goes over it is skipped and counted. Give it again for more. Defaults: "
+    "record_bytes=16M (a line, a row), file_bytes=256M, decompressed_bytes=1T, decompressed_ratio=200, document_characters=16M, "
+    "stored_characters=64M, passage_characters=1M, metadata_depth=32, id_characters=4096, seconds=120 and memory_bytes=1G (parsing "
+    "one document), outside_links=false."
+)
 
 
 @app.command(epilog="Examples: regard index docs/ --index my-index · regard index python: --index std --view bm25 --encoder none · "
@@ -60,17 +80,24 @@ def index(
     view: Annotated[list[str] | None, typer.Option(help="bm25, faiss:flat, faiss:hnsw,m=32 or faiss:ivf; give it again for more. "
                                                            "Default: faiss:flat and bm25.")] = None,
     no_text: Annotated[bool, typer.Option("--no-text", help="Do not store the text (dense search only, no reranking).")] = False,
+    limit: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help=_LIMITS)] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="Delete documents that are no longer in these sources.")] = False,
+    prune_limit: Annotated[float, typer.Option(min=0, max=1, help="Prune nothing where more than this share of a source's documents is "
+                                                                  "gone (its disk may not be mounted); 1: any.")] = 0.5,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Index documents; run it again to add, to update, or to finish a job that was killed. Ctrl-C keeps what is done."""
     from .registry import load
 
+    if (index / "passages.lance").exists():
+        _consent([index], trust)
     try:
         report = load("regard.jobs", "index")(
             sources or None, index, format=format, encoder=None if encoder == "none" else encoder, chunker=chunker, views=view,
-            text=not no_text)
+            text=not no_text, limits=limit or (), prune=prune, prune_limit=prune_limit)
     except KeyboardInterrupt as stop:
-        print(f"interrupted: {stop or 'the same command goes on from what is committed'}", file=sys.stderr)
+        _say(f"interrupted: {stop or 'the same command goes on from what is committed'}", error=True)
         raise typer.Exit(130) from None  # as shells report a process that Ctrl-C ended
     if as_json:
         _print_json(report.to_dict())
@@ -80,6 +107,51 @@ def index(
         show_report(report)
 
 
+@app.command(epilog="Examples: regard delete my-index notes/old.md · regard delete my-index --from gone.txt · "
+                    "regard delete my-index --source docs/ --purge --wait 30")
+def delete(
+    index: IndexDir,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", show_default=False, help="Ids of documents.")] = None,
+    listed: Annotated[Path | None, typer.Option("--from", metavar="FILE", help="A file with an id on each line.")] = None,
+    source: Annotated[str | None, typer.Option(metavar="PATH", help="All documents that were last read from this source.")] = None,
+    purge: Purge = False,
+    wait: Wait = 0,
+    as_json: Json = False,
+) -> None:
+    """Delete documents. They are not found any more; their text goes from the disk with --purge, or with the next `regard compact`."""
+    from .registry import load
+
+    if not ids and listed is None and source is None:
+        raise ConfigError("nothing says what to delete", where="regard delete", hint="give ids, --from FILE or --source PATH")
+    wanted = [*(ids or []), *(_lines(listed) if listed else [])]
+    report = load("regard.jobs", "delete")(index, wanted, source=source, purge=purge, wait=wait)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        from .terminal import show_deletion
+
+        show_deletion(report)
+
+
+@app.command(epilog="Examples: regard compact my-index · regard compact my-index --keep 3 · regard compact my-index --purge --wait 30")
+def compact(
+    index: IndexDir,
+    keep: Annotated[int, typer.Option(min=1, help="Newest versions to keep. Those with a tag, and those that an open reader on this "
+                                                  "machine uses, stay as well.")] = 1,
+    purge: Purge = False,
+    wait: Wait = 0,
+    as_json: Json = False,
+) -> None:
+    """Write small and partly deleted files together, and remove older versions and what dead jobs left."""
+    from .registry import load
+
+    report = load("regard.jobs", "compact")(index, keep=keep, purge=purge, wait=wait)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        from .terminal import show_compaction
+
+        show_compaction(report)
 @app.command(epilog="Examples: regard verify my-index · regard verify my-index --repair && regard index docs/ --index my-index")
 def verify(
     index: IndexDir,
@@ -110,13 +182,15 @@ def search(
     k: Annotated[int, typer.Option("-k", min=1, help="How many passages to show.")] = 10,
     pipeline: OtherPipeline = None,
     filter: Filters = None,
+    allow_key: AllowKey = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Rank passages: BM25, dense retrieval and a cross-encoder, fused, unless --pipeline says otherwise."""
     from .documents import Ranking
     from .terminal import ranking_json, show_ranking
 
-    with _pipeline(index, pipeline, answer=False) as p:
+    with _pipeline(index, pipeline, answer=False, allow_key=allow_key, trust=trust) as p:
         result = p.run(_query(query, filter))
     ranking = _first(result, Ranking, p.name).top(k)
     if as_json:
@@ -132,18 +206,22 @@ def ask(
     k: Annotated[int, typer.Option("-k", min=1, help="How many passages to list in the JSON.")] = 10,
     pipeline: OtherPipeline = None,
     filter: Filters = None,
+    allow_key: AllowKey = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Answer a question: the answer streams, then its citations follow."""
     from .documents import Answer, Ranking
+    from .markup import Streamed
     from .pipeline import RunDone
     from .terminal import answer_json, ranking_json, show_citations
     from .trace import Token
 
-    with _pipeline(index, pipeline, answer=True) as p:
+    shown = Streamed()
+    with _pipeline(index, pipeline, answer=True, allow_key=allow_key, trust=trust) as p:
         for event in p.stream(_query(question, filter)):
             if isinstance(event, Token) and not as_json:
-                print(event.text, end="", flush=True)
+                print(shown(event.text), end="", flush=True)
             elif isinstance(event, RunDone):
                 result = event.result
     answer, ranking = _first(result, Answer, p.name), _first(result, Ranking, p.name, optional=True)
@@ -166,16 +244,18 @@ def run(
     by: Annotated[Literal["document", "passage"], typer.Option(help="What the run ranks; a document by its best passage.")] = "document",
     cache: Annotated[Path | None, typer.Option(help="Keep deterministic stages' outputs in this folder.")] = None,
     answers: Annotated[Path | None, typer.Option(help="Also write the answers, as JSON lines, if the pipeline gives any.")] = None,
+    allow_key: AllowKey = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Run a pipeline over a file of queries and write a TREC run."""
     from .batch import run_queries
 
-    summary = run_queries(_load(file, index), queries, out, batch=batch, by=by, cache=cache, answers=answers)
+    summary = run_queries(_load(file, index, allow_key, trust), queries, out, batch=batch, by=by, cache=cache, answers=answers)
     if as_json:
         _print_json(summary)
     else:
-        typer.echo(f"{summary['queries']} queries in {summary['seconds']:.1f} s -> {out}")
+        _say(f"{summary['queries']} queries in {summary['seconds']:.1f} s -> {out}")
 
 
 @app.command("eval", epilog="Examples: regard eval bm25.trec fused.trec --qrels qrels/test.tsv -m nDCG@10 -m R@100 · regard eval "
@@ -193,6 +273,8 @@ def evaluate(
     queries: Annotated[Path | None, typer.Option(help="Queries: JSON lines with _id (or id) and text.")] = None,
     reranker: Annotated[str | None, typer.Option(metavar="NAME", help="The stage to test. Default: the pipeline's last reranker.")] = None,
     k: Annotated[int, typer.Option("-k", min=2, help="How many candidates are put in order.")] = 20,
+    allow_key: AllowKey = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Score runs, with a paired randomisation test of each against the first; or show what a candidate's place does to a reranker."""
@@ -200,7 +282,7 @@ def evaluate(
         if runs or queries is None or (pipeline is None and index is None):
             raise ConfigError("--order-sensitivity takes a pipeline and queries, and no runs", where="regard eval",
                               hint="give --queries, and --pipeline, --index or both")
-        tested = _load(pipeline, index) if pipeline else _pipeline(index or Path(), None, answer=False)
+        tested = _pipeline(index, pipeline, answer=False, allow_key=allow_key, trust=trust)
         _evaluate_order(tested, queries, qrels, reranker, k, metric, correction, as_json)
         return
     if not runs or pipeline or index or queries or reranker:
@@ -248,24 +330,35 @@ def init(
     from .presets import default_pipeline
 
     default_pipeline(index, answer=answer).save(file)
-    typer.echo(f"wrote {file}; next: regard check {file}" + ("" if index else " --index my-index"))
+    _say(f"wrote {file}; next: regard check {file}" + ("" if index else " --index my-index"))
 
 
 @app.command(epilog="Example: regard init pipeline.yaml && regard check pipeline.yaml --index my-index")
 def check(
     file: PipelineFile,
     index: Annotated[Path | None, typer.Option(help="The index for every stage that takes one.")] = None,
+    allow_key: AllowKey = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Find what is wrong with a pipeline before any model is loaded. Exits with 1 when it cannot run."""
+    """Find what is wrong with a pipeline before any model is loaded, and list the servers and keys that it would use.
+
+    Exits with 1 when it cannot run.
+    """
     from dataclasses import asdict
 
-    problems = _load(file, index).check()
+    pipeline = _load(file, index, allow_key, trust)
+    problems = pipeline.check()
+    connections = pipeline.connections()
     if as_json:
-        _print_json({"file": str(file), "ok": not any(p.fatal for p in problems), "problems": [asdict(p) for p in problems]})
+        _print_json({
+            "file": str(file), "ok": not any(p.fatal for p in problems), "problems": [asdict(p) for p in problems],
+            "connections": [{"stage": stage, **asdict(c), "allowed": not c.refused} for stage, used in connections.items() for c in used],
+        })
     else:
-        from .terminal import show_problems
+        from .terminal import show_connections, show_problems
 
+        show_connections(connections)
         show_problems(str(file), problems)
     if any(problem.fatal for problem in problems):
         raise typer.Exit(1)
@@ -280,12 +373,12 @@ def graph(
     """Draw a pipeline, with no network and no browser."""
     pipeline = _load(file, None)
     if out is None:
-        typer.echo(pipeline.to_mermaid())
+        _say(pipeline.to_mermaid())
         return
     if out.suffix not in (".svg", ".mmd", ".md"):
         raise ConfigError(f"cannot draw a {out.suffix or 'file without ending'}", where=str(out), hint="use .svg or .mmd")
-    out.write_text(pipeline.to_svg() if out.suffix == ".svg" else pipeline.to_mermaid(), encoding="utf-8")
-    typer.echo(f"wrote {out}")
+    write_text(out, pipeline.to_svg() if out.suffix == ".svg" else pipeline.to_mermaid())
+    _say(f"wrote {out}")
 
 
 @heads.command("detect", epilog=_DETECT_EXAMPLE)
@@ -315,7 +408,7 @@ def detect(
         from .terminal import show_heads
 
         show_heads(found, top)
-        typer.echo(f"-> {out}")
+        _say(f"-> {out}")
 
 
 @app.command(epilog="Examples: regard doctor --json · regard doctor --index my-index")
@@ -349,18 +442,49 @@ def demo(
         _print_json(shown.to_dict())
 
 
-def _pipeline(index: Path, file: Path | None, *, answer: bool) -> Any:
+def _pipeline(index: Path | None, file: Path | None, *, answer: bool, allow_key: list[str] | None, trust: bool) -> Any:
     if file is not None:
-        return _load(file, index)
+        return _load(file, index, allow_key, trust)
     from .presets import default_pipeline
 
-    return default_pipeline(index, answer=answer)
+    _consent([index or Path()], trust)
+    return default_pipeline(index or Path(), answer=answer)
 
 
-def _load(file: Path, index: Path | None) -> Any:
+def _load(file: Path, index: Path | None, allow_key: list[str] | None = None, trust: bool = False) -> Any:
     from .pipeline import Pipeline
 
-    return Pipeline.load(file, **({"index": index} if index else {}))
+    pipeline = Pipeline.load(file, allow_keys=allow_key or (), **({"index": index} if index else {}))
+    _consent(pipeline.indexes(), trust)
+    return pipeline
+
+
+def _consent(indexes: list[Path], trust: bool) -> None:
+    """Before an index's models are loaded: with ``--trust``, or a yes on a terminal, they count as the user's own choice. Else the stage
+    that would load one refuses to."""
+    from .registry import load
+    from .trust import choose
+
+    for index in indexes:
+        try:
+            unknown = load("regard.jobs", "models")(index)
+        except RegardError:
+            continue  # whoever opens it says what is wrong with it
+        for what, model in unknown:
+            if trust:
+                choose(model, remember=False)
+            elif sys.stdin.isatty() and sys.stderr.isatty():
+                asked = f"The index {index} names {model!r} as its {what}, and you have not. Load it?"
+                if typer.confirm(asked, err=True):
+                    choose(model)
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a file that are not empty."""
+    try:
+        return [line for line in file.read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the file of ids cannot be read: {error}", where=str(file), hint="one id a line, in UTF-8") from None
 
 
 def _query(text: str, filters: list[str] | None) -> Any:
@@ -390,18 +514,42 @@ def _first(result: Any, kind: type, name: str, *, optional: bool = False) -> Any
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    text = json.dumps(value, indent=2, ensure_ascii=not sys.stdout.encoding.lower().startswith("utf"), default=str)
+    print(json_escaped(text))
+
+
+def _say(text: str, *, error: bool = False) -> None:
+    """Print a line in which a terminal obeys nothing."""
+    print(visible(text), file=sys.stderr if error else sys.stdout)
 
 
 def main() -> None:
     """Run the command; one of Regard's own errors is printed, not traced (``REGARD_DEBUG=1`` traces it)."""
+    _keep_terminal_safe()
     try:
         app()
     except RegardError as error:
         if os.environ.get("REGARD_DEBUG"):
             raise
-        print(f"error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+        _say("\n".join((f"error: {error}", *getattr(error, "__notes__", ()))), error=True)
         sys.exit(1)
+
+
+def _keep_terminal_safe() -> None:
+    """Log lines, warnings and tracebacks may quote a document; and what the terminal's encoding lacks is no reason to fail."""
+
+    class Visible(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return visible(super().format(record))
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(Visible())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logging.captureWarnings(True)
+    sys.excepthook = lambda kind, error, trace: _say("".join(traceback.format_exception(kind, error, trace)).rstrip(), error=True)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,11 +19,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from . import documents
 from .errors import ConfigError, PipelineError, RegardError
+from .paths import local_path, write_text
 from .pipeline import Pipeline, Wire
+from .plain import MOST_YAML, parse_yaml, read_text
 from .ports import type_name
 from .registry import stage_class, stage_names
 from .stage import Stage, stage_name
+from .trust import FileOrigin, KeyRule, key_rules
 
+MOST_STAGES = 200
 INPUT_TYPES = {t.__name__: t for t in (documents.Query, documents.Ranking, documents.Answer)}
 
 
@@ -39,7 +43,7 @@ class _PipelineConfig(BaseModel):
     regard: Literal[1]
     name: str = "pipeline"
     inputs: dict[str, str] = {"query": "Query"}
-    stages: Annotated[dict[str, _StageConfig], Field(min_length=1)]
+    stages: Annotated[dict[str, _StageConfig], Field(min_length=1, max_length=MOST_STAGES)]
     outputs: Annotated[dict[str, str], Field(min_length=1)]
 
 
@@ -96,21 +100,22 @@ def _shown(identity: Any) -> str:
 def save(pipeline: Pipeline, path: str | Path) -> None:
     """Write ``dump`` to ``path``."""
     text = dump(pipeline)  # first, so that a refusal leaves no half-written file
-    Path(path).write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
-def load(path: str | Path, settings: Mapping[str, Any] | None = None) -> Pipeline:
-    """Read a file; ``settings`` replace the setting of that name in every stage that has it."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the pipeline file cannot be read: {error}", where=str(path),
-                          hint=f"check the path; regard init {path} writes the default pipeline") from None
-    return parse(text, settings or {}, str(path))
+def load(path: str | Path, settings: Mapping[str, Any] | None = None, allow_keys: Sequence[str] = ()) -> Pipeline:
+    """Read a file; ``settings`` replace the setting of that name in every stage that has it.
+
+    A file may be anybody's: its stages know where they are from, and may send only those keys to a server that the user allows it
+    (``allow_keys``: ``HOST=VARIABLE``; and what ``rag.trust`` lists).
+    """
+    rules = key_rules(allow_keys, "allow_keys")
+    return parse(read_text(local_path(path, "pipeline file"), MOST_YAML), settings or {}, str(path), rules)
 
 
-def parse(text: str, settings: Mapping[str, Any], where: str) -> Pipeline:
+def parse(text: str, settings: Mapping[str, Any], where: str, rules: tuple[KeyRule, ...] = ()) -> Pipeline:
     """Build the pipeline that ``text`` describes. Errors name ``where`` and the place in the file."""
+    origin = FileOrigin(where, rules, frozenset(settings))
     config = _validate(text, where)
     pipeline = Pipeline(config.name)
     wires: dict[str, Wire[Any]] = {}
@@ -120,6 +125,7 @@ def parse(text: str, settings: Mapping[str, Any], where: str) -> Pipeline:
         wires[name] = pipeline.input(INPUT_TYPES[kind], name)
     for name in _ordered(config, where):
         stage: Any = _make(name, config.stages[name], settings, where)
+        stage.origin = origin
         try:
             wires[name] = pipeline.add(stage, *(wires[src] for src in config.stages[name].inputs), name=name)
         except RegardError as error:
@@ -134,10 +140,7 @@ def parse(text: str, settings: Mapping[str, Any], where: str) -> Pipeline:
 
 
 def _validate(text: str, where: str) -> _PipelineConfig:
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"this is not YAML: {error}", where=where, hint="regard init writes an example") from None
+    data = parse_yaml(text, where, "regard init writes an example")
     try:
         return _PipelineConfig.model_validate(data)
     except ValidationError as error:

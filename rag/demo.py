@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.rule import Rule
 
 from .documents import Query
+from .markup import Streamed, one_line
+from .paths import write_text
 from .pipeline import Pipeline, Result, RunDone
 from .presets import default_pipeline
 from .registry import load
 from .report import ReportEntry, report_html
-from .terminal import answer_json, ranking_json, show_citations, show_report
+from .terminal import answer_json, ranking_json, show_citations, show_report, styled
 from .trace import Token
 
 QUESTIONS = (
@@ -52,16 +53,17 @@ def run_demo(out: Path, questions: list[str] | None = None, *, quiet: bool = Fal
     console.print("\n[bold]2. Ask[/bold] BM25, dense retrieval and a cross-encoder, fused, read by SmolLM2-135M\n")
     with default_pipeline(index) as pipeline:
         entries = [_ask(pipeline, question, console) for question in questions or QUESTIONS]
-        report.write_text(report_html("Regard demo", pipeline.graph(), entries), encoding="utf-8")
-    console.print(f"\n[bold]3. Look[/bold] at {report.resolve().as_uri()}")
+        write_text(report, report_html("Regard demo", pipeline.graph(), entries))
+    console.print(styled("\n", ("3. Look", "bold"), f" at {report.resolve().as_uri()}"))
     return Demo(index, report, entries)
 
 
 def _ask(pipeline: Pipeline, question: str, console: Console) -> ReportEntry:
-    console.print(Rule(escape(question), align="left"))
+    console.print(Rule(styled(one_line(question)), align="left"))
+    visible_part = Streamed()
     for event in pipeline.stream(question):
         if isinstance(event, Token) and not console.quiet:
-            print(event.text, end="", flush=True)
+            print(visible_part(event.text), end="", flush=True)
         elif isinstance(event, RunDone):
             result = event.result
     if not console.quiet:
@@ -74,5 +76,5 @@ def _show(result: Result, console: Console) -> None:
     print()
     for hit in result.passages.top(_SHOWN):
         before = " · ".join(f"{touch.stage} #{touch.rank}" for touch in hit.history[:-1])
-        console.print(f"  {hit.rank}. [bold]{escape(hit.passage.document_id)}[/bold]  {hit.score:.2f}  [dim]{escape(before)}[/dim]")
+        console.print(styled(f"  {hit.rank}. ", (one_line(hit.passage.document_id), "bold"), f"  {hit.score:.2f}  ", (before, "dim")))
     show_citations(result.answer, result.trace)

@@ -159,7 +159,7 @@ def answer_body(answer: Answer, anchor: str | None = None) -> str:
 def _marked_sentences(answer: Answer, anchor: str) -> str:
     text = answer.text
     if not text.strip():
-        return '<span class="rg-quiet">(empty answer)</span>'
+        return f'<span class="rg-quiet">(empty answer)</span>{_warn(answer.note)}'
     parts, cursor = [], 0
     for sentence in sorted(answer.sentences, key=lambda s: s.start):
         start = max(sentence.start, cursor)
@@ -169,7 +169,7 @@ def _marked_sentences(answer: Answer, anchor: str) -> str:
         kind, warning = _verdict(sentence)
         parts.append(f'<span class="rg-{kind}">{escape(text[start:cursor])}</span>{marks}{_warn(warning)}')
     parts.append(escape(text[cursor:]))
-    return "".join([*parts, _warn("cut: its tokens ran out" if answer.truncated else "")])
+    return "".join([*parts, _warn(answer.note)])
 
 
 def _verdict(sentence: Sentence) -> tuple[str, str]:

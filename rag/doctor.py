@@ -15,6 +15,7 @@ from typing import TypedDict
 from . import models
 from .errors import RegardError
 from .markup import size
+from .paths import local_path
 from .registry import open_store, stage_names
 
 FOOTPRINT = "footprint.json"
@@ -55,15 +56,16 @@ _PACKAGES = {
 _RUNS_ON = {"BM25": "cpu", "Fuse": "cpu", "Parents": "cpu", "RemoteReader": "remote"}
 
 
-def examine(index: Path | None = None) -> Findings:
+def examine(index: str | Path | None = None) -> Findings:
     """Look at packages, embedded models, devices, and whether the large views of ``index`` fit their disk; loads no model.
 
     Raises ``IndexNotFound`` where there is no index.
     """
+    folder = None if index is None else local_path(index, "index")
     return {
         "packages": [_package(module, names, hint) for module, (names, hint) in _PACKAGES.items()],
         "models": [_model(name) for name in models.EMBEDDED],
-        "views": [] if index is None else _views(index),
+        "views": [] if folder is None else _views(folder),
         "devices": _devices(),
         "machine": {
             "python": platform.python_version(), "cores": str(os.cpu_count()), "cache": str(models.cache_dir()),
@@ -99,13 +101,18 @@ def _views(index: Path) -> list[Finding]:
 
 
 def _view(file: Path, passages: int) -> Finding:
-    whole = json.loads(file.read_bytes())
+    try:
+        whole = json.loads(file.read_bytes())
+        name, held, octets = str(whole["view"]), int(whole["passages"]), int(whole["bytes"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return {"name": file.parent.name, "ok": False, "detail": f"its footprint cannot be read: {error}",
+                "hint": "build the view again"}
     here, free = _on_disk(file.parent), shutil.disk_usage(file.parent).free
-    later = max(0, passages - whole["passages"]) * whole["bytes"] / max(whole["passages"], 1)
-    lacking = max(0, round(whole["bytes"] + later) - here)
+    later = max(0, passages - held) * octets / max(held, 1)
+    lacking = max(0, round(octets + later) - here)
     detail = f"{size(here)} on disk, {size(lacking)} to come, {size(free)} free" if lacking else f"{size(here)} on disk"
     hint = "" if lacking <= free else "it will not fit: free some space, store 8 bits (bits=8), or fewer layers (heads= or last=)"
-    return {"name": whole["view"], "ok": not hint, "detail": detail, "hint": hint}
+    return {"name": name, "ok": not hint, "detail": detail, "hint": hint}
 
 
 def _on_disk(folder: Path) -> int:

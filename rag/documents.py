@@ -7,13 +7,14 @@ Nothing here imports a framework. Every class has ``to_dict`` and ``from_dict`` 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, overload, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ConfigError, EmptyQueryError, StageError
+from .errors import ConfigError, EmptyQueryError, QueryError, StageError
 from .verification import ENTAILED
 
 if TYPE_CHECKING:
@@ -37,6 +38,14 @@ class Batch(tuple[T, ...]):
         return f"Batch({list(self)!r})"
 
 
+@contextmanager
+def _reading(kind: type, data: object) -> Iterator[None]:
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ConfigError(f"this is no {kind.__name__}: {error!r:.120}", where=f"{data!r:.80}", hint="give what to_dict gave") from error
+
+
 class _Json:
     """``to_dict``/``from_dict`` for flat dataclasses."""
 
@@ -47,7 +56,9 @@ class _Json:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        return cls(**data)
+        """Raises ``ConfigError`` for what :meth:`to_dict` did not give; so does every noun's."""
+        with _reading(cls, data):
+            return cls(**data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +99,13 @@ class Query(_Json):
     metadata: Metadata = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.text is not None and not isinstance(self.text, str):
+            raise QueryError(f"a query's text is a {type(self.text).__name__}", where=f"query {self.id!r:.80}", hint="pass a str")
+        if not isinstance(self.id, str):
+            raise QueryError(f"a query's id is a {type(self.id).__name__}", where=f"query {self.id!r:.80}", hint="pass a str")
+        for name, value in (("filters", self.filters), ("metadata", self.metadata)):
+            if not isinstance(value, Mapping):
+                raise QueryError(f"a query's {name} are a {type(value).__name__}", where=f"query {self.id!r:.80}", hint="pass a mapping")
         if not self.text or not self.text.strip():
             raise EmptyQueryError("the query has no text", where=f"query {self.id!r}", hint="pass a question of at least one word")
 
@@ -132,10 +150,16 @@ class PassageList:
         return len(self._passages)
 
     def passages(self, rows: Sequence[int] | Rows) -> list[Passage]:
-        return [self._passages[int(row)] for row in rows]
+        return [self._passages[row] for row in self._expect(rows)]
 
     def document_ids(self, rows: Sequence[int] | Rows) -> list[str]:
-        return [self._passages[int(row)].document_id for row in rows]
+        return [self._passages[row].document_id for row in self._expect(rows)]
+
+    def _expect(self, rows: Sequence[int] | Rows) -> list[int]:
+        wanted = [int(row) for row in rows]
+        if any(not 0 <= row < len(self) for row in wanted):
+            raise StageError(f"a ranking names rows outside the {len(self)} passages of its store", where="PassageList")
+        return wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,10 +217,13 @@ class Ranking:
         stage: str, history: tuple[Step, ...] = (),
     ) -> Ranking:
         """Sort by score, best first; equal scores keep the order they came in. ``history`` is aligned with ``rows``."""
-        row_array = np.asarray(rows, dtype=np.int64)
-        score_array = np.asarray(scores, dtype=np.float32)
-        if row_array.shape != score_array.shape:
-            raise StageError(f"{len(row_array)} rows but {len(score_array)} scores", where=f"stage {stage!r}")
+        try:
+            row_array = np.asarray(rows, dtype=np.int64)
+            score_array = np.asarray(scores, dtype=np.float32)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise StageError(f"rows are whole numbers and scores are numbers: {error}", where=f"stage {stage!r}") from None
+        if row_array.ndim != 1 or row_array.shape != score_array.shape:
+            raise StageError(f"{row_array.shape} rows but {score_array.shape} scores", where=f"stage {stage!r}")
         if not np.isfinite(score_array).all():
             raise StageError("a score is not a finite number", where=f"stage {stage!r}",
                              hint="the model gave NaN or infinity: check its dtype and its input")
@@ -234,8 +261,8 @@ class Ranking:
 
     def top(self, k: int) -> Ranking:
         """The first ``k`` hits (this ranking itself when it has no more). Raises ``ConfigError`` for a ``k`` below 1."""
-        if k < 1:
-            raise ConfigError(f"k is {k}", where="Ranking.top", hint="k is how many hits are kept, at least 1")
+        if not isinstance(k, int) or k < 1:
+            raise ConfigError(f"k is {k!r:.80}", where="Ranking.top", hint="k is how many hits are kept, at least 1")
         return self if k >= len(self) else self.take(np.arange(k))
 
     def passages(self) -> list[Passage]:
@@ -294,17 +321,19 @@ class Ranking:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], store: PassageStore | None = None) -> Ranking:
         """``store`` is needed when ``data`` names one on disk (see ``regard.rag.registry.open_store``)."""
-        rows = np.asarray(data["rows"], dtype=np.int64)
-        if data["passages"] is not None:
-            store = PassageList([Passage.from_dict(p) for p in data["passages"]])
-            rows = np.arange(len(rows), dtype=np.int64)
-        if store is None:
-            raise ValueError(f"this ranking's passages are in {data['store']['uri']!r}: pass the opened store")
-        steps = tuple(
-            Step(s["stage"], s["space"], np.asarray(s["ranks"], dtype=np.int32), np.asarray(s["scores"], dtype=np.float32))
-            for s in data["steps"]
-        )
-        return cls(rows, np.asarray(data["scores"], dtype=np.float32), data["space"], store, steps)
+        with _reading(cls, data):
+            rows = np.asarray(data["rows"], dtype=np.int64)
+            if data["passages"] is not None:
+                store = PassageList([Passage.from_dict(p) for p in data["passages"]])
+                rows = np.arange(len(rows), dtype=np.int64)
+            if store is None:
+                raise ConfigError(f"this ranking's passages are in {data['store']['uri']!r}", where="Ranking.from_dict",
+                                  hint="pass the opened store: regard.rag.registry.open_store(uri)")
+            steps = tuple(
+                Step(s["stage"], s["space"], np.asarray(s["ranks"], dtype=np.int32), np.asarray(s["scores"], dtype=np.float32))
+                for s in data["steps"]
+            )
+            return cls(rows, np.asarray(data["scores"], dtype=np.float32), data["space"], store, steps)
 
     def __repr__(self) -> str:
         best = f", best {self.scores[0]:.4g}" if len(self) else ""
@@ -330,10 +359,11 @@ class Context:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Context:
-        return cls(
-            tuple(Passage.from_dict(p) for p in data["passages"]), tuple((int(a), int(b)) for a, b in data["spans"]),
-            data["prompt_tokens"], data["dropped"],
-        )
+        with _reading(cls, data):
+            return cls(
+                tuple(Passage.from_dict(p) for p in data["passages"]), tuple((int(a), int(b)) for a, b in data["spans"]),
+                data["prompt_tokens"], data["dropped"],
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,13 +407,18 @@ class Usage(_Json):
     completion_tokens: int = 0
 
 
+_NOTES = {"stop": "", "repetition": "", "filter": "cut by the server's filter", "empty": "the model wrote nothing"}
+"""How an answer ends, by ``Answer.finish``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """An answer with its evidence.
 
     ``verifier`` names who judged the sentences (``rag.verification`` says how well it does that), None when nobody did. ``finish`` is
     why the model stopped: ``"stop"`` (it was done, or wrote a stop string), ``"length"`` (its tokens ran out), ``"repetition"`` (it began
-    to repeat itself), another word of a remote server's; None when no model was asked, or the server did not say.
+    to repeat itself), ``"filter"`` (the server's filter ended it), ``"empty"`` (it was done and wrote nothing), another word of a remote
+    server's; None when no model was asked, or the server did not say. An answer whose connection broke is none: that is an error.
     """
 
     text: str
@@ -400,6 +435,14 @@ class Answer:
         return self.finish == "length"
 
     @property
+    def note(self) -> str:
+        """What is to be said of how it ends, in a few words; empty for one that is whole."""
+        if self.finish == "length":
+            tokens = self.usage.completion_tokens
+            return f"cut at {tokens} tokens" if tokens else "cut: its tokens ran out"
+        return _NOTES.get(self.finish, f"ended by the server: {self.finish}") if self.finish else ""
+
+    @property
     def unsupported(self) -> tuple[str, ...]:
         """The sentences that, by the verifier's verdict, are not entailed by what they cite; none without a verifier."""
         return tuple(self.text[s.start:s.end] for s in self.sentences if s.entailed is False)
@@ -414,12 +457,13 @@ class Answer:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Answer:
-        return cls(
-            data["text"], tuple(Citation.from_dict(c) for c in data["citations"]),
-            Context.from_dict(data["context"]) if data["context"] else None, Usage.from_dict(data["usage"]),
-            tuple(Sentence(s["start"], s["end"], tuple(s["citations"]), s["probability"]) for s in data["sentences"]),
-            data["verifier"], data["finish"],
-        )
+        with _reading(cls, data):
+            return cls(
+                data["text"], tuple(Citation.from_dict(c) for c in data["citations"]),
+                Context.from_dict(data["context"]) if data["context"] else None, Usage.from_dict(data["usage"]),
+                tuple(Sentence(s["start"], s["end"], tuple(s["citations"]), s["probability"]) for s in data["sentences"]),
+                data["verifier"], data["finish"],
+            )
 
     def _repr_html_(self) -> str:
         from .display import answer_html  # views are built only when a notebook asks

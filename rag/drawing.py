@@ -10,7 +10,7 @@ from typing import Any
 from .graph import Edge, Graph, Node
 from .labels import cached, edge_label, main_settings, node_label, passages, tokens
 from .layout import ARROW, Box, Layout, Link, Place, Run, lay_out
-from .markup import duration, escape, one_line, setting, shorten, shorten_middle, size, text_width
+from .markup import duration, escape, one_line, setting, shorten, shorten_middle, size, text_width, visible
 from .style import DRAWING
 from .trace import StageTrace, Trace
 
@@ -40,7 +40,7 @@ def to_mermaid(graph: Graph) -> str:
 
 def _mermaid(text: str) -> str:
     """ASCII punctuation as Mermaid's numeric entities: some of it would end the label or start markup in it."""
-    return "".join(c if not c.isascii() or c.isalnum() or c in " _-.,=" else f"#{ord(c)};" for c in text)
+    return "".join(c if not c.isascii() or c.isalnum() or c in " _-.,=" else f"#{ord(c)};" for c in visible(text))
 
 
 # -- SVG ------------------------------------------------------------------------------------

@@ -45,6 +45,10 @@ class ModelNotFound(RegardError):
     """A model name resolves to nothing on this machine or on the hub."""
 
 
+class UntrustedModel(RegardError):
+    """A file from others chose a model that the user of this machine has not."""
+
+
 class UnsupportedModel(RegardError):
     """A model cannot serve the operation that was asked of it."""
 
@@ -83,6 +87,10 @@ class DimensionMismatch(RegardError):
 
 class StorageError(RegardError):
     """The disk refused a write (full, read-only); what was committed before is safe."""
+
+
+class DeletionRefused(RegardError):
+    """What is to be deleted is still in use (a tag, an open reader), or is so much that it looks like a mistake."""
 
 
 class BudgetError(RegardError):

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextvars import copy_context
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 
 from .cache import StageCache
 from .documents import Batch, Ranking
 from .errors import ConfigError, StageError
 from .ports import accepts, ports, type_name
+from .scope import Scope, entered
 from .trace import StageDone, StageStarted, StageTrace, Trace, emit, peak_memory, tracing
 
 if TYPE_CHECKING:
@@ -24,14 +26,26 @@ if TYPE_CHECKING:
 Values = dict[str, Batch[Any]]
 
 
+_inside: ContextVar[frozenset[int]] = ContextVar("regard_executors", default=frozenset())
+"""Which executors the present code is run by."""
+
+
 class Executor:
-    """The stages that ``outputs`` need, and what is open of them."""
+    """The stages that ``outputs`` need, and what is open of them.
+
+    Each run holds it (``running``). Once retired it takes no further run, and closes its stages when the last one ends.
+    """
 
     def __init__(self, nodes: Mapping[str, StageNode], outputs: set[str]) -> None:
-        self._nodes = nodes
+        self._nodes = dict(nodes)
         needed = _needed(nodes, outputs)
         self.order = [name for name in nodes if name in needed]
+        self.scope = Scope()
         self._open: set[str] = set()
+        self._runs = 0
+        self._retired = False
+        self._closed = threading.Event()
+        self._life = threading.Lock()
         self._locks = {name: threading.Lock() for name in self.order}
         self._fingerprints: dict[str, str] = {}  # of open stages: they go on reading what they opened
         self._gives = {name: ports(type(nodes[name].stage)).output.type for name in self.order}
@@ -45,18 +59,72 @@ class Executor:
             if name in self._open:
                 return 0.0
             start = time.perf_counter()
-            self._nodes[name].stage.open()
+            with entered(self.scope):
+                self._nodes[name].stage.open()
             self._open.add(name)
             return time.perf_counter() - start
 
-    def close(self) -> None:
-        for name in self.order:  # all of them: one that only gave its fingerprint may hold its index
-            self._nodes[name].stage.close()
-        self._open.clear()
-        self._fingerprints.clear()
-        if self._threads:
-            self._threads.shutdown(wait=False)
-            self._threads = None
+    def open_as(self, other: Executor) -> None:
+        """Open the stages that are open in ``other``."""
+        for name in self.order:
+            if name in other._open:
+                self.ensure_open(name)
+
+    # -- its life ------------------------------------------------------------------
+
+    @contextmanager
+    def running(self) -> Iterator[bool]:
+        """Hold it for the block; False (and nothing held) when it is retired."""
+        with self._life:
+            held = not self._retired
+            self._runs += held
+        token = _inside.set(_inside.get() | {id(self)})
+        try:
+            yield held
+        finally:
+            _inside.reset(token)
+            if held:
+                with self._life:
+                    self._runs -= 1
+                    last = self._retired and not self._runs
+                if last:
+                    self._close()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is under way."""
+        with self._life:
+            return self._runs > 0
+
+    @property
+    def around(self) -> bool:
+        """Whether it runs the code that asks."""
+        return id(self) in _inside.get()
+
+    def retire(self) -> None:
+        """Take no further run; close when those under way have ended."""
+        with self._life:
+            first, self._retired = not self._retired, True
+            idle = not self._runs
+        if first and idle:
+            self._close()
+
+    def wait(self) -> None:
+        """Until it is closed."""
+        self._closed.wait()
+
+    def _close(self) -> None:
+        try:
+            for name in self.order:  # all of them: one that only gave its fingerprint may hold its index
+                self._nodes[name].stage.close()
+        finally:
+            self._open.clear()
+            self._fingerprints.clear()
+            self.scope.close()
+            if self._threads:
+                self._threads.shutdown(wait=False)
+                self._threads = None
+            self._closed.set()
 
     def run(self, inputs: Values, cache: StageCache | None = None) -> tuple[Values, Trace]:
         """All values by node name, and the trace."""
@@ -86,9 +154,10 @@ class Executor:
         return values, Trace([traces[name] for name in self.order], time.perf_counter() - start)
 
     def _pool(self) -> ThreadPoolExecutor:
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(max_workers=max(2, len(self.order)), thread_name_prefix="regard")
-        return self._threads
+        with self._life:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(max_workers=max(2, len(self.order)), thread_name_prefix="regard")
+            return self._threads
 
     def _step(self, name: str, values: Values, cache: StageCache | None) -> tuple[Batch[Any], StageTrace]:
         node = self._nodes[name]
@@ -96,7 +165,7 @@ class Executor:
         trace = StageTrace(name, type(node.stage).__name__, queries=len(arguments[0]), candidates_in=_candidates(arguments))
         emit(StageStarted(name))
         try:
-            with tracing(trace):
+            with tracing(trace), entered(self.scope):
                 output = self._cached(name, arguments, trace, cache) if cache else self._compute(name, arguments, trace)
         except Exception as error:
             error.add_note(f"in stage {name!r} ({type(node.stage).__name__})")
@@ -155,7 +224,7 @@ class Executor:
 
     def _fingerprint(self, name: str) -> str:
         """Of what the stage has opened, or of what it would open now."""
-        with self._locks[name]:
+        with self._locks[name], entered(self.scope):
             if name not in self._open:
                 return self._nodes[name].stage.fingerprint()
             if name not in self._fingerprints:

@@ -27,7 +27,7 @@ def identity(value: Any) -> Any:
         return str(value)
     if type(value) in (list, tuple):
         return [identity(item) for item in value]
-    if isinstance(value, Mapping) and all(type(name) is str for name in value):
+    if isinstance(value, Mapping) and "class" not in value and all(type(name) is str for name in value):
         return {name: identity(item) for name, item in value.items()}
     return {"class": f"{type(value).__module__}.{type(value).__qualname__}", "value": _content(value)}
 

@@ -145,7 +145,7 @@ class _Held:
 
 
 _pool: dict[Hashable, _Held] = {}
-_pool_lock = threading.Lock()
+_pool_lock = threading.RLock()  # collecting a forgotten pipeline releases its models, wherever this thread is
 _loading: dict[Hashable, threading.Lock] = {}
 
 

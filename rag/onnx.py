@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from . import models
 from .errors import MissingDependency, ModelNotFound, UnsupportedModel
+from .inert import expect_inert
 
 _DYNAMIC_RANGE_OPS = (b"DynamicQuantizeLinear", b"DynamicQuantizeMatMul", b"DynamicQuantizeLSTM")
 _COLUMNS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
@@ -47,6 +48,7 @@ class OnnxModel:
     def __init__(self, folder: str) -> None:
         """Raises ``ModelNotFound`` when a file is missing, ``MissingDependency`` without onnxruntime or tokenizers."""
         graph, vocabulary = _files(folder)
+        expect_inert(models.resolve(folder))
         self.folder = folder
         self.window = _window(folder)
         """The longest input in tokens, or None when the folder does not say."""
@@ -131,7 +133,11 @@ def _session(graph: Path, threads: int) -> Any:
     providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(str(graph), options, providers=providers)
+    try:
+        return onnxruntime.InferenceSession(str(graph), options, providers=providers)
+    except Exception as error:  # its own, of many classes: no graph, operators it has not, weights outside the graph's folder
+        raise UnsupportedModel(f"the graph cannot be loaded: {str(error).splitlines()[0]:.300}", where=str(graph),
+                               hint="export the model again, with its weights in its own folder") from None
 
 
 def _token_inputs(session: Any, folder: str) -> list[str]:

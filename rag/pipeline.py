@@ -10,25 +10,34 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import queue
 import threading
+import weakref
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, overload
 
 from .cache import StageCache
 from .documents import Batch, Query, Ranking
 from .errors import PipelineError, QueryError, RegardError
 from .executor import Executor
 from .graph import Edge, Graph, Node
+from .paths import local_path
 from .ports import Port, accepts, meets, ports, type_name
 from .registry import open_store
 from .stage import Problem, Stage
+from .threads import in_thread
 from .trace import Event, Trace, listening
+
+if TYPE_CHECKING:
+    from .trust import Connection
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 A = TypeVar("A", contravariant=True)
@@ -116,10 +125,16 @@ class _Cancelled(BaseException):
 
 @dataclass(eq=False)
 class Pipeline:
-    """A DAG of typed stages. ``cache`` is a folder (or a ``StageCache``) that keeps deterministic stages' outputs."""
+    """A DAG of typed stages. ``cache`` is a folder (or a ``StageCache``) that keeps deterministic stages' outputs.
+
+    An open pipeline reads each index at one version, the newest when it was opened, in all its stages. ``refresh`` goes on to the newest
+    one; with ``follow`` every run does so first. Neither setting is saved in a file. A pipeline that nobody closes lets go of its models
+    when it is collected.
+    """
 
     name: str = "pipeline"
     cache: StageCache | Path | str | None = None
+    follow: bool = False
     inputs: dict[str, Any] = field(default_factory=dict, init=False)
     nodes: dict[str, StageNode] = field(default_factory=dict, init=False)
     outputs: dict[str, str] = field(default_factory=dict, init=False)
@@ -127,6 +142,8 @@ class Pipeline:
     _kept: StageCache | None = field(default=None, init=False, repr=False)
     _executor: Executor | None = field(default=None, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _refreshing: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _finalizer: Any = field(default=None, init=False, repr=False)
 
     # -- building --------------------------------------------------------------------
 
@@ -163,11 +180,10 @@ class Pipeline:
         if not isinstance(stage, Stage):
             raise PipelineError(f"{stage!r:.80} is no stage", where=self.name,
                                 hint="add(stage, *wires): first an object of a subclass of Stage")
-        own = stage.copy()
         chosen = self._unused(name, type(stage).__name__.lower())
         signature = ports(type(stage))
         sources = [(wire.node, port) for wire, port in self._connect(chosen, stage, signature.inputs, inputs)]
-        own.name = chosen
+        own = _named(stage.copy(), chosen)
         self.close()
         self.nodes[chosen] = StageNode(own, sources)
         return Wire(self, chosen, signature.output.type)
@@ -246,6 +262,16 @@ class Pipeline:
 
         return graph_html(self.graph(), self.trace)
 
+    def indexes(self) -> list[Path]:
+        """The folders of the indexes that the stages read."""
+        uris = dict.fromkeys(node.stage.store_uri for node in self.nodes.values())
+        return [Path(uri.removeprefix("lance:")) for uri in uris if uri.startswith("lance:")]
+
+    def connections(self) -> dict[str, list[Connection]]:
+        """The servers that each stage would use, by its name, with the key variables whose values it would send there."""
+        found = {name: list(node.stage.connections()) for name, node in self.nodes.items()}
+        return {name: used for name, used in found.items() if used}
+
     def check(self) -> list[Problem]:
         """Everything wrong that can be seen before a model is loaded; empty when the pipeline can run."""
         problems = [*self._check_shape()]
@@ -280,12 +306,18 @@ class Pipeline:
                 yield Problem(f"it reads passages' text, and {uri} stores none", "", "index again with text, or rerank without text")
 
     def _stores_above(self, name: str) -> set[str]:
-        if name in self.inputs:
-            return set()
-        node = self.nodes[name]
-        if node.stage.store_uri:
-            return {node.stage.store_uri}
-        return {uri for src, _ in node.sources for uri in self._stores_above(src)}
+        uris, seen, waiting = set(), {name}, [name]
+        while waiting:
+            node = self.nodes.get(waiting.pop())
+            if node is None:
+                continue
+            if node.stage.store_uri:
+                uris.add(node.stage.store_uri)
+                continue
+            new = {src for src, _ in node.sources} - seen
+            seen |= new
+            waiting += new
+        return uris
 
     def _stages_above(self, name: str) -> dict[str, Stage]:
         """The stages that ``name`` gets something from, nearest first, directly or through others."""
@@ -302,17 +334,89 @@ class Pipeline:
 
     def open(self) -> Self:
         """Check, then load every stage's models now rather than at the first run."""
-        executor = self._ready()
-        for name in executor.order:
-            executor.ensure_open(name)
+        with self._held() as executor:
+            for name in executor.order:
+                executor.ensure_open(name)
         return self
 
     def close(self) -> None:
-        """Release every model. The pipeline can run again; it will load them again."""
+        """Release every model, as soon as the runs under way have ended. The pipeline can run again; it will load them again.
+
+        Raises ``PipelineError`` when one of its own runs asks for it.
+        """
         with self._lock:
-            if self._executor:
-                self._executor.close()
-            self._executor = None
+            executor = self._executor
+            if executor is None:
+                return
+            if executor.around:
+                raise PipelineError("a run cannot close the pipeline that it is a run of", where=self.name, hint="close it after the run")
+            executor.retire()
+            if executor.busy:
+                self.nodes.update(self._copies())  # what runs from now on opens stages of its own
+            self._adopt(None)
+        executor.wait()
+
+    def refresh(self) -> bool:
+        """Go on to the newest version of the indexes that are open; whether there was one. Models stay loaded.
+
+        Runs under way go on reading what they began with. Raises what opening a stage raises; the pipeline then stays as it was.
+        """
+        with self._refreshing:
+            return self._refresh()
+
+    def _refresh(self) -> bool:
+        old = self._executor
+        if old is None or not old.scope.superseded():
+            return False
+        nodes = self._copies()
+        new = Executor(nodes, set(self.outputs.values()))
+        try:
+            new.open_as(old)
+        except BaseException:
+            new.retire()
+            raise
+        with self._lock:
+            if self._executor is not old:  # it was closed or built on in the meantime
+                new.retire()
+                return False
+            self.nodes.update(nodes)
+            self._adopt(new)
+        old.retire()
+        return True
+
+    def _follow(self) -> None:
+        """``refresh``, unless another thread is at it; what is open stays where the newest version cannot be opened."""
+        if self._refreshing.acquire(blocking=False):
+            try:
+                self._refresh()
+            except RegardError as error:
+                log.warning("%s goes on with the version that it has: %s", self.name, error)
+            finally:
+                self._refreshing.release()
+
+    def _copies(self) -> dict[str, StageNode]:
+        """The same stages, not opened."""
+        return {name: StageNode(_named(node.stage.copy(), name), node.sources) for name, node in self.nodes.items()}
+
+    def _adopt(self, executor: Executor | None) -> None:
+        """Run by ``executor`` from now on; it must let go of what it holds even if nobody closes the pipeline."""
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        self._executor = executor
+        self._finalizer = None
+        if executor is not None:
+            self._finalizer = weakref.finalize(self, executor.retire)
+            self._finalizer.atexit = False
+
+    @contextmanager
+    def _held(self) -> Iterator[Executor]:
+        """The executor, which is not closed while the block runs."""
+        while True:
+            executor = self._ready()
+            with executor.running() as held:
+                if held:
+                    yield executor
+                    return
 
     def __enter__(self) -> Self:
         return self.open()
@@ -326,14 +430,16 @@ class Pipeline:
                 fatal = [p for p in self.check() if p.fatal]
                 if fatal:
                     raise PipelineError("the pipeline cannot run:\n" + "\n".join(f"- {p}" for p in fatal), where=self.name)
-                self._executor = Executor(self.nodes, set(self.outputs.values()))
+                self._adopt(Executor(self.nodes, set(self.outputs.values())))
+            assert self._executor is not None
             return self._executor
 
     def _stage_cache(self) -> StageCache | None:
         """The cache that ``cache`` names now: it may be set, or set to another, between two runs."""
         cache = self.cache
-        if not isinstance(cache, str | Path):
+        if cache is None or isinstance(cache, StageCache):
             return cache
+        local_path(cache, "stage cache")
         with self._lock:
             if self._kept is None or self._kept.folder != Path(cache).expanduser():
                 self._kept = StageCache(cache)
@@ -345,13 +451,29 @@ class Pipeline:
         Results do not depend on what else is in the batch. Errors carry the stage's name as a note.
         """
         batches, single = self._batches(values, named)
-        computed, self.trace = self._ready().run(batches, self._stage_cache())
+        if self.follow:
+            self._follow()
+        with self._held() as executor:
+            computed, self.trace = executor.run(batches, self._stage_cache())
         outputs = {name: computed[node][0] if single else computed[node] for name, node in self.outputs.items()}
         return Result(outputs, self.trace)
 
     async def arun(self, *values: Any, **named: Any) -> Result:
-        """``run`` in a worker thread."""
-        return await asyncio.to_thread(self.run, *values, **named)
+        """``run`` in a thread of its own, however many others there are. Cancelling it stops the run at its next event."""
+        gone = threading.Event()
+
+        def sink(_: Event) -> None:
+            if gone.is_set():
+                raise _Cancelled
+
+        def work() -> Result:
+            with listening(sink):
+                return self.run(*values, **named)
+
+        try:
+            return await in_thread(work)
+        finally:
+            gone.set()
 
     def stream(self, *values: Any, **named: Any) -> Generator[Event | RunDone, None, None]:
         """``run``, as events while it happens: ``StageStarted``, ``StageDone``, ``Token``, and last ``RunDone``.
@@ -391,14 +513,15 @@ class Pipeline:
         """``stream`` for asynchronous callers."""
         events = self.stream(*values, **named)
         try:
-            while (event := await asyncio.to_thread(next, events, None)) is not None:
+            while (event := await in_thread(next, events, None)) is not None:
                 yield event
         finally:
-            await asyncio.to_thread(events.close)
+            await in_thread(events.close)
 
     def _batches(self, values: Sequence[Any], named: Mapping[str, Any]) -> tuple[dict[str, Batch[Any]], bool]:
         given = {**dict(zip(self.inputs, values, strict=False)), **named}
-        if len(values) > len(self.inputs) or given.keys() != self.inputs.keys():
+        twice = named.keys() & set(list(self.inputs)[:len(values)])
+        if twice or len(values) > len(self.inputs) or given.keys() != self.inputs.keys():
             raise PipelineError(f"run was given {sorted(given)} and {len(values)} values by position", where=self.name,
                                 hint=f"inputs: {', '.join(f'{n}: {type_name(t)}' for n, t in self.inputs.items())}")
         single = not any(isinstance(v, list | tuple) for v in given.values())
@@ -417,11 +540,19 @@ class Pipeline:
         save(self, path)
 
     @classmethod
-    def load(cls, path: str | Path, **settings: Any) -> Pipeline:
-        """Read a YAML file. ``settings`` replace the setting of that name in every stage that has it (``index="other"``)."""
+    def load(cls, path: str | Path, *, allow_keys: Sequence[str] = (), **settings: Any) -> Pipeline:
+        """Read a YAML file. ``settings`` replace the setting of that name in every stage that has it (``index="other"``).
+
+        ``allow_keys``: which keys the file may use where (``["llm.example.org=EXAMPLE_KEY"]``), beside what ``rag.trust`` lists.
+        """
         from .config import load
 
-        return load(path, settings)
+        return load(path, settings, allow_keys)
+
+
+def _named(stage: Stage, name: str) -> Stage:
+    stage.name = name
+    return stage
 
 
 def _batch(value: Any, type: Any, name: str) -> Batch[Any]:

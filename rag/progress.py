@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from .markup import one_line
+
 Advance = Callable[[int, str], None]
 
 
@@ -19,10 +21,10 @@ def progress_bar(what: str, total: int | None, unit: str, *, enabled: bool | Non
         return
     from tqdm import tqdm  # the plain one: it needs no widgets in a notebook
 
-    with tqdm(total=total, desc=what, unit=f" {unit}", file=sys.stderr, dynamic_ncols=True) as bar:
+    with tqdm(total=total, desc=one_line(what), unit=f" {unit}", file=sys.stderr, dynamic_ncols=True) as bar:
 
         def advance(steps: int, note: str = "") -> None:
-            bar.set_postfix_str(note, refresh=False)
+            bar.set_postfix_str(one_line(note), refresh=False)
             bar.update(steps)
 
         yield advance

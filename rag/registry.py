@@ -7,12 +7,14 @@ Groups: ``regard.stages`` (name -> stage class), ``regard.stores`` (scheme -> op
 from __future__ import annotations
 
 import functools
+import os
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from .documents import PassageStore
 from .errors import ConfigError
+from .scope import shared
 from .stage import Stage
 
 if TYPE_CHECKING:
@@ -45,9 +47,19 @@ def stage_class(name: str) -> type[Stage]:
 
 
 def open_store(uri: str) -> PassageStore:
-    """Open the passage store at ``uri`` (``lance:/path/to/index``)."""
-    store: PassageStore = load("regard.stores", uri.partition(":")[0])(uri.partition(":")[2])
+    """Open the passage store at ``uri`` (``lance:/path/to/index``); inside a pipeline once, whatever asks for it."""
+    scheme, _, place = uri.partition(":")
+    opener = load("regard.stores", scheme)
+    store: PassageStore = shared(("store", scheme, _one_name(place)), lambda: opener(place))
     return store
+
+
+def _one_name(place: str) -> str:
+    """One name for one folder, however it is spelled; for what can be none, the opener has an error."""
+    try:
+        return os.path.realpath(place)
+    except ValueError:  # a NUL in it
+        return place
 
 
 def open_prefills(index: str, lm: str, form: Format, last: int) -> StoredPrefills:

@@ -95,9 +95,9 @@ def _judged(answer: Answer | None) -> str:
     if answer is None:
         return '<span class="rg-quiet">not asked for</span>'
     if not answer.sentences:
-        return "given"
+        return escape(answer.note) or "given"
     by = f'<br/><span class="rg-quiet">{escape(described(answer.verifier))}</span>' if answer.verifier else ""
-    return escape(judged(answer) + (" · cut" if answer.truncated else "")) + by
+    return escape(judged(answer) + (f" · {answer.note}" if answer.note else "")) + by
 
 
 def _section(number: int, entry: ReportEntry) -> str:

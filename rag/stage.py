@@ -26,12 +26,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from .documents import Batch, Query
 from .errors import ConfigError, StageError
 from .identity import identity
 from .ports import Port, accepts, ports, type_name
+
+if TYPE_CHECKING:
+    from .trust import Connection, FileOrigin
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +59,14 @@ class Stage:
     needs_text: ClassVar[bool] = False
     """True when ``run`` reads the passages' text, so that ``check`` can refuse a store without it."""
 
+    model_settings: ClassVar[tuple[str, ...]] = ()
+    """The settings that name a model: an embedded one, a folder, or a hub's id."""
+
     name: str = ""
     """The stage's name in its pipeline and in every hit's history; the pipeline sets it."""
+
+    origin: FileOrigin | None = None
+    """The pipeline file that the settings are from, which may not do all that its user may; None for a stage that was made in Python."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -86,6 +95,14 @@ class Stage:
     def check_inputs(self, upstream: Mapping[str, Stage]) -> Iterator[Problem]:
         """Problems with the stages (by name) whose output reaches this one, directly or through others."""
         return iter(())
+
+    def connections(self) -> Iterator[Connection]:
+        """The servers that this stage would use, and the key variables whose values it would send there: the hub, for a model that is
+        named by an id."""
+        from .trust import hub
+
+        named = [getattr(self, setting) for setting in self.model_settings]
+        return hub(name.removeprefix("nli:").removeprefix("lm:") for name in named if isinstance(name, str))
 
     @property
     def store_uri(self) -> str:
@@ -122,7 +139,9 @@ class Stage:
         Raises ``ConfigError`` for a stage that does not keep each of its constructor's arguments under its own name.
         """
         try:
-            return type(self)(**{name: getattr(self, name) for name in self.setting_names()})
+            made = type(self)(**{name: getattr(self, name) for name in self.setting_names()})
+            made.origin = self.origin
+            return made
         except AttributeError as error:
             raise ConfigError(f"{type(self).__name__} does not keep its settings: {error}", where=f"{type(self).__qualname__}.__init__",
                               hint="store each argument of the constructor under its own name, and take no *args or **kwargs") from None

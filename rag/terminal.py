@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from .display import judged
 from .documents import Answer, Ranking
 from .evaluation.significance import Comparison
+from .markup import one_line, visible
 from .stage import Problem
 from .trace import Trace
 from .verification import MEASURED, SUPPORT_IS, described
@@ -20,10 +21,22 @@ if TYPE_CHECKING:
     from .doctor import Findings
     from .evaluation.order import OrderReport
     from .lm.heads import HeadSet
+    from .trust import Connection
 
-console = Console()
+console = Console(highlight=False)
 _SHOWN = 280  # characters of a passage
 _SKIPS_SHOWN = 5
+
+
+def styled(*parts: str | tuple[str, str]) -> Text:
+    """A text of ``parts``, each plain or with its style. Nothing in them is markup, or obeyed by a terminal; what is data is given as
+    ``one_line`` of it where it must not break the line."""
+    return Text.assemble(*(visible(part) if isinstance(part, str) else (visible(part[0]), part[1]) for part in parts))
+
+
+def say(*parts: str | tuple[str, str]) -> None:
+    """Print :func:`styled`."""
+    console.print(styled(*parts))
 
 
 def ranking_json(ranking: Ranking) -> list[dict[str, Any]]:
@@ -45,7 +58,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
     where they were not measured.
     """
     return {
-        "text": answer.text, "finish": answer.finish, "truncated": answer.truncated,
+        "text": answer.text, "finish": answer.finish, "truncated": answer.truncated, "note": answer.note,
         "sentences": [
             {"text": answer.text[s.start:s.end], "start": s.start, "end": s.end, "citations": list(s.citations),
              "entailed": s.entailed, "probability": s.probability}
@@ -65,68 +78,91 @@ def verifier_json(name: str) -> dict[str, Any]:
 
 
 def show_ranking(query: str, ranking: Ranking, trace: Trace) -> None:
-    console.print(f"[bold]{escape(query)}[/bold]  [dim]{len(ranking)} passages, scores: {ranking.space}[/dim]\n")
+    say((one_line(query), "bold"), "  ", (f"{len(ranking)} passages, scores: {one_line(ranking.space)}", "dim"), "\n")
     if not len(ranking):
-        console.print("nothing was found: other words may help, or fewer filters")
+        say("nothing was found: other words may help, or fewer filters")
     for hit in ranking:
-        path = " · ".join(f"{touch.stage} #{touch.rank}" for touch in hit.history)
-        console.print(f"[bold cyan]{hit.rank:>2}[/bold cyan]  [bold]{escape(hit.passage.title or hit.passage.document_id)}[/bold]"
-                      f"  {hit.score:.3f}  [dim]{escape(hit.passage.id)}  {escape(path)}[/dim]")
-        console.print(f"    {escape(_cut(hit.passage.text))}\n", highlight=False)
+        path = " · ".join(f"{one_line(touch.stage)} #{touch.rank}" for touch in hit.history)
+        say((f"{hit.rank:>2}", "bold cyan"), "  ", (one_line(hit.passage.title or hit.passage.document_id), "bold"),
+            f"  {hit.score:.3f}  ", (f"{one_line(hit.passage.id)}  {path}", "dim"))
+        say(f"    {_cut(hit.passage.text)}\n")
     show_times(trace)
 
 
 def show_citations(answer: Answer, trace: Trace) -> None:
     """What follows an answer that was streamed."""
-    console.print()
-    if answer.truncated:
-        console.print("[yellow]The answer is cut: its tokens ran out.[/yellow]")
+    say()
+    if answer.note:
+        say((f"The answer: {one_line(answer.note)}.", "yellow"))
     if answer.citations:
-        console.print(f"[bold]Similar passages[/bold]  [dim]support: {SUPPORT_IS}[/dim]")
+        say(("Similar passages", "bold"), "  ", (f"support: {SUPPORT_IS}", "dim"))
     for number, citation in enumerate(answer.citations, 1):
-        console.print(f"  [cyan]\\[{number}][/cyan] {escape(citation.document_id)} [dim]{citation.start}-{citation.end}, "
-                      f"support {citation.support:.2f}[/dim]\n      “{escape(_cut(citation.quote))}”", highlight=False)
+        say("  ", (f"[{number}]", "cyan"), f" {one_line(citation.document_id)} ",
+            (f"{citation.start}-{citation.end}, support {citation.support:.2f}", "dim"), f"\n      “{_cut(citation.quote)}”")
     for sentence in answer.uncited:
-        console.print(f"  [yellow]no similar passage:[/yellow] {escape(sentence)}", highlight=False)
+        say("  ", ("no similar passage:", "yellow"), f" {one_line(sentence)}")
     for sentence in answer.unsupported:
         if sentence not in answer.uncited:
-            console.print(f"  [yellow]not entailed:[/yellow] {escape(sentence)}", highlight=False)
+            say("  ", ("not entailed:", "yellow"), f" {one_line(sentence)}")
     if answer.sentences:
         by = f"; {described(answer.verifier)}" if answer.verifier else ""
-        console.print(f"  [dim]{escape(judged(answer) + by)}[/dim]", highlight=False)
-    console.print()
+        say((f"  {judged(answer)}{one_line(by)}", "dim"))
+    say()
     show_times(trace)
 
 
 def show_times(trace: Trace) -> None:
-    stages = " · ".join(f"{s.stage} {_seconds(s.seconds)}" for s in trace.stages)
+    stages = " · ".join(f"{one_line(s.stage)} {_seconds(s.seconds)}" for s in trace.stages)
     loading = sum(s.open_seconds for s in trace.stages)
-    console.print(f"[dim]{stages} · total {_seconds(trace.seconds)}" + (f", of it loading {_seconds(loading)}" if loading > 0.05 else "")
-                  + "[/dim]", highlight=False)
+    of_it = f", of it loading {_seconds(loading)}" if loading > 0.05 else ""
+    say((f"{stages} · total {_seconds(trace.seconds)}{of_it}", "dim"))
 
 
 def show_report(report: Any) -> None:
     """An ``IndexReport``."""
-    console.print(f"[bold]{escape(report.index)}[/bold]: {report.total_passages:,} passages; views: {escape(', '.join(report.views))}")
-    console.print(f"{report.documents:,} documents read: {report.added:,} new, {report.updated:,} changed, {report.unchanged:,} unchanged, "
-                  f"{report.skipped:,} skipped; {report.encoded:,} passages encoded in {_seconds(report.encode_seconds)}, "
-                  f"{_seconds(report.seconds)} in all", highlight=False)
+    say((one_line(report.index), "bold"), f": {report.total_passages:,} passages; views: {one_line(', '.join(report.views))}")
+    say(f"{report.documents:,} documents read: {report.added:,} new, {report.updated:,} changed, {report.unchanged:,} unchanged, "
+        f"{report.skipped:,} skipped; {report.encoded:,} passages encoded in {_seconds(report.encode_seconds)}, "
+        f"{_seconds(report.seconds)} in all")
     if report.truncated:
-        console.print(f"[yellow]{report.truncated:,} passages are longer than the encoder's window; their end has no vector[/yellow]")
+        say((f"{report.truncated:,} passages are longer than the encoder's window; their end has no vector", "yellow"))
+    if report.replaced_from_other_source:
+        say((f"{report.replaced_from_other_source:,} documents replaced those of another source with the same id", "yellow"))
     if report.vanished:
         _show_vanished(report)
     for skip in report.skips[:_SKIPS_SHOWN]:
-        console.print(f"  [yellow]skipped[/yellow] {escape(str(skip.location))}: {escape(skip.reason)}", highlight=False)
+        say("  ", ("skipped", "yellow"), f" {one_line(str(skip.location))}: {one_line(skip.reason)}")
     if report.skipped > _SKIPS_SHOWN:
-        console.print(f"  ... and {report.skipped - _SKIPS_SHOWN:,} more (--json lists a hundred)")
+        say(f"  ... and {report.skipped - _SKIPS_SHOWN:,} more (--json lists a hundred)")
 
 
 def _show_vanished(report: Any) -> None:
-    shown = report.vanished_ids[:_SKIPS_SHOWN]
-    more = f" and {report.vanished - len(shown):,} more" if report.vanished > len(shown) else ""
-    console.print(f"[yellow]{report.vanished:,} documents of the index are no longer in their source:[/yellow] "
-                  f"{escape(', '.join(shown))}{more}\n  they stay until they are removed: regard.indexers.delete_documents(index, ids)",
-                  highlight=False)
+    named = report.vanished_ids[:_SKIPS_SHOWN]
+    more = f" and {report.vanished - len(named):,} more" if report.vanished > len(named) else ""
+    left = report.vanished - report.pruned
+    fate = "they stay until they are deleted: regard delete, or regard index --prune" if not report.pruned else (
+        f"{report.pruned:,} of them were deleted" + (f"; {left:,} may be among what could not be read" if left else ""))
+    say((f"{report.vanished:,} documents of the index are no longer in their source:", "yellow"),
+        f" {', '.join(map(one_line, named))}{more}\n  {fate}")
+
+
+def show_deletion(report: Any) -> None:
+    """A ``DeletionReport``."""
+    unknown = f"; {report.unknown:,} ids are not in the index" if report.unknown else ""
+    after = "" if report.purged or not report.documents else f"\n  their text is on the disk until: regard compact {one_line(report.index)}"
+    say((one_line(report.index), "bold"), f": {report.documents:,} documents deleted ({report.passages:,} passages){unknown}"
+        f"{', and purged' if report.purged else ''}; {_seconds(report.seconds)}{after}")
+
+
+def show_compaction(report: Any) -> None:
+    """A ``CompactionReport``."""
+    say((one_line(report.index), "bold"), f": {report.bytes_before:,} -> {report.bytes_after:,} bytes, "
+        f"{report.fragments_before:,} -> {report.fragments_after:,} fragments, {report.versions_removed:,} older versions removed"
+        f"{', purged' if report.purged else ''}; {_seconds(report.seconds)}")
+    for reason in report.kept:
+        say(f"  kept: {one_line(reason)}")
+    for view in report.views_removed:
+        say(("  view removed", "yellow"), f", it could not be built anew: {one_line(view)}")
 
 
 def show_comparison(rows: Sequence[Comparison]) -> None:
@@ -138,7 +174,7 @@ def show_comparison(rows: Sequence[Comparison]) -> None:
                   title_style="dim", title_justify="left",
                   title="p: paired randomisation test against the first run" + (f"; *: p < .05, {note}" if note else "; *: p < .05"))
     for row in rows:
-        table.add_row(row.run, row.metric, f"{row.mean:.4f}", *_tested(row, corrected))
+        table.add_row(_cell(row.run), _cell(row.metric), f"{row.mean:.4f}", *_tested(row, corrected))
     console.print(table)
 
 
@@ -156,12 +192,12 @@ def _tested(row: Comparison, corrected: bool) -> list[str]:
 
 def show_order(report: OrderReport) -> None:
     """What a reranker makes of its candidates' order."""
-    console.print(f"[bold]{escape(report.reranker)}[/bold]  [dim]{report.queries} queries, {report.candidates:.3g} candidates each[/dim]")
+    say((one_line(report.reranker), "bold"), "  ", (f"{report.queries} queries, {report.candidates:.3g} candidates each", "dim"))
     table = Table("candidates", "tau", "95 %", "top 10 kept", "same ranking", title_style="dim", title_justify="left",
                   title="tau: between score and place; above 0 what comes later scores higher. Shuffled, an impartial reranker has 0.")
     for effect in report.effects:
         low, high = effect.interval
-        table.add_row(effect.arrangement, f"{effect.tau:+.3f}", f"{low:+.3f} to {high:+.3f}", f"{effect.top_kept:.1f}",
+        table.add_row(_cell(effect.arrangement), f"{effect.tau:+.3f}", f"{low:+.3f} to {high:+.3f}", f"{effect.top_kept:.1f}",
                       f"{effect.unchanged} of {report.queries}")
     console.print(table)
     show_comparison(report.comparisons)
@@ -170,8 +206,8 @@ def show_order(report: OrderReport) -> None:
 def show_heads(found: HeadSet, top: int) -> None:
     """The ``top`` heads by each measure, with their 95 % intervals."""
     measures = list(found.measures)
-    table = Table(*measures, title=f"{found.model}: layer.head, mean and 95 % interval over {found.recipe.get('queries', '?')} queries",
-                  title_style="dim", title_justify="left")
+    about = f"{found.model}: layer.head, mean and 95 % interval over {found.recipe.get('queries', '?')} queries"
+    table = Table(*map(Column, map(_cell, measures)), title=_cell(about), title_style="dim", title_justify="left")
     for best in zip(*(found.top(measure, top) for measure in measures), strict=True):
         cells = []
         for measure, (layer, head) in zip(measures, best, strict=True):
@@ -181,48 +217,58 @@ def show_heads(found: HeadSet, top: int) -> None:
     console.print(table)
 
 
+def show_connections(connections: Mapping[str, Sequence[Connection]]) -> None:
+    """The servers that a pipeline would use, and the keys that it would send there."""
+    for stage, used in connections.items():
+        for one in used:
+            key = f"the key in {one.variable}" + ("" if one.set else " (not set)") if one.variable else "no key"
+            marked = ("not allowed", "red") if one.refused else ("allowed", "green")
+            say(f"stage {one_line(repr(stage))} connects to ", (one_line(one.host), "bold"), f" with {one_line(key)}: ", marked)
+
+
 def show_problems(file: str, problems: Sequence[Problem]) -> None:
     for problem in problems:
-        colour, word = ("red", "error") if problem.fatal else ("yellow", "warning")
-        console.print(f"[{colour}]{word}[/{colour}] {escape(str(problem))}", highlight=False)
+        say(("error", "red") if problem.fatal else ("warning", "yellow"), f" {problem}")
     if not problems:
-        console.print(f"{escape(file)}: no problem found")
+        say(f"{one_line(file)}: no problem found")
 
 
 def show_verified(report: Any) -> None:
     """What ``regard verify`` found, and did."""
     for colour, word, findings in (("red", "damaged", report.problems), ("yellow", "note", report.notes)):
         for found in findings:
-            hint = f"\n  -> {found.mend}" if found.mend else ""
-            console.print(f"[{colour}]{word}[/{colour}] {escape(f'{found.file} {found.what}{hint}')}", highlight=False, soft_wrap=True)
+            say((word, colour), f" {one_line(found.file)} {one_line(found.what)}" + (f"\n  -> {found.mend}" if found.mend else ""))
     for done in report.repaired:
-        console.print(f"[green]repaired[/green] {escape(done)}", highlight=False, soft_wrap=True)
+        say(("repaired", "green"), f" {one_line(done)}")
     for document in report.lost:
-        console.print(f"[yellow]index again[/yellow] {escape(document)}", highlight=False, soft_wrap=True)
+        say(("index again", "yellow"), f" {one_line(document)}")
     state = "whole" if report.ok else f"{len(report.problems)} files are damaged"
-    console.print(f"{escape(report.index)}: {state}; {report.files} files, {report.bytes:,} bytes read in {report.seconds:.1f} s",
-                  highlight=False, soft_wrap=True)
+    say(f"{one_line(report.index)}: {state}; {report.files} files, {report.bytes:,} bytes read in {report.seconds:.1f} s")
 
 
 def show_doctor(findings: Findings) -> None:
     for title, rows, wanting in (("packages", findings["packages"], "missing"), ("embedded models", findings["models"], "missing"),
                                  ("views", findings["views"], "too large")):
-        marks = {True: "[green]ok[/green]", False: f"[red]{wanting}[/red]"}
         table = Table("", "name", "what", "to do", title=title, title_justify="left", title_style="bold")
         for row in rows:
-            table.add_row(marks[row["ok"]], escape(row["name"]), row["detail"], escape(row["hint"]))
+            mark = ("ok", "green") if row["ok"] else (wanting, "red")
+            table.add_row(styled(mark), *map(_cell, (row["name"], row["detail"], row["hint"])))
         if rows:
             console.print(table)
     table = Table("stage", "device", title="stages", title_justify="left", title_style="bold")
     for stage, device in findings["devices"].items():
-        table.add_row(stage, device)
+        table.add_row(_cell(stage), _cell(device))
     console.print(table)
     for key, value in findings["machine"].items():
-        console.print(f"{key}: {value}", highlight=False)
+        say(f"{key}: {one_line(value)}")
+
+
+def _cell(text: object) -> Text:
+    return styled(one_line(str(text)))
 
 
 def _cut(text: str) -> str:
-    flat = " ".join(text.split())
+    flat = one_line(text)
     return flat if len(flat) <= _SHOWN else flat[:_SHOWN].rsplit(" ", 1)[0] + " …"
 
 

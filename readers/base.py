@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from ..rag import models
 from ..rag.documents import Answer, Query, Ranking, Usage
@@ -15,7 +15,7 @@ from ..rag.verification import Verifier
 from .citations import cite
 from .ending import without_repeats
 from .packing import Size, pack
-from .prompt import PASSAGES, QUESTION, Order, Prompt, build
+from .prompt import PASSAGES, QUESTION, Order, Prompt, after_passage, before_passages, boundary, build
 from .verifiers import verifier as verifier_named
 
 SYSTEM = "You are a helpful assistant."
@@ -28,9 +28,10 @@ NOTHING_FOUND = "No passage was found that answers this question."
 class BaseReader(Stage):
     """The part of a reader that does not depend on its model. Subclasses call :meth:`_set` in their constructor."""
 
-    version = 2  # sentences are judged, and stand once
+    version = 3  # passages that could be taken for several stand between lines of their own
 
     needs_text = True
+    model_settings: ClassVar[tuple[str, ...]] = ("embedder", "verifier")
 
     depth: int
     budget: int
@@ -98,8 +99,10 @@ class BaseReader(Stage):
 
     def _prompt(self, query: Query, ranking: Ranking, budget: int, size: Size) -> Prompt | None:
         """The prompt for one query, or None when its ranking has no passage that could be shown."""
-        packed = pack(ranking.top(self.depth).passages(), budget, size)
-        return build(query.text, packed, self.order, self.instruction) if packed.passages else None
+        passages = ranking.top(self.depth).passages()
+        line = boundary(query.text, passages)
+        packed = pack(passages, max(1, budget - size(before_passages(line))) if line else budget, size, after_passage(line))
+        return build(query.text, packed, self.order, self.instruction, line) if packed.passages else None
 
     def _nothing_found(self, position: int) -> Answer:
         """No passage, no answer: the model is not asked to answer from memory."""
@@ -114,4 +117,6 @@ class BaseReader(Stage):
         entails = self._verifier.entails if self._verifier else None
         cited = cite(answer, prompt.passages, self._encoder.encode_passages, self.min_support, entails)
         context = prompt.context(sizes, before, usage.prompt_tokens)
+        if not answer and finish in (None, "stop", "repetition"):
+            finish = "empty"
         return Answer(answer, cited.citations, context, usage, cited.sentences, self.verifier, finish)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -49,6 +49,8 @@ class Reader(BaseReader):
     ``lm:MODEL`` or None (``readers.verifiers``). What the model says twice stands once in the answer, as ``ending.without_repeats`` says
     (what was streamed stays as it was). An empty ranking gives an answer that says so, and the model is not asked.
     """
+
+    model_settings: ClassVar[tuple[str, ...]] = ("lm", "embedder", "verifier")
 
     def __init__(
         self, lm: str = "smollm2", depth: Count = 10, budget: Count = 1024, max_new_tokens: Count = 128, order: Order = "best-last",

@@ -6,18 +6,20 @@ import contextvars
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from ..rag import models
 from ..rag.documents import Answer, Batch, Query, Ranking, Usage
 from ..rag.errors import ConfigError, RegardError
+from ..rag.inert import expect_inert
 from ..rag.settings import Count, Share
 from ..rag.stage import Problem
 from ..rag.trace import Token, emit, record
+from ..rag.trust import Connection
 from .base import INSTRUCTION, SYSTEM, BaseReader
-from .chat import OPENAI, ChatClient, Completion, checked_url
+from .chat import OPENAI, OWN_VARIABLE, ChatClient, Completion, checked_url, connection
 from .citations import MIN_SUPPORT
 from .packing import Size
 from .prompt import Order, Prompt
@@ -29,22 +31,27 @@ class RemoteReader(BaseReader):
     """Answers each query from the passages of its ranking, with ``model`` on the server at ``base_url``, and cites them.
 
     ``base_url`` None is ``$OPENAI_BASE_URL``, else OpenAI's. The key is in the environment variable ``api_key_env`` names, and
-    nowhere else; without one, requests carry none. ``budget`` counts tokens with ``tokenizer`` (a folder or a Hugging Face id),
-    or as a quarter of the characters without one, and so do the spans of the answer's context (from the system message's first
-    token, chat template not counted). ``concurrency`` requests are under way at a time; each waits up to ``timeout`` seconds for
-    the next piece of the answer, and is tried again up to ``retries`` times. ``parameters`` go into the request as they are, over
-    those that the settings make (``{"max_tokens": None, "max_completion_tokens": 500}`` replaces one by another). Packing, order,
-    citations, ``verifier`` and what happens to repeated sentences and to an empty ranking are as in ``Reader``.
+    nowhere else; where there is none, or ``api_key_env`` is None, requests carry none. It goes over https, or to this machine; a pipeline
+    file's reader sends only what the user has allowed for its server (``rag.trust``). ``budget`` counts tokens with ``tokenizer`` (a
+    folder or a Hugging Face id), or as a quarter of the characters without one, and so do the spans of the answer's context (from the
+    system message's first token, chat template not counted). ``concurrency`` requests are under way at a time; each waits up to
+    ``timeout`` seconds for the next piece of the answer, and is tried again up to ``retries`` times, all of it within ``deadline``
+    seconds. ``parameters`` go into the request as they are, over those that the settings make (``{"max_tokens": None,
+    "max_completion_tokens": 500}`` replaces one by another). Packing, order, citations, ``verifier`` and what happens to repeated sentences
+    and to an empty ranking are as in ``Reader``.
     """
 
+    model_settings: ClassVar[tuple[str, ...]] = ("tokenizer", "embedder", "verifier")
+
     def __init__(
-        self, model: str, base_url: str | None = None, api_key_env: str = "OPENAI_API_KEY", depth: Count = 20,
+        self, model: str, base_url: str | None = None, api_key_env: str | None = OWN_VARIABLE, depth: Count = 20,
         budget: Count = 4096,
         max_new_tokens: Count = 512, order: Order = "best-last", temperature: Annotated[float, Field(ge=0)] = 0.0,
         top_p: Annotated[float, Field(gt=0, le=1)] = 1.0, seed: int = 0, system: str | None = SYSTEM,
-        instruction: str = INSTRUCTION, tokenizer: str | None = None, timeout: Annotated[float, Field(gt=0)] = 60.0,
+        instruction: str = INSTRUCTION, tokenizer: str | None = None, timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0,
         retries: Annotated[int, Field(ge=0)] = 4, concurrency: Count = 4, embedder: str = "minilm",
         min_support: Share = MIN_SUPPORT, parameters: dict[str, Any] | None = None, verifier: str | None = "lexical",
+        deadline: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0,
     ) -> None:
         self._set(depth=depth, budget=budget, order=order, system=system, instruction=instruction, embedder=embedder,
                   min_support=min_support, verifier=verifier)
@@ -62,6 +69,7 @@ class RemoteReader(BaseReader):
         self.retries = retries
         self.concurrency = concurrency
         self.parameters = parameters
+        self.deadline = deadline
         self._client: ChatClient | None = None
         self._size: Size = _estimate
 
@@ -75,28 +83,34 @@ class RemoteReader(BaseReader):
         tokenizer = models.weights_hash(models.resolve(self.tokenizer)) if self.tokenizer else None
         return {**super().state(), "server": checked_url(self.base_url), "tokenizer": tokenizer}
 
-    def check(self) -> Iterator[Problem]:
-        """The address can be used, OpenAI's has its key, and packages and files are there."""
-        import os
+    def connections(self) -> Iterator[Connection]:
+        """The server, with the key's variable."""
+        yield from super().connections()
+        yield connection(self.base_url, self.api_key_env, self.origin)
 
+    def check(self) -> Iterator[Problem]:
+        """The address can be used, the key may go there, OpenAI's has its key, and packages and files are there."""
         yield from super().check()
         if find_spec("httpx") is None:
             yield Problem("httpx is not installed", self.label, "pip install httpx")
             return
         try:
-            address = checked_url(self.base_url)
+            asked = connection(self.base_url, self.api_key_env, self.origin)
             if self.tokenizer is not None:
                 models.resolve(self.tokenizer)
         except RegardError as error:
             yield Problem(error.what, self.label, error.hint or "")
             return
-        if address == OPENAI and not os.environ.get(self.api_key_env):
-            yield Problem(f"the environment variable {self.api_key_env} is not set", self.label,
-                          "put the key there, or name a server that needs none in base_url")
+        if asked.refused:
+            yield Problem(asked.refused, self.label, asked.hint)
+        elif checked_url(self.base_url) == OPENAI and not asked.set:
+            what = f"the environment variable {self.api_key_env} is not set" if self.api_key_env else "OpenAI's server needs a key"
+            yield Problem(what, self.label, "put the key there, or name a server that needs none in base_url")
 
     def open(self) -> None:
         super().open()
-        self._client = ChatClient(self.base_url, self.api_key_env, timeout=self.timeout, retries=self.retries)
+        self._client = ChatClient(self.base_url, self.api_key_env, timeout=self.timeout, retries=self.retries, deadline=self.deadline,
+                                  origin=self.origin)
         self._size = _tokenizer(self.tokenizer) if self.tokenizer else _estimate
 
     def close(self) -> None:
@@ -152,7 +166,8 @@ def _tokenizer(name: str) -> Size:
     if files.kind == "gguf":
         raise ConfigError(f"{name!r} is a GGUF file, which has no tokenizer that can be read alone", where="tokenizer",
                           hint="name a folder with tokenizer.json, or a Hugging Face id")
+    expect_inert(files)
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(files.path)
+    tokenizer = AutoTokenizer.from_pretrained(files.path, trust_remote_code=False)
     return lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..rag import models
 from ..rag.errors import ConfigError, MissingDependency, ModelNotFound, StageError, UnsupportedModel
+from ..rag.inert import expect_inert
 from ..rag.lm import LanguageModel
 from ..rag.models import ModelFiles
 from ..rag.packing import pack
@@ -106,6 +107,7 @@ def _classifier(name: str) -> ModelFiles:
 def _load(files: ModelFiles, device: str) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    expect_inert(files)
     try:
         model, loaded = AutoModelForSequenceClassification.from_pretrained(
             files.path, use_safetensors=True, trust_remote_code=False, output_loading_info=True)

@@ -55,6 +55,8 @@ class AttentionReranker(Stage):
     version: ClassVar[int] = 3
     needs_text: ClassVar[bool] = True
 
+    model_settings = ("lm",)
+
     def __init__(
         self, lm: str = "smollm2", policy: Literal["ICR", "BlockICR", "QRHead", "CoRe", "LayerBand", "BlockRank",
                                                    "AttentionSorting"] | AnyPolicy = BlockICR(),  # noqa: B008 - it is immutable

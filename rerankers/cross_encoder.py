@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..rag import models
 from ..rag.documents import Batch, Query, Ranking
 from ..rag.errors import RegardError, UnsupportedModel
+from ..rag.inert import expect_inert
 from ..rag.onnx import OnnxModel, Tokens
 from ..rag.packing import pack
 from ..rag.settings import Count
@@ -41,6 +42,8 @@ class CrossEncoder(Stage):
     """
 
     needs_text = True
+
+    model_settings = ("model",)
 
     def __init__(
         self, model: str = "minilm-cross-encoder", depth: Count = 50, max_length: Count = 512, batch_tokens: Count = 4096,
@@ -213,7 +216,8 @@ def _sentence_transformer(path: str, max_length: int, device: str) -> Any:
     """In float32 or the checkpoint's own dtype, in evaluation mode. Raises ``UnsupportedModel`` for more than one output."""
     from sentence_transformers import CrossEncoder as Model
 
-    model = Model(path, device=device)
+    expect_inert(models.resolve(path))
+    model = Model(path, device=device, trust_remote_code=False, model_kwargs={"use_safetensors": True})
     model.eval()
     model.max_seq_length = min(max_length, model.max_seq_length or max_length)
     if model.num_labels != 1:

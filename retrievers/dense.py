@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..indexers.columns import column_name, require_same, stored_encoder
+from ..indexers.columns import chosen_encoder, column_name, require_same, stored_encoder
 from ..indexers.store import LanceStore
 from ..indexers.views import Version, ViewSpec, parse_view
 from ..indexers.views.faiss_view import import_faiss
@@ -24,7 +24,8 @@ from .first_stage import FirstStage
 class Dense(FirstStage):
     """Bi-encoder retrieval (Karpukhin et al. 2020, arXiv 2004.04906) over a FAISS view.
 
-    ``encoder`` None takes the index's own (its last, where it has several) with the settings it was made with; naming one, or giving an
+    ``encoder`` None takes the index's own (its last, where it has several) with the settings it was made with, if that is an embedded model
+    or one that the user has named (``rag.trust``: an index from others may not choose what is loaded); naming one, or giving an
     ``Encoder`` object (the way to search an index that one made), checks that its fingerprint is the index's. A pipeline that holds an
     object cannot be saved to a file. ``view`` is ``faiss:flat``, ``faiss:hnsw`` or ``faiss:ivf``. A query longer than the encoder's
     window is cut there, and counted in the trace as ``truncated``. Under filters the trace notes how the view was searched
@@ -32,6 +33,8 @@ class Dense(FirstStage):
     hits for and were searched exactly (``filter_redone_exactly``). Scores are cosines when the encoder normalises, else inner
     products; they may differ in the seventh digit with the batch that a query is encoded in.
     """
+
+    model_settings = ("encoder",)
 
     def __init__(
         self, index: str | Path | None = None, k: Count = 100, encoder: str | Encoder | None = None, view: str = "faiss:flat",
@@ -76,7 +79,7 @@ class Dense(FirstStage):
         """The index's encoder, or the one that was named or given, if its fingerprint is the index's."""
         stored = store.encoders[self._name(store)]
         if self.encoder is None:
-            made = stored_encoder(stored, self.device)
+            made = chosen_encoder(stored, self.path, self.device)
         elif isinstance(self.encoder, str):
             stored_encoder(stored, self.device)  # says so where the index was made by an object, whatever its name
             settings = {k: stored[k] for k in ("normalize", "query_prompt", "passage_prompt", "dimension") if k in stored}

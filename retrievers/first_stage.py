@@ -15,7 +15,10 @@ from ..rag import models
 from ..rag.documents import Batch, Query, Ranking, Rows, Scores, ScoreSpace, Step
 from ..rag.errors import ConfigError, IndexFormatError, RegardError
 from ..rag.identity import same_key
+from ..rag.registry import open_store
 from ..rag.stage import Problem, Stage
+
+_TRIES = 3
 
 Search = Callable[[list[int], Rows | None], tuple[Rows, Scores]]
 """(positions in the batch, allowed rows) -> rows [n, k] and scores [n, k], best first, -1 where there are fewer."""
@@ -41,11 +44,11 @@ class FirstStage(Stage):
 
     @property
     def store(self) -> LanceStore:
-        """The passage store; opened at its newest version when the stage opens, and kept there."""
+        """The passage store, at one version from its first use until the stage closes: in a pipeline, at the one that all stages read."""
         if self._store is None:
-            newest = LanceStore(self.path)
-            self._store_key = ("store", newest.uri, newest.fingerprint)
-            self._store = models.acquire(self._store_key, lambda: newest)
+            opened = open_store(f"lance:{self.path}")
+            assert isinstance(opened, LanceStore)
+            self._store = opened
         return self._store
 
     @property
@@ -60,8 +63,15 @@ class FirstStage(Stage):
         return f"lance:{self.index}" if self.index else ""
 
     def open(self) -> None:
-        version = fresh_view(self.store, self.built(self.store).spec)
-        self._view_key = ("view", str(version.folder), same_key(version.meta))
+        for _ in range(_TRIES):
+            version = fresh_view(self.store, self.built(self.store).spec)
+            self._view_key = ("view", str(version.folder), same_key(version.meta))
+            try:
+                self._view = models.acquire(self._view_key, lambda version=version: load_view(version))  # type: ignore[misc]
+            except (OSError, IndexFormatError):  # a job may have put another in its place; what is damaged is so the next time, too
+                continue
+            self._version = version
+            return
         self._view = models.acquire(self._view_key, lambda: load_view(version))
         self._version = version
 
@@ -69,9 +79,7 @@ class FirstStage(Stage):
         if self._view is not None:
             self._view = self._version = None
             models.release(self._view_key)
-        if self._store is not None:
-            self._store = None
-            models.release(self._store_key)
+        self._store = None
 
     def state(self) -> Any:
         """The store's version and the view's build: the one that is open, or the newest one, which ``open`` would start from."""

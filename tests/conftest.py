@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from regard.indexers import build_index
 from regard.rag import Document
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network
+
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="regard-tests-")  # which models this machine's user has named is not theirs
+os.environ["XDG_CONFIG_HOME"] = os.environ["XDG_STATE_HOME"]
+os.environ.pop("REGARD_KEYS", None)
 
 settings.register_profile("regard", deadline=None)  # a busy machine is no failure
 settings.load_profile("regard")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 import re
 
+from .skips import Unreadable
+
 _MARKS = (  # the longer marks first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
@@ -13,8 +15,10 @@ _LINE_ENDS = re.compile(r"\r\n?")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CONTROLS = bytes(set(range(32)) - {8, 9, 10, 12, 13, 27})  # what text files do not hold; form feed, backspace and escape occur
 
+_NO_CHARACTER = re.compile(r"&#(?:[0-9]{1000,}|x[0-9a-f]{1000,});?", re.IGNORECASE)
 
-class BinaryData(ValueError):
+
+class BinaryData(Unreadable):
     """The bytes are not text in any encoding that is tried."""
 
 
@@ -50,3 +54,8 @@ def well_formed(text: str) -> str:
     if text.isascii() or not _SURROGATE.search(text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def without_huge_references(markup: str) -> str:
+    """``markup`` with character references of a thousand digits replaced by U+FFFD: Python makes no number of much longer ones."""
+    return _NO_CHARACTER.sub("\ufffd", markup)

@@ -15,23 +15,25 @@ from typing import Any
 from ...rag.documents import Document
 from ...rag.errors import CorpusError
 from . import records
-from .skips import OnSkip, Skip
+from .limits import Limits
+from .skips import OnSkip, Skip, Unreadable
 
 _KINDS = ("a Document, a mapping, a named tuple, a LangChain document or an object with an id and a text "
           f"(under one of {', '.join(records.IDS)}; {', '.join(records.TEXTS)})")
 
 
-def read(corpus: Any, on_skip: OnSkip) -> Iterator[Document]:
+def read(corpus: Any, limits: Limits, on_skip: OnSkip) -> Iterator[Document]:
     """The documents of ``corpus`` in its order.
 
-    A record without id or text (None, NaN) is a skip at its position, counted from 0. Raises ``CorpusError`` for what is no record: at
-    once where that can be seen beforehand (the items of a list, the columns of a table), else when its position is reached.
+    A record without id or text (None, NaN), or over one of ``limits``, is a skip at its position, counted from 0. Raises
+    ``CorpusError`` for what is no record: at once where that can be seen beforehand (the items of a list, the columns of a table), else
+    when its position is reached.
     """
     items = _items(corpus)
     if isinstance(items, Sequence):
         for position, item in enumerate(items):
             _require_record(item, position)
-    return _documents(items, type(corpus).__name__, on_skip)
+    return _documents(items, type(corpus).__name__, limits, on_skip)
 
 
 def estimate(corpus: Any) -> int | None:
@@ -77,14 +79,18 @@ def _require_columns(columns: list[Any], advice: str) -> None:
                               hint=f"name one of {', '.join(names)}: {advice}")
 
 
-def _documents(items: Iterable[Any], kind: str, on_skip: OnSkip) -> Iterator[Document]:
+def _documents(items: Iterable[Any], kind: str, limits: Limits, on_skip: OnSkip) -> Iterator[Document]:
     sources: Counter[str] = Counter()  # of LangChain documents
     for position, item in enumerate(items):
         _require_record(item, position)
         try:
-            yield _document(item, sources)
-        except records.BadRecord as error:
+            document = limits.checked(_document(item, sources))
+        except Unreadable as error:
             on_skip(Skip(kind, f"position {position}", str(error)))
+        except RecursionError:
+            on_skip(Skip(kind, f"position {position}", "its fields are nested without end, or far too deep"))
+        else:
+            yield document
 
 
 def _document(item: Any, sources: Counter[str]) -> Document:

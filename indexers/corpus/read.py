@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,8 +13,9 @@ from ...rag.documents import Document
 from ...rag.errors import CorpusError
 from . import files, jsonl, parquet, python_docs, trec
 from .decoding import well_formed
+from .limits import Limits
 from .lines import open_lines
-from .skips import OnSkip
+from .skips import OnSkip, Unreadable
 
 FORMATS = ("auto", "folder", "jsonl", "beir", "trec", "parquet", "python")
 _READERS = {"folder": files, "jsonl": jsonl, "beir": jsonl, "trec": trec, "parquet": parquet}
@@ -21,21 +23,21 @@ _BY_NAME = ((jsonl.SUFFIXES, "jsonl"), (trec.SUFFIXES, "trec"), (parquet.SUFFIXE
 _MAGIC = ((b"PAR1", "parquet"), (b"%PDF", "folder"), (b"<DOC>", "trec"), (b"{", "jsonl"))
 
 
-def read_corpus(source: str | Path, *, format: str = "auto", on_skip: OnSkip) -> Iterator[Document]:
+def read_corpus(source: str | Path, *, format: str = "auto", limits: Limits | None = None, on_skip: OnSkip) -> Iterator[Document]:
     """Stream the documents of ``source``, in a fixed order, one in memory at a time.
 
     ``format`` is one of ``FORMATS``; ``auto`` asks :func:`detect_format`. ``on_skip`` gets a :class:`.Skip` for every document that
-    could not be read. Ids need not be unique here: the indexing job sees to that. Texts are valid Unicode (a lone surrogate becomes
-    U+FFFD) and have ``\\n`` line ends when they come from files. Raises ``CorpusError`` at once for a missing path or an unknown
-    format, and while streaming, after the documents before the damage, for a source that breaks off (a truncated gzip file, a disk
-    error).
+    could not be read or goes over one of ``limits``. Ids need not be unique here: the indexing job sees to that. Texts are valid
+    Unicode (a lone surrogate becomes U+FFFD) and have ``\\n`` line ends when they come from files. Raises ``CorpusError`` at
+    once for a missing path or an unknown format, and while streaming, after the documents before the damage, for a source that breaks off
+    (a truncated gzip file, a disk error).
     """
-    found = _checked(source, format)
+    found, limits = _checked(source, format), limits or Limits()
     if found == "python":
         documents = python_docs.read(str(source), on_skip)
     else:
-        path = jsonl.beir_corpus(Path(source)) if found == "beir" else Path(source)
-        documents = _READERS[found].read(path, str(source), on_skip)
+        path = jsonl.beir_corpus(Path(source), limits) if found == "beir" else Path(source)
+        documents = _READERS[found].read(path, str(source), limits, on_skip)
     return map(_storable, documents)
 
 
@@ -55,6 +57,8 @@ def detect_format(source: str | Path) -> str:
             if name.endswith(suffixes):
                 return format
         return _sniff(path)
+    except Unreadable as error:
+        raise CorpusError(f"the source is {error}", where=str(source)) from None
     except (OSError, EOFError, zlib.error) as error:
         raise CorpusError(f"the source cannot be read: {error}", where=str(source)) from None
 
@@ -65,7 +69,7 @@ def estimate_size(source: str | Path, format: str = "auto") -> int | None:
     found = _checked(source, format)
     if found == "python":
         return sum(1 for _ in python_docs.read(str(source), lambda skip: None))
-    path = jsonl.beir_corpus(Path(source)) if found == "beir" else Path(source)
+    path = jsonl.beir_corpus(Path(source), Limits(outside_links=True)) if found == "beir" else Path(source)
     if not path.is_dir() and not path.is_file():
         return None
     size: int | None = _READERS[found].estimate(path)
@@ -76,9 +80,18 @@ def _checked(source: str | Path, format: str) -> str:
     if format not in FORMATS:
         raise CorpusError(f"there is no corpus format {format!r}", where=str(source), hint=f"formats: {', '.join(FORMATS)}")
     found = detect_format(source) if format == "auto" else format
-    if found != "python" and not Path(source).exists():
-        raise CorpusError("there is nothing at this path", where=str(source), hint="check the path")
+    if found != "python":
+        _require_readable(Path(source), source)
     return found
+
+
+def _require_readable(path: Path, source: str | Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        raise CorpusError("there is nothing at this path", where=str(source), hint="check the path") from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISFIFO(mode)):
+        raise CorpusError("a device or a socket is no corpus", where=str(source), hint="name a file, a folder or a pipe")
 
 
 def _folder_format(folder: Path) -> str:
@@ -97,8 +110,8 @@ def _sniff(path: Path) -> str:
     """By the first bytes; a file that names itself a text is one, unless it is TREC's."""
     if not path.is_file():
         raise CorpusError("a pipe or a device does not show its format", where=str(path), hint="pass its format")
-    with open_lines(path) as file:
-        head = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    with open_lines(path, Limits()) as file:
+        head = file.head(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     found = next((format for magic, format in _MAGIC if head[:len(magic)].upper() == magic), None)
     if path.suffix.lower() in files.SUFFIXES:
         return "trec" if found == "trec" else "folder"

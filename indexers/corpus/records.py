@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...rag.documents import Document
+from .skips import Unreadable
 
 IDS = ("id", "_id", "docid", "doc_id", "docno")
 TEXTS = ("text", "contents", "body")
@@ -21,7 +22,7 @@ _RESERVED = frozenset({"id", "_id", "docid", *TEXTS, "title", "metadata"})
 _EXACT = 2 ** 53  # floats up to here hold every whole number
 
 
-class BadRecord(ValueError):
+class BadRecord(Unreadable):
     """A record is not a document; the message says why."""
 
 

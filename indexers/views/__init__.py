@@ -11,12 +11,12 @@ May import: ``regard.rag``, the rest of ``regard.indexers``.
 from .attention_view import AttentionView
 from .bm25_view import BM25View
 from .faiss_view import FaissView
-from .files import View, build_view, built_view, fresh_view, load_view, open_view
+from .files import NEW, View, build_view, built_view, carry_view, fresh_view, load_view, open_view
 from .missing import missing_view
 from .spec import ViewSpec, parse_view
-from .versions import Version, view_specs
+from .versions import Version, newest_versions, view_specs
 
 __all__ = [
-    "AttentionView", "BM25View", "FaissView", "Version", "View", "ViewSpec", "build_view", "built_view", "fresh_view", "load_view",
-    "missing_view", "open_view", "parse_view", "view_specs",
+    "NEW", "AttentionView", "BM25View", "FaissView", "Version", "View", "ViewSpec", "build_view", "built_view", "carry_view", "fresh_view",
+    "load_view", "missing_view", "newest_versions", "open_view", "parse_view", "view_specs",
 ]

@@ -26,6 +26,7 @@ from ...rag.errors import BudgetError, IndexFormatError, StageError
 from ...rag.lm import LanguageModel, LanguageModelInfo, describe
 from ...rag.lm.passages import LEAST_PASSAGE_TOKENS, Block, Format, suffix_position
 from ...rag.lm.prefill import tiled
+from ...rag.markup import visible
 from ...rag.models import resolve, weights_hash
 from ...rag.progress import progress_bar
 from ..integrity import expect_whole
@@ -297,4 +298,4 @@ def _announce(text: str) -> None:
     """Say it whether or not there is a progress bar: logs should show it, too."""
     from rich.console import Console
 
-    Console(file=sys.stderr).print(text, soft_wrap=True, highlight=False, markup=False)
+    Console(file=sys.stderr).print(visible(text), soft_wrap=True, highlight=False, markup=False)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ...rag.documents import Rows
 from ...rag.errors import IndexFormatError
+from ...rag.files import sync
 from ..integrity import Files, describe_files, expect_whole, read_sealed, remember, sealed
 from ..store import Contents
 from .attention_layout import Bytes, Layout
@@ -102,9 +103,9 @@ def write_shard(home: Path, name: str, table: Table, ids: Ids, ranges: Iterable[
         with (temporary / DIGESTS).open("w") as file:
             json.dump(sealed({"files": files}, DIGESTS), file)
             _to_disk(file)
-        sync_folder(temporary)
+        sync(temporary)
         temporary.rename(home / name)
-        sync_folder(home)
+        sync(home)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -141,25 +142,24 @@ def clear_unfinished(home: Path) -> None:
 def link_folder(source: Path, target: Path) -> None:
     """``target`` with the files of ``source``: the same files on disk where the file system has hard links, else copies."""
     target.mkdir()
-    for file in source.iterdir():
+    link_tree(source, target)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """The same for all that lies in ``source``, into a folder that is there."""
+    for entry in source.iterdir():
+        if entry.is_dir():
+            link_folder(entry, target / entry.name)
+            continue
         try:
-            os.link(file, target / file.name)
+            os.link(entry, target / entry.name)
         except OSError:
-            shutil.copyfile(file, target / file.name)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names in ``folder`` reach the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            shutil.copyfile(entry, target / entry.name)
 
 
 def _to_disk(file: Any) -> None:
     file.flush()
-    os.fsync(file.fileno())
+    sync(Path(file.name))
 
 
 def _damaged(folder: Path, why: str) -> IndexFormatError:

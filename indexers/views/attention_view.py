@@ -21,6 +21,7 @@ from ...rag.lm import describe
 from ...rag.lm.passages import Format
 from ...rag.lm.prefill import Prefill, Span, plan, tiled
 from ...rag.models import resolve, weights_hash
+from ...rag.registry import open_store
 from ...rag.trace import record
 from ..integrity import Files
 from ..store import Contents, LanceStore
@@ -28,7 +29,7 @@ from .attention_job import FORMAT, SHARDS, Prefix, Recipe, bring_up_to_date, hal
 from .attention_layout import slots
 from .attention_shards import CUT, SCORED, Shard, link_folder, shard_files, shards_in
 from .spec import ATTENTION, ViewSpec
-from .versions import Version, newest_versions
+from .versions import Version, newest_versions, versions_of
 
 if TYPE_CHECKING:
     import torch
@@ -42,9 +43,15 @@ def open_prefills(index: str, lm: str, form: Format, last: int) -> AttentionView
     ``FingerprintMismatch`` when it was made with other weights or another format, or for fewer layers.
     """
     try:
-        return _opened(LanceStore(index), lm, form, last)
+        return _opened(_store(index), lm, form, last)
     except (OSError, IndexFormatError):  # a job may have put a newer version in the place of the one that was found
-        return _opened(LanceStore(index), lm, form, last)
+        return _opened(_store(index), lm, form, last)
+
+
+def _store(index: str) -> LanceStore:
+    store = open_store(f"lance:{index}")
+    assert isinstance(store, LanceStore)
+    return store
 
 
 def _opened(store: LanceStore, lm: str, form: Format, last: int) -> AttentionView:
@@ -170,7 +177,7 @@ class AttentionView:
 
 def _version_of(store: LanceStore, lm: str) -> Version:
     """The view by this model: by its weights, else, for the error that follows, by its name."""
-    views = [version for version in newest_versions(store.path) if version.spec.kind == ATTENTION]
+    views = [_of_this(version, store) for version in newest_versions(store.path) if version.spec.kind == ATTENTION]
     views.sort(key=lambda version: version.spec.encoder != lm)
     weights = weights_hash(resolve(lm))
     same = next((v for v in views if v.meta.get("made_by", {}).get("weights") == weights), None)
@@ -180,6 +187,11 @@ def _version_of(store: LanceStore, lm: str) -> Version:
                             hint=f"add it: regard index --index {store.path} --view attention:{lm}; it has: "
                                  f"{', '.join(str(v.spec) for v in views) or 'no attention views'}")
     return named
+
+
+def _of_this(newest: Version, store: LanceStore) -> Version:
+    """The view for the store's own version where it is there, else the newest."""
+    return next((v for v in versions_of(newest.folder.parent, store) if v.meta.get("commit") == store.commit), newest)
 
 
 def _expect_same(version: Version, lm: str, form: Format, last: int, store: LanceStore) -> None:

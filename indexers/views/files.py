@@ -13,6 +13,7 @@ import logging
 import shutil
 import tempfile
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -26,6 +27,7 @@ from ..store import LanceStore
 from ..unfinished import incomplete
 from ..writer import locked, storage_errors
 from .attention_job import PENDING, Recipe, recipe
+from .attention_shards import link_tree
 from .attention_view import AttentionView
 from .bm25_view import BM25View
 from .faiss_view import FaissView
@@ -46,6 +48,9 @@ from .versions import (
 )
 
 log = logging.getLogger(__name__)
+
+NEW = "new-"
+"""How the names of folders begin that are being written, or were by a job that is dead."""
 
 
 class View(Protocol):
@@ -78,8 +83,8 @@ def build_view(store: LanceStore, spec: ViewSpec, *, progress: bool | None = Non
     folder = store.path / "views" / spec.slug / str(store.version)
     made_by = recipe(spec) if spec.kind == ATTENTION else None
     if not _is_current(folder, store, spec, made_by):
-        with locked(folder.parent, wait=True):
-            if not _is_current(folder, store, spec, made_by):  # else another process built it while this one waited
+        with locked(folder.parent, wait=True):  # another process may build it while this one waits
+            if not _is_current(folder, store, spec, made_by) and not _carried(folder, store, spec, made_by):
                 view = _built(folder.parent, store, spec, made_by, progress)
                 with storage_errors(folder.parent, f"the view {spec} cannot be written"):
                     _write(view, folder, store, spec, made_by)
@@ -163,20 +168,63 @@ def _extended(home: Path, store: LanceStore, spec: ViewSpec) -> FaissView | BM25
     return None
 
 
-def _write(view: View, folder: Path, store: LanceStore, spec: ViewSpec, made_by: Recipe | None) -> None:
-    home = folder.parent
-    temporary = Path(tempfile.mkdtemp(prefix="new-", dir=home))
+def carry_view(store: LanceStore, version: Version) -> bool:
+    """Make a view of the same passages, in the same order, the view of the store's own version; whether it is one then.
+
+    The files stay as they are, and so does what the description says of them. Needs no model.
+    """
+    folder = version.folder.parent / str(store.version)
+    with locked(folder.parent, wait=True):
+        return _carry(version, folder, store)
+
+
+def _carried(folder: Path, store: LanceStore, spec: ViewSpec, made_by: Recipe | None) -> bool:
+    """Whether an older view of this very recipe has become the store's, since a compaction only moved its passages to other files."""
+    alike = (v for v in versions_of(folder.parent, store) if v.meta["spec"] == spec_json(spec) and v.meta.get("made_by") == made_by)
+    return any(_carry(version, folder, store) for version in alike if version.folder != folder)
+
+
+def _carry(version: Version, folder: Path, store: LanceStore) -> bool:
+    if version.meta.get("commit") == store.commit:
+        return version.folder == folder
+    if not store.unchanged_since(version.meta.get("commit", "")):
+        return False
     try:
+        if not np.array_equal(version.rows(), store.rows):
+            return False
+    except IndexFormatError:  # damaged: it is built anew
+        return False
+
+    def link(temporary: Path) -> dict[str, Any]:
+        link_tree(version.folder, temporary)
+        (temporary / DESCRIPTION).unlink()  # a link to the old one
+        return {**version.meta, "version": store.version, "commit": store.commit}
+
+    with storage_errors(folder.parent, f"the view {version.spec} cannot be written"):
+        _put_in_place(folder, store, link)
+    return True
+
+
+def _write(view: View, folder: Path, store: LanceStore, spec: ViewSpec, made_by: Recipe | None) -> None:
+    def save(temporary: Path) -> dict[str, Any]:
         known = view.save(temporary)
         np.save(temporary / ROWS, store.rows)
-        files = describe_files(temporary, known)
-        meta: dict[str, Any] = {"spec": spec_json(spec), "dataset": store.manifest["id"], "version": store.version,
-                                "commit": store.commit, "passages": len(store.rows), "build": uuid.uuid4().hex, "files": files}
-        if made_by is not None:
-            meta["made_by"] = made_by
+        meta: dict[str, Any] = {"spec": spec_json(spec), "dataset": store.manifest["id"], "version": store.version, "commit": store.commit,
+                                "passages": len(store.rows), "build": uuid.uuid4().hex, "files": describe_files(temporary, known)}
+        return meta if made_by is None else {**meta, "made_by": made_by}
+
+    remember(folder, _put_in_place(folder, store, save)["files"])
+
+
+def _put_in_place(folder: Path, store: LanceStore, save: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """``folder`` with what ``save`` writes into the folder it is given, and the description that it returns; whole or not at all."""
+    home = folder.parent
+    temporary = Path(tempfile.mkdtemp(prefix=NEW, dir=home))
+    try:
+        meta = save(temporary)
         (temporary / DESCRIPTION).write_text(json.dumps(sealed(meta, DESCRIPTION)))
         sync_tree(temporary)
-        said = sealed({"spec": spec_json(spec)}, SPEC)
+        said = sealed({"spec": meta["spec"]}, SPEC)
         if read_sealed(home / SPEC) != said:
             replace_text(home / SPEC, json.dumps(said))
         if folder.exists():
@@ -186,14 +234,14 @@ def _write(view: View, folder: Path, store: LanceStore, spec: ViewSpec, made_by:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    remember(folder, files)
     _sweep(home, store)
+    return meta
 
 
 def _sweep(home: Path, store: LanceStore) -> None:
     """Remove what the view in place makes superfluous."""
     for old in home.iterdir():
-        unfinished = old.name.startswith(("new-", PENDING))  # new-: a killed job left it; pending-: it is in the view now
+        unfinished = old.name.startswith((NEW, PENDING))  # new-: a killed job left it; pending-: it is in the view now
         if unfinished or (old.name.isdigit() and int(old.name) < store.version):
             shutil.rmtree(old, ignore_errors=True)
     later = [version for version in versions_of(home, store) if version.meta["version"] > store.version]

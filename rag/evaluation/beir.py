@@ -12,6 +12,7 @@ from typing import Any
 
 from ..documents import Query
 from ..errors import EmptyQueryError, EvaluationError, QueryError
+from ..paths import local_path
 from .runs import Qrels
 from .trec import read_qrels
 
@@ -33,7 +34,7 @@ def read_beir(folder: str | Path, split: str = "test") -> BeirFolder:
 
     ``queries`` holds those with judgments, in the file's order. Raises ``EvaluationError`` when a part is missing.
     """
-    root = Path(folder)
+    root = local_path(folder, "BEIR folder")
     qrels = read_qrels(_part(root, f"qrels/{split}.tsv"))
     queries = [query for query in read_queries(_part(root, "queries.jsonl")) if query.id in qrels]
     return BeirFolder(_part(root, "corpus.jsonl"), queries, qrels, split)
@@ -55,7 +56,7 @@ def read_queries(path: str | Path) -> list[Query]:
     comes twice, ``EmptyQueryError`` for a query without text.
     """
     queries: dict[str, Query] = {}
-    for number, line in _lines(Path(path)):
+    for number, line in _lines(local_path(path, "queries")):
         place = f"{path}:{number}"
         query = _query(line, place)
         if query.id in queries:

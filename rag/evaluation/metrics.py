@@ -9,8 +9,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import EvaluationError
-from .runs import Qrels, Run, untied
+from .runs import Qrels, Run, expect_judged, untied
+
+_DEEPEST = 2**31 - 1  # trec_eval's numbers are C's
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,10 @@ def evaluate(run: Run, qrels: Qrels, metrics: Sequence[str] = ("nDCG@10",)) -> d
     """
     import ir_measures
 
+    if not metrics or isinstance(metrics, str) or not all(isinstance(name, str) for name in metrics):
+        raise EvaluationError(f"metrics are a list of names, at least one, not {metrics!r:.80}", hint='["nDCG@10", "AP"]')
+    expect_judged(qrels, "the judgments", (int, np.integer))
+    expect_judged(run, "the run", (int, float, np.number))
     measures = {name: _measure(name) for name in metrics}
     if not qrels:
         raise EvaluationError("there are no judgments", hint="check the qrels file")
@@ -69,8 +77,8 @@ def _measure(name: str) -> Any:
         supported = ir_measures.DefaultPipeline.supports(measure)
     except AssertionError:  # ir-measures' word for a required parameter that is missing or of a wrong type
         raise EvaluationError(f"the metric {name!r} lacks a cutoff or has a wrong one", hint=f"write {measure.NAME}@10") from None
-    if not isinstance(cutoff, int) or cutoff < 1:
-        raise EvaluationError(f"the metric {name!r} has a cutoff below 1", hint=f"write {measure.NAME}@10")
+    if not isinstance(cutoff, int) or not 1 <= cutoff <= _DEEPEST:
+        raise EvaluationError(f"the metric {name!r} has a cutoff below 1 or above {_DEEPEST:,}", hint=f"write {measure.NAME}@10")
     if not supported:
         raise EvaluationError(f"the metric {name!r} cannot be computed with what is installed",
                               hint="see ir-measures' documentation")

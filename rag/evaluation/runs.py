@@ -7,8 +7,8 @@ strictly decreasing float32 scores before a run leaves this process or reaches a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,18 @@ Run = dict[str, dict[str, float]]
 
 Qrels = dict[str, dict[str, int]]
 """query id -> document id -> relevance grade; 0 or less is judged not relevant."""
+
+
+def expect_judged(judged: Any, what: str, kind: type | tuple[type, ...]) -> None:
+    """Raise ``EvaluationError`` unless ``judged`` maps query ids to documents to values of ``kind``."""
+    if not isinstance(judged, Mapping):
+        raise EvaluationError(f"{what} is a {type(judged).__name__}", where=what, hint="query id -> document id -> number")
+    for query, documents in judged.items():
+        good = isinstance(query, str) and isinstance(documents, Mapping) and all(
+            isinstance(name, str) and isinstance(value, kind) for name, value in documents.items())
+        if not good:
+            raise EvaluationError(f"{what} of query {query!r:.80} is none: {documents!r:.80}", where=what,
+                                  hint="query id -> document id -> number")
 
 
 def run_from_rankings(
@@ -52,6 +64,7 @@ def untied(run: Run) -> Run:
     A score that is not below its predecessor becomes the next float32 below it; other scores are rounded to float32.
     Raises ``EvaluationError`` for a score that is not finite in float32.
     """
+    expect_judged(run, "the run", (int, float, np.number))
     return {
         query: _decreasing(sorted(documents.items(), key=lambda item: -item[1]), query)
         for query, documents in run.items()

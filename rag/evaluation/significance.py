@@ -172,6 +172,8 @@ def compare(
     """
     if correction not in get_args(Correction):
         raise EvaluationError(f"there is no correction {correction!r}", hint="holm or none")
+    if not isinstance(runs, Mapping):
+        raise EvaluationError(f"runs are a {type(runs).__name__}", hint="a mapping: name -> run")
     scores = {name: evaluate(run, qrels, metrics) for name, run in runs.items()}
     if not scores:
         raise EvaluationError("there is no run to compare")

@@ -1,7 +1,11 @@
 """TREC runs and qrels (and BEIR's qrels) on disk, plain or gzipped.
 
-A run's line is ``query Q0 document rank score tag``, a qrels line ``query 0 document grade``; columns are separated by white space,
-or by tabs when an id has a space in it. BEIR's qrels are a header line and then ``query<TAB>document<TAB>grade``.
+A run's line is ``query Q0 document rank score tag``, a qrels line ``query 0 document grade``; columns are separated by white space.
+BEIR's qrels are a header line and then ``query<TAB>document<TAB>grade``.
+
+An id with white space or control characters in it, or an empty one, is written percent-encoded after ``percent:``
+(``percent:two%20words``), so that every run can be written and every tool counts its columns right; reading undoes it. All other ids are
+written as they are, also those with a ``%`` (URLs have it). In files of others a tab may separate columns, and a space be part of an id.
 """
 
 from __future__ import annotations
@@ -10,16 +14,22 @@ import gzip
 import io
 import math
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote
+
+import numpy as np
 
 from ..errors import EvaluationError, StorageError
-from .runs import Qrels, Run, untied
+from ..paths import expect_writable, local_path
+from .runs import Qrels, Run, expect_judged, untied
 
-_UNWRITABLE = ("\t", "\r", "\n", "\ufeff")
+_ESCAPED = "percent:"
+_UNWRITABLE = re.compile("[\\s\x00-\x1f\x7f-\x9f\ufeff\ud800-\udfff]")
 
 
 def read_run(path: str | Path) -> Run:
@@ -33,7 +43,7 @@ def read_run(path: str | Path) -> Run:
         fields = _fields(line, (6,))
         if fields is None:
             raise EvaluationError("a run's line has six columns", where=place, hint="query Q0 document rank score tag")
-        query, _, document, _, score_text, _ = fields
+        query, document, score_text = _read(fields[0]), _read(fields[2]), fields[4]
         documents = run.setdefault(query, {})
         if document in documents:
             raise EvaluationError(f"document {document!r} is ranked twice for query {query!r}", where=place)
@@ -45,13 +55,12 @@ def write_run(run: Run, path: str | Path, tag: str = "regard") -> None:
     """Write a run, best document first, atomically (a temporary file, then a rename); ``.gz`` is compressed.
 
     Scores are made strictly decreasing in float32 (see :func:`.runs.untied`), because trec_eval breaks ties by document id: reading
-    the file back, here or in any tool, gives our order. Columns are separated by tabs when an id has white
-    space in it, else by spaces.
-    Raises ``EvaluationError`` for an id that no line can hold, ``StorageError`` when the disk refuses.
+    the file back, here or in any tool, gives our order. Ids are escaped as the module says.
+    Raises ``EvaluationError`` for a score that is not finite in float32, ``StorageError`` when the disk refuses.
     """
-    separator = _separator([tag, *run, *(document for documents in run.values() for document in documents)])
+    label = _written(tag)
     _write(path, (
-        separator.join((query, "Q0", document, str(rank), repr(score), tag))
+        " ".join((_written(query), "Q0", _written(document), str(rank), repr(score), label))
         for query, documents in untied(run).items()
         for rank, (document, score) in enumerate(documents.items(), 1)
     ))
@@ -68,7 +77,7 @@ def read_qrels(path: str | Path) -> Qrels:
         if fields is None:
             raise EvaluationError("a qrels line has four columns (TREC) or three (BEIR)", where=place,
                                   hint="query 0 document grade, or query<TAB>document<TAB>grade")
-        query, document, grade_text = fields[0], fields[-2], fields[-1]
+        query, document, grade_text = _read(fields[0]), _read(fields[-2]), fields[-1]
         if number == 0 and len(fields) == 3 and _grade(grade_text) is None:
             continue  # BEIR's header
         grade = _grade(grade_text)
@@ -81,14 +90,18 @@ def read_qrels(path: str | Path) -> Qrels:
 
 def write_qrels(qrels: Qrels, path: str | Path, layout: Literal["trec", "beir"] | None = None) -> None:
     """Write judgments atomically. ``layout`` None means BEIR's for ``.tsv`` and ``.tsv.gz``, else TREC's."""
-    name = Path(path).name.removesuffix(".gz")
+    expect_judged(qrels, "the judgments", (int, np.integer))
+    if layout not in (None, "trec", "beir"):
+        raise EvaluationError(f"there is no layout {layout!r}", hint="trec or beir")
+    target = local_path(path, "file to write")
+    name = target.name.removesuffix(".gz")
     beir = layout == "beir" or (layout is None and name.endswith(".tsv"))
-    separator = _separator([*qrels, *(document for documents in qrels.values() for document in documents)])
-    rows = ((query, document, str(grade)) for query, documents in qrels.items() for document, grade in documents.items())
+    rows = ((_written(query), _written(document), str(grade))
+            for query, documents in qrels.items() for document, grade in documents.items())
     if beir:
         _write(path, ("\t".join(row) for row in [("query-id", "corpus-id", "score"), *rows]))
     else:
-        _write(path, (separator.join((query, "0", document, grade)) for query, document, grade in rows))
+        _write(path, (" ".join((query, "0", document, grade)) for query, document, grade in rows))
 
 
 def _trec_order(documents: dict[str, float]) -> dict[str, float]:
@@ -121,30 +134,33 @@ def _grade(text: str) -> int | None:
         return None
 
 
-def _separator(ids: Iterable[str]) -> str:
-    separator = " "
-    for name in ids:
-        if not name or any(mark in name for mark in _UNWRITABLE) or not _encodable(name):
-            raise EvaluationError(f"the id {name!r} cannot stand in a TREC file",
-                                  hint="ids have no tabs or line ends and are not empty")
-        if name.split() != [name]:
-            separator = "\t"
-    return separator
+def _written(name: str) -> str:
+    """An id as it stands in a file; other ids never look the same."""
+    if name and not name.startswith(_ESCAPED) and not _UNWRITABLE.search(name):
+        return name
+    return _ESCAPED + re.sub(f"%|{_UNWRITABLE.pattern}", _percent, name)
 
 
-def _encodable(name: str) -> bool:
+def _percent(found: re.Match[str]) -> str:
+    return "".join(f"%{octet:02X}" for octet in found[0].encode("utf-8", "surrogatepass"))
+
+
+def _read(name: str) -> str:
+    """The id that :func:`_written` wrote; what it would not have written is an id as it stands."""
+    if not name.startswith(_ESCAPED):
+        return name
     try:
-        name.encode()
-    except UnicodeEncodeError:  # a lone surrogate
-        return False
-    return True
+        found = unquote(name.removeprefix(_ESCAPED), errors="surrogatepass")
+    except UnicodeDecodeError:
+        return name
+    return found if _written(found) == name else name
 
 
 def _lines(path: str | Path) -> Iterator[tuple[str, str]]:
     """``("file:line", text)`` for each line that is not blank; only ``\\n`` ends a line."""
     number = 0
     try:
-        with _open(Path(path)) as file:
+        with _open(local_path(path, "file to read")) as file:
             for number, line in enumerate(file, 1):
                 text = line.rstrip("\r\n")
                 if text.strip():
@@ -163,6 +179,7 @@ def _open(path: Path) -> io.TextIOWrapper:
 
 
 def _write(path: str | Path, lines: Iterable[str]) -> None:
+    expect_writable(path)
     target = Path(path)
     try:
         with _replacing(target) as file:

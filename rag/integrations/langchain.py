@@ -11,13 +11,14 @@ from typing import Annotated, Any
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManager, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.retrievers import BaseRetriever
-from langchain_core.runnables import RunnableConfig, run_in_executor
+from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list
 from pydantic import Field, SkipValidation
 
 from ..documents import Document, Ranking
 from ..errors import ConfigError
 from ..pipeline import Pipeline, Result
+from ..threads import in_thread
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -42,7 +43,7 @@ class RegardRetriever(BaseRetriever):
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None,
     ) -> list[LangChainDocument]:
-        return (await run_in_executor(None, self._find, [query], k))[0]
+        return (await in_thread(self._find, [query], k))[0]
 
     def batch(
         self, inputs: list[str], config: RunnableConfig | list[RunnableConfig] | None = None, *, return_exceptions: bool = False,
@@ -67,7 +68,7 @@ class RegardRetriever(BaseRetriever):
         k: int | None = None, **kwargs: Any,
     ) -> list[list[LangChainDocument]]:
         """:meth:`batch` in a worker thread."""
-        return await run_in_executor(None, partial(self.batch, inputs, config, return_exceptions=return_exceptions, k=k, **kwargs))
+        return await in_thread(partial(self.batch, inputs, config, return_exceptions=return_exceptions, k=k, **kwargs))
 
     def _started(self, query: str, config: RunnableConfig) -> CallbackManagerForRetrieverRun:
         manager = CallbackManager.configure(

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StorageError
+from ..markup import visible
 from ..models import ModelFiles, cache_dir, weights_hash
 
 _FORMAT = 1  # raise it when the folder's content changes
@@ -44,7 +45,7 @@ def converted(files: ModelFiles) -> Path:
     from safetensors import SafetensorError
 
     console = Console(file=sys.stderr)
-    console.print(f"Converting {files.name} for fast loading, once, into {target}", soft_wrap=True, highlight=False)
+    console.print(visible(f"Converting {files.name} for fast loading, once, into {target}"), soft_wrap=True, highlight=False, markup=False)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _clear_abandoned(target.parent)
@@ -64,8 +65,9 @@ def _convert(source: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with quiet_progress(), redirect_stderr(io.StringIO()):  # one of transformers' bars cannot be switched off
-        model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+        model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32,
+                                                     trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, trust_remote_code=False)
         _forget_quantisation(model)
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)

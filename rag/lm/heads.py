@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-import yaml
 
 from ..errors import ConfigError
 from ..models import EMBEDDED, resolve, weights_hash
+from ..paths import local_path, write_text
+from ..plain import MOST_JSON, parse_json, parse_yaml, read_text
 from .info import describe
 
 Heads = Sequence[tuple[int, int]] | None
@@ -76,20 +77,21 @@ class HeadSet:
             raise ValueError("its tables are of different models")
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps({"format": _FORMAT, **asdict(self)}) + "\n", encoding="utf-8")
+        """Raises ``StorageError`` where the file cannot be written."""
+        write_text(path, json.dumps({"format": _FORMAT, **asdict(self)}) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Raises ``ConfigError`` for a file that is no head set."""
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = parse_json(read_text(path, MOST_JSON))
             if data.pop("format") != _FORMAT:
                 raise ValueError("another format")
             found = cls(**data)
             found._expect_numbers()
             return found
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise _no_heads(path, str(error)) from None
+        except (ConfigError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise _no_heads(path, getattr(error, "what", str(error))) from None
 
 
 def published_heads(source: str | Path) -> Heads:
@@ -104,11 +106,11 @@ def published_heads(source: str | Path) -> Heads:
     """
     if isinstance(source, str) and _LISTED.fullmatch(source):
         return _listed(source)
-    path = Path(source)
+    path = local_path(source, "heads")
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise _no_heads(path, str(error)) from None
+        text = read_text(path, MOST_JSON)
+    except ConfigError as error:
+        raise _no_heads(path, error.what) from None
     try:
         return _heads_of(_parsed(text))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
@@ -166,8 +168,8 @@ def _changed(path: Path) -> int:
 def _loaded(path: Path, changed: int) -> HeadSet | Heads:
     """A head set, or the heads of a published file."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        data = parse_json(read_text(path, MOST_JSON))
+    except (ConfigError, ValueError):
         return published_heads(path)
     return HeadSet.load(path) if isinstance(data, dict) and "format" in data else published_heads(path)
 
@@ -175,13 +177,13 @@ def _loaded(path: Path, changed: int) -> HeadSet | Heads:
 def _parsed(text: str) -> Any:
     """JSON, or else YAML, of which the plain text of heads is a case."""
     try:
-        return json.loads(text)
-    except ValueError:
-        pass
+        return parse_json(text)
+    except ValueError as error:
+        why = str(error)
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ValueError("neither JSON nor YAML") from None
+        return parse_yaml(text, "heads")
+    except ConfigError:
+        raise ValueError(f"neither JSON ({why}) nor YAML") from None
 
 
 def _heads_of(data: Any) -> Heads:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelNotFound, RegardError, UnsupportedModel
+from ..inert import expect_inert
 from ..models import ModelFiles
 from . import gguf
 
@@ -19,6 +20,7 @@ from . import gguf
 def configuration(files: ModelFiles) -> Any:
     """The model's transformers configuration. A GGUF file's is read from its header until the file has been converted."""
     _expect_language_model(files)
+    expect_inert(files)
     from transformers import AutoConfig
 
     with _typed_errors(files):
@@ -34,6 +36,7 @@ def model_and_tokenizer(files: ModelFiles, device: str) -> tuple[Any, Any]:
     On the CPU in float32, elsewhere in the checkpoint's own dtype. A GGUF file is converted first, once.
     """
     _expect_language_model(files)
+    expect_inert(files)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

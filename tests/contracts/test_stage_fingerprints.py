@@ -180,7 +180,8 @@ CASES: dict[str, Case] = {
     "RemoteReader": Case(
         _remote,
         lambda world: {**READING, "model": "n", "base_url": "http://localhost:2/v1", "api_key_env": "OTHER_KEY", "tokenizer": world.fake2,
-                       "timeout": 9.0, "retries": 0, "concurrency": 1, "embedder": world.fake2, "parameters": {"top_k": 3}},
+                       "timeout": 9.0, "deadline": 9.0, "retries": 0, "concurrency": 1, "embedder": world.fake2,
+                       "parameters": {"top_k": 3}},
         {**_files_of("fake", _remote), **_files_of("embedder", _remote), **_verified(_remote)}),
 }
 

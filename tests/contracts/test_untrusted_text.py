@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch, tiny: str) -> Iterator[Callable[[], Counter[int]]]:
+def shown(monkeypatch: pytest.MonkeyPatch, tiny: str) -> Callable[[], Counter[int]]:
     """Counts the special tokens in all that a model is shown, since the last call."""
     seen: Counter[int] = Counter()
     special = set(transformers.AutoTokenizer.from_pretrained(tiny).all_special_ids)

@@ -59,6 +59,8 @@ SCENARIOS = {
     "add an encoder to no passages": Scenario("only_empty", "add_encoder"),
     **{f"add {view}": Scenario("first", "add_view", view) for view in ("bm25", "faiss:flat", "faiss:hnsw", "faiss:ivf", "attention")},
     **{f"append with {view}": Scenario("first", "append", view) for view in ("bm25", "faiss:flat", "faiss:hnsw", "attention")},
+    "compact": Scenario("grown", "compacted", "bm25"),
+    "purge": Scenario("grown", "purged", "bm25", GONE),
     "delete with bm25": Scenario("first", "delete", "bm25", GONE),
     "delete with attention": Scenario("first", "delete", "attention", GONE),
 }

@@ -17,7 +17,7 @@ import pytest
 from regard.indexers.commits import deletions_size
 
 SIZES = 40
-SAMPLED = 3
+SAMPLED = 2
 """Sizes of each scenario and kind in a default run."""
 
 

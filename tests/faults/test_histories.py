@@ -148,9 +148,10 @@ def test_a_restore_inside_a_job_that_adds_an_encoder(hash_encoder: Any, tmp_path
     job(path, None, "apple", 0)
     shutil.copytree(path / "passages.lance", tmp_path / "backup")
     job(path, None, "birch", 3)
-    with monkeypatch.context() as patched, pytest.raises(RegardError):
+    with monkeypatch.context() as patched:
         patched.setattr("regard.indexers.writer.StoreWriter.add_encoder", _refuse)
-        build_index(None, path, encoder=encoder, views=[], progress=False)
+        with pytest.raises(RegardError):
+            build_index(None, path, encoder=encoder, views=[], progress=False)
     assert (path / "pending").exists()
     replace_folder(path / "passages.lance", tmp_path / "backup")
     job(path, None, "cedar", 3)

@@ -12,7 +12,7 @@ import pytest
 from regard.indexers import LanceStore, build_index
 from regard.rag import Document
 
-SAMPLED = 7
+SAMPLED = 5
 """Points of each scenario in a default run; the slow tests try all."""
 
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 import torch
 import transformers
 from conftest import HashEncoder
-from regard.indexers import LanceStore, build_index, delete_documents
+from regard.indexers import LanceStore, build_index, compact, delete_documents
 from regard.indexers.digests import Digest, Ledger
 from regard.indexers.store import DATASET
 from regard.indexers.views import attention_job, view_specs
@@ -79,6 +79,21 @@ def add_view(path: Path, view: str = "") -> None:
     build_index(None, path, encoder=HashEncoder(8), views=[view], progress=False)
 
 
+def grown(path: Path, view: str = "") -> None:
+    """Some fragments and versions, with deletions."""
+    first(path, view)
+    update(path)
+    delete_documents(path, ["d5"])
+
+
+def compacted(path: Path, view: str = "") -> None:
+    compact(path)
+
+
+def purged(path: Path, view: str = "") -> None:
+    delete_documents(path, ["d1", "d6", "d7"], purge=True)
+
+
 def nothing(path: Path, view: str = "") -> None: ...
 
 
@@ -96,7 +111,7 @@ def model(path: Path, view: str = "") -> None:
 
 
 ACTIONS = {action.__name__: action for action in
-           (first, without_encoder, append, update, delete, add_encoder, add_view, nothing, only_empty, model)}
+           (first, without_encoder, grown, compacted, purged, append, update, delete, add_encoder, add_view, nothing, only_empty, model)}
 
 
 def state(path: Path) -> dict[str, Any]:

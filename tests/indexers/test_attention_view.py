@@ -422,7 +422,7 @@ def test_deleted_passages_vanish_from_the_view(
 ) -> None:
     store = indexed(tmp_path, facts, f"attention:{llama},bits=32")
     prefilled.clear()
-    assert delete_documents(tmp_path, ["moon", "heart"]) == 2
+    assert delete_documents(tmp_path, ["moon", "heart"]).passages == 2
     assert prefilled == []
     rest = LanceStore(tmp_path)
     view = open_prefills(str(tmp_path), llama, Format(), 3)

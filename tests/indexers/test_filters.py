@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import operator
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from regard.indexers.filters import compile_filters, expect_known
+from regard.rag.cache import StageCache
+from regard.rag.documents import Query
 from regard.rag.errors import QueryError
+from regard.rag.identity import same_key
 
+BOUNDS = st.booleans() | st.integers(-3, 3) | st.floats(-3, 3) | st.sampled_from(["", "a", "ab", "3"])
 VALUES = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-3, 3) | st.sampled_from(["", "a", "ab", "3"]) | st.lists(
     st.integers(0, 2) | st.just("a"), max_size=2) | st.just({"a": 1})
 
 
 @pytest.mark.parametrize("name", ["gt", "gte", "lt", "lte"])
-@given(VALUES, VALUES)
+@given(VALUES, BOUNDS)
 def test_an_order_holds_where_python_says_so_and_nowhere_else(name: str, value: Any, wanted: Any) -> None:
     compare = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}[name]
     try:
@@ -27,11 +32,54 @@ def test_an_order_holds_where_python_says_so_and_nowhere_else(name: str, value: 
 
 
 @pytest.mark.parametrize(("condition", "value"), [
-    ({"gte": 2000}, "2003"), ({"lt": "b"}, 3), ({"contains": "a"}, 3), ({"contains": 3}, "a3"), ({"gt": None}, 3), ({"lte": [3]}, 3),
+    ({"gte": 2000}, "2003"), ({"lt": "b"}, 3), ({"contains": "a"}, 3), ({"contains": 3}, "a3"),
     ({"gte": 1, "lt": "9"}, 3),
 ])
 def test_what_cannot_be_compared_does_not_match(condition: Any, value: Any) -> None:
     assert not compile_filters({"field": condition})({"field": value})
+
+
+@pytest.mark.parametrize("condition", [
+    {"in": 5}, {"in": "2000"}, {"in": None}, {"in": {"a": 1}}, {"gt": None}, {"lte": [3]}, {"gte": float("nan")},
+    float("nan"), [float("nan")],
+    {"eq": float("nan")}, {"lt": {}}, {"gte": b"x"},
+])
+def test_what_an_operator_cannot_use_is_an_error(condition: Any) -> None:
+    with pytest.raises(QueryError, match="filter on 'field' cannot use"):
+        compile_filters({"field": condition})
+
+
+@pytest.mark.parametrize(("condition", "value", "holds"), [
+    (["a", "c"], ["a", "b"], True), (["c"], ["a", "b"], False), ({"in": ["b"]}, ["a", "b"], True), ([], ["a"], False), (["a"], [], False),
+    (["a"], "a", True), ("a", ["a"], False), ({"contains": "a"}, ["a"], True), (("a",), "a", True), ({"a"}, ["a"], True),
+])
+def test_a_list_meets_a_list_where_they_overlap(condition: Any, value: Any, holds: bool) -> None:
+    assert compile_filters({"field": condition})({"field": value}) is holds
+
+
+DAY, NOON = date(2024, 5, 1), datetime(2024, 5, 1, 12)
+
+
+@pytest.mark.parametrize(("condition", "value", "holds"), [
+    (DAY, "2024-05-01", True), (DAY, "2024-05-01T23:00:00", True), (DAY, "2024-05-02", False), (DAY, "May", False), (DAY, 20240501, False),
+    ({"gte": DAY}, "2024-05-01", True), ({"gt": DAY}, "2024-05-01T23:00", False), ({"lt": DAY}, "2024-04-30", True),
+    ({"gt": DAY}, "zzz", False), ({"lt": DAY}, None, False), ({"ne": DAY}, "2024-05-02", True), ({"ne": DAY}, "2024-05-01", False),
+    ({"gte": NOON}, "2024-05-01", False), ({"gte": NOON}, "2024-05-01 12:00:00", True), ({"gte": NOON}, "2024-05-01T14:00:00+02:00", True),
+    ({"gt": NOON}, "2024-05-01T13:00:00+02:00", False), ([DAY, date(2020, 1, 1)], "2020-01-01", True), ([DAY], "2020-01-01", False),
+    ({"gte": "2024-05-01"}, "2024-05-02", True), ([DAY], ["2024-05-01", "x"], True), ({"contains": DAY}, ["2024-05-01"], True),
+    ({"gte": datetime(2024, 5, 1, 12, tzinfo=UTC)}, "2024-05-01T12:00:00", True),
+    ({"lte": DAY}, "2024-05-01", True), ({"lte": DAY}, "x", False),
+])
+def test_dates_are_compared_with_iso_text(condition: Any, value: Any, holds: bool) -> None:
+    assert compile_filters({"field": condition})({"field": value}) is holds
+
+
+def test_a_date_and_its_text_are_two_keys() -> None:
+    values = [DAY, "2024-05-01", datetime(2024, 5, 1),
+              {"class": "datetime.date", "value": "datetime.date(2024, 5, 1)"}, [DAY], ["2024-05-01"]]
+    assert len({same_key({"when": value}) for value in values}) == len(values)
+    cache = StageCache("unused")
+    assert len({cache.key("s", [Query("x", filters={"when": value})]) for value in values}) == len(values)
 
 
 def test_every_field_and_every_operator_must_agree() -> None:

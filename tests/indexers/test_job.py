@@ -112,7 +112,7 @@ def test_a_document_that_loses_its_text_loses_its_passages(tmp_path: Path, hash_
 def test_delete_removes_passages_and_never_reuses_their_rows(tmp_path: Path, hash_encoder: Any) -> None:
     encoder = hash_encoder(8)
     _build(_documents(5), tmp_path, encoder)
-    assert delete_documents(tmp_path, ["d4", "it's not there"]) == 1
+    assert delete_documents(tmp_path, ["d4", "it's not there"]).passages == 1
     assert open_view(LanceStore(tmp_path), parse_view("bm25")).rows.tolist() == [0, 1, 2, 3]
     _build([*_documents(4), Document("new", "text")], tmp_path, encoder)
     assert LanceStore(tmp_path).rows.tolist() == [0, 1, 2, 3, 5]

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.documents import Document as LangChainDocument
 from regard.indexers import LanceStore, build_index
-from regard.indexers.corpus import Skip, objects
+from regard.indexers.corpus import Limits, Skip, objects
 from regard.rag import Document
 from regard.rag.errors import CorpusError
 
@@ -78,7 +78,7 @@ class Model(pydantic.BaseModel):
 
 def _read(corpus: Any) -> tuple[list[Document], list[Skip]]:
     skips: list[Skip] = []
-    return list(objects.read(corpus, skips.append)), skips
+    return list(objects.read(corpus, Limits(), skips.append)), skips
 
 
 def _job(corpus: Any, path: Path) -> Any:

@@ -140,7 +140,8 @@ def test_ask_gives_an_answer_whose_citations_stand_in_the_documents(facts_index:
     assert found["passages"][0]["document_id"] == "bread"
     assert found["answer"]["citations"], "the answer repeats a passage, so something must support it"
     told = found["answer"]
-    assert told.keys() == {"text", "finish", "truncated", "sentences", "citations", "support_is", "verifier", "unsupported", "uncited"}
+    assert told.keys() == {
+        "text", "finish", "truncated", "note", "sentences", "citations", "support_is", "verifier", "unsupported", "uncited"}
     assert "not whether it is true" in told["support_is"]
     assert told["verifier"]["name"] == "lexical"
     assert 0 < told["verifier"]["false_passes"] < told["verifier"]["recall"] < 1

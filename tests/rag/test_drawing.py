@@ -180,8 +180,8 @@ def test_names_are_escaped() -> None:
     graph = Graph((Node(name, "input"), Node("output:x", "output")), (Edge(name, "output:x", "x", "<b>"),))
     svg = to_svg(graph)
     assert "<script" not in svg
-    assert '<script>alert("1")</script>&' in texts(svg)
-    assert 'n0(["#60;script#62;alert#40;#34;1#34;#41;#60;#47;script#62;#38;"])' in to_mermaid(graph)
+    assert '<script>alert("1")</script>&' in svg.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"').replace("&amp;", "&")
+    assert 'n0(["#60;script#62;alert#40;#34;1#34;#41;#60;#47;script#62;#38;' in to_mermaid(graph)
 
 
 def test_the_picture_needs_nothing_but_itself() -> None:

@@ -47,7 +47,7 @@ def test_every_question_is_in_the_contents_and_has_its_section() -> None:
     assert "Answer" in sections["q1"]
     assert "1 of 1 sentence entailed by what is cited" in sections["q1"]
     assert described("lexical") in sections["q1"]
-    assert f"1 of 1 sentence entailed by what is cited · cut{described('lexical')}" in text_of(nav)
+    assert f"1 of 1 sentence entailed by what is cited · cut: its tokens ran out{described('lexical')}" in text_of(nav)
     assert "And <b>then</b>?" in sections["q2"]
     assert "Answer" not in sections["q2"]
     assert [mark.text for mark in root.iter("mark")] == ["rmtree deletes a tree."]
