@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from regard.indexers import LanceStore, build_index, delete_documents, verify_index
+from regard.indexers.compaction import compact
 from regard.indexers.digests import LEDGER
 from regard.indexers.store import reading
 from regard.rag import Document, Query
@@ -200,3 +201,13 @@ def test_vectors_of_an_encoder_that_was_added_are_computed_again(
 def held(index: Path) -> list[tuple[str, Any]]:
     store = LanceStore(index)
     return list(zip(store.document_ids(store.rows), np.concatenate(list(store.vectors("hash_encoder"))), strict=True))
+
+
+@pytest.mark.parametrize("purge", [False, True])
+def test_a_compacted_index_is_whole(purge: bool, index: Path) -> None:
+    compact(index, purge=purge)
+    report = verify_index(index)
+    assert (report.problems, report.notes) == ([], [])
+    change(data_files(index)[-1], b"unique7", b"unique8")
+    assert not verify_index(index).ok
+    assert verify_index(index, repair=True).ok
