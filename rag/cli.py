@@ -543,6 +543,7 @@ def _keep_terminal_safe() -> None:
             return visible(super().format(record))
 
     handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)  # some libraries' loggers have a lower level of their own
     handler.setFormatter(Visible())
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.captureWarnings(True)

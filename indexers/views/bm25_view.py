@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import warnings
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -63,7 +64,8 @@ class BM25View:
                              hint="index again with text")
         index = _new(spec)
         ids, vocabulary = _token_ids(store)
-        with np.errstate(invalid="ignore"):  # passages without a single word have the mean length 0
+        with np.errstate(invalid="ignore"), warnings.catch_warnings():  # passages without a single word have the mean length 0
+            warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)  # and there may be no passages
             index.index((ids, vocabulary), show_progress=False)
         return cls(index, spec, store.rows)
 
