@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -106,6 +106,17 @@ def remember(folder: Path, files: Files) -> None:
     memory.save()
 
 
+def look_once(folder: Path, name: str, what: str, look: Callable[[], object]) -> None:
+    """Call ``look``, which raises unless the file's content is good in some further way, ``what``; not for a file that it found good on
+    this machine before."""
+    memory = _Memory(folder)
+    mark = f"{name}#{what}"
+    if not memory.holds(mark, what):
+        look()
+        memory.note(mark, what)
+        memory.save()
+
+
 def _unlike(folder: Path, name: str, file: Mapping[str, Any]) -> str:
     """What a look at the file's entry tells; empty: nothing."""
     path = PurePosixPath(name)
@@ -157,7 +168,7 @@ class _Memory:
         """A cache that cannot be written costs reading again, never an opening."""
         if not self._changed:
             return
-        kept = {key: mark for key, mark in self._stored().items() if (self._folder.parent / key).exists()}
+        kept = {key: mark for key, mark in self._stored().items() if (self._folder.parent / key.partition("#")[0]).exists()}
         kept |= {f"{self._folder.name}/{name}": mark for name, mark in self._changed.items()}
         temporary = self._file.with_name(f"{self._file.name}.{os.getpid()}")
         try:
@@ -173,5 +184,5 @@ class _Memory:
         return self._kept
 
     def _mark(self, name: str, digest: str) -> _Mark:
-        found = (self._folder / name).stat()
+        found = (self._folder / name.partition("#")[0]).stat()
         return [found.st_ino, found.st_size, found.st_mtime_ns, digest]

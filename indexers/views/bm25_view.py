@@ -14,7 +14,7 @@ import numpy as np
 
 from ...rag.documents import Rows, Scores
 from ...rag.errors import StageError
-from ..integrity import Files
+from ..integrity import Files, look_once
 from ..store import LanceStore
 from .spec import ViewSpec
 from .versions import damaged_view
@@ -45,6 +45,9 @@ class Analyzer:
             if stem:
                 out.append(stem)
         return out
+
+
+_POSTINGS = "indices.csc.index.npy"
 
 
 class BM25View:
@@ -84,7 +87,8 @@ class BM25View:
 
         try:
             index = bm25s.BM25.load(str(folder), mmap=True, load_corpus=False)
-            _expect_inside(index, len(rows))
+            _expect_in_order(index, len(rows))
+            look_once(folder, _POSTINGS, f"below {len(rows)}", lambda: _expect_inside(index, len(rows)))
         except Exception as error:  # whatever bm25s, numpy and JSON make of a damaged file
             raise damaged_view(folder, f"{type(error).__name__}: {error}") from None
         index.backend = "numba"
@@ -114,8 +118,8 @@ class BM25View:
         return rows, scores
 
 
-def _expect_inside(index: Any, passages: int) -> None:
-    """Raise ``ValueError`` unless every word's postings lie in the arrays, and name passages that there are: numba checks no bounds."""
+def _expect_in_order(index: Any, passages: int) -> None:
+    """Raise ``ValueError`` unless every word's postings lie in the arrays: numba checks no bounds."""
     data, indices, ends = (index.scores[name] for name in ("data", "indices", "indptr"))
     if index.method != "lucene" or index.scores["num_docs"] != passages:
         raise ValueError(f"{index.scores['num_docs']} passages by {index.method} instead of {passages}")
@@ -123,11 +127,16 @@ def _expect_inside(index: Any, passages: int) -> None:
         raise ValueError("arrays of another form")
     if not len(ends) or ends[0] != 0 or ends[-1] != len(indices) or len(data) != len(indices) or (np.diff(ends) < 0).any():
         raise ValueError("postings out of order")
-    if len(indices) and not (indices.min() >= 0 and indices.max() < passages):
-        raise ValueError("postings of passages that there are not")
     words = np.fromiter(index.vocab_dict.values(), dtype=np.int64, count=len(index.vocab_dict))
     if len(words) and not (words.min() >= 0 and words.max() < len(ends) - 1):
         raise ValueError("words without postings")
+
+
+def _expect_inside(index: Any, passages: int) -> None:
+    """Raise ``ValueError`` unless all postings are of passages that there are."""
+    indices = index.scores["indices"]
+    if len(indices) and not (indices.min() >= 0 and indices.max() < passages):
+        raise ValueError("postings of passages that there are not")
 
 
 def _new(spec: ViewSpec) -> Any:
