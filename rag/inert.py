@@ -18,7 +18,7 @@ from .plain import MOST_JSON, read_text
 
 _CLASSES = {
     "type": re.compile(r"sentence_transformers(\.[a-z_]\w*)*\.[A-Z]\w*"),  # of a module, in modules.json
-    "activation_fn": re.compile(r"torch\.nn\.modules\.(activation|linear)\.[A-Z]\w*"),
+    "activation_fn": re.compile(r"torch\.nn\.modules\.(activation|linear)\.[A-Z]\w*|\w+"),  # a plain name is looked up, not imported
 }
 _CLASSES["activation_function"] = _CLASSES["sbert_ce_default_activation_function"] = _CLASSES["activation_fn"]
 _IMPLEMENTATIONS = re.compile(r"_?(attn|experts)_implementation(_internal)?")

@@ -57,8 +57,10 @@ def boundary(question: str, passages: Sequence[Passage]) -> str:
 
 
 def _could_be_more(passage: Passage, question: str) -> bool:
-    """Whether it has a blank line, a heading, a title of several lines, or the question in it."""
+    """Whether it has a blank line (with what follows it, too), a heading, a title of several lines, or the question in it."""
     lines = passage.text.splitlines()
+    if len(f"{passage.text}.".splitlines()) > len(lines):  # it ends in a line end
+        return True
     asked = " ".join(question.casefold().split())
     return (any(not line.strip() or line.lstrip().startswith("#") for line in lines) or len(passage.title.splitlines()) > 1
             or asked in " ".join(f"{passage.title} {passage.text}".casefold().split()))

@@ -106,11 +106,11 @@ def published_heads(source: str | Path) -> Heads:
     """
     if isinstance(source, str) and _LISTED.fullmatch(source):
         return _listed(source)
-    path = local_path(source, "heads")
     try:
+        path = local_path(source, "heads")
         text = read_text(path, MOST_JSON)
     except ConfigError as error:
-        raise _no_heads(path, error.what) from None
+        raise _no_heads(source, error.what) from None
     try:
         return _heads_of(_parsed(text))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
@@ -222,6 +222,6 @@ def _expect_in(lm: str, heads: Sequence[tuple[int, int]]) -> Heads:
     return heads
 
 
-def _no_heads(path: Path, why: str) -> ConfigError:
+def _no_heads(path: Any, why: str) -> ConfigError:
     return ConfigError(f"there is no head set in {str(path)!r}: {why}", where="heads",
                        hint="make one: regard heads detect --help; or give published heads, like 14-22,13-16")

@@ -251,6 +251,8 @@ def test_an_index_holds_no_key(planted: Path) -> None:
         def encode_passages(self, texts: list[str]) -> object:
             raise RuntimeError("the job breaks off")
 
+        encode_queries = encode_passages
+
     with pytest.raises(RuntimeError), contextlib.redirect_stderr(io.StringIO()):
         build_index([planted / "docs"], planted / "broken", encoder=Breaks(), progress=False)
     assert (planted / "broken" / "unfinished.json").exists()

@@ -385,7 +385,8 @@ def test_a_head_set_says_which_layers_a_view_needs(llama: str, tmp_path: Path) -
     from regard.rag.models import weights_hash
 
     table = [[0.1] * 4, [0.9] * 4, [0.8] * 4, [0.0] * 4]
-    found = HeadSet(llama, weights_hash(resolve(llama)), {}, {"ndcg": table, "qr_score": table, "contrastive": table}, {})
+    intervals = [[[mean, mean] for mean in row] for row in table]
+    found = HeadSet(llama, weights_hash(resolve(llama)), {}, {"ndcg": table}, {"ndcg": intervals})
     found.save(tmp_path / "heads.json")
     assert str(parse_view(f"attention:{llama},heads={tmp_path / 'heads.json'}")) == f"attention:{llama},last=2"
     with pytest.raises(ConfigError, match="not on these weights"):

@@ -310,7 +310,8 @@ def head_set(tmp_path, **changes) -> str:
     for table, (layer, head) in zip(measures.values(), [(12, 3), (10, 1), (11, 2), (8, 0)], strict=True):
         table[layer, head] = 1
     tables = {name: table.tolist() for name, table in measures.items()}
-    found = HeadSet("smollm2", weights_hash(resolve("smollm2")), {}, tables, tables)
+    intervals = {name: np.stack([table, table], axis=2).tolist() for name, table in measures.items()}
+    found = HeadSet("smollm2", weights_hash(resolve("smollm2")), {}, tables, intervals)
     replace(found, **changes).save(tmp_path / "heads.json")
     return str(tmp_path / "heads.json")
 
