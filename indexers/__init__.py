@@ -2,9 +2,10 @@
 
 Lives here: ``corpus`` (readers), ``chunkers``, ``encoders``, ``store`` and ``writer`` (the Lance dataset, read and write side) with
 ``commits`` (how it changes) and ``digests`` (what its files hold), ``columns`` (an index's encoders), ``filters``, ``views`` (FAISS, BM25,
-attention), ``job`` (``build_index``) with ``seen``, ``pace`` (when it commits), ``sources`` (where documents came from, and their ids), ``prune`` (those that are gone) and ``unfinished`` (what it has not
-ended); ``deletion`` and ``compaction``, with ``leases`` (which versions are in use); ``integrity`` (whether files are what was written)
-and ``verify`` (of a whole index, and mending it); ``chosen`` (which models an index may name) and ``serving`` (which version is read).
+attention), ``job`` (``build_index``) with ``seen``, ``pace`` (when it commits), ``sources`` (where documents came from, and their ids),
+``prune`` (those that are gone) and ``unfinished`` (what it has not ended); ``deletion`` and ``compaction``, with ``leases`` (which versions
+are in use); ``integrity`` (whether files are what was written) and ``verify`` (of a whole index, and mending it); ``chosen`` (which models
+an index may name) and ``serving`` (which version is read).
 
 May import: ``regard.rag``, ``regard.kernels``.
 """
