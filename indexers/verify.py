@@ -22,7 +22,9 @@ from ..rag.documents import Passage
 from ..rag.encoding import close_encoder, open_encoder
 from ..rag.errors import IndexFormatError, IndexNotFound, RegardError
 from ..rag.progress import Advance, progress_bar
+from ..rag.trust import expect_chosen
 from . import commits
+from .chosen import LANGUAGE_MODEL
 from .columns import checked_vectors, stored_encoder
 from .digests import LEDGER, Digest, Ledger
 from .integrity import damages
@@ -30,6 +32,7 @@ from .sources import FILE as SOURCES
 from .store import DATASET, LanceStore, content_hash, exists, full_texts, reading
 from .unfinished import jobs
 from .views import Version, build_view
+from .views.spec import ATTENTION
 from .views.versions import DESCRIPTION, newest_versions, read_meta
 from .writer import StoreWriter, locked, storage_errors, vector_array
 
@@ -348,6 +351,8 @@ class _Repair:
         for version in newest_versions(self.path):
             if any(version.folder == damaged.folder for damaged in self.found.views) or self.lost:
                 try:
+                    if version.spec.kind == ATTENTION:  # the index names the model that computes it
+                        expect_chosen(version.spec.encoder, LANGUAGE_MODEL, self.path)
                     build_view(store, version.spec, progress=self.found.progress)
                     self.done.append(f"the view {version.spec} is built anew")
                 except RegardError as error:

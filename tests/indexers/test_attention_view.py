@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from regard.indexers import LanceStore, build_index, delete_documents
+from regard.indexers import LanceStore, build_index, delete_documents, verify_index
 from regard.indexers.chunkers import chunker
 from regard.indexers.views import attention_job, attention_shards, build_view, fresh_view, parse_view, view_specs
 from regard.indexers.views.attention_layout import Half, Layout, slots
@@ -656,3 +656,20 @@ def test_what_another_history_shares_is_not_computed_again(
     before = len(prefilled)
     indexed(index, facts[5:8], f"attention:{llama}")
     assert sum(prefilled[before:]) == 3
+
+
+def test_a_repair_loads_no_model_that_only_the_index_names(
+    llama: str, facts: list[Document], tmp_path: Path, prefilled: list[int], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = indexed(tmp_path, facts[:3], f"attention:{llama}")
+    for file in view_folder(store).rglob("data.bin"):
+        file.write_bytes(file.read_bytes()[:-1])
+    before = len(prefilled)
+    with monkeypatch.context() as others:
+        others.setattr("regard.rag.trust.is_chosen", lambda model: False)
+        report = verify_index(tmp_path, repair=True, progress=False)
+    assert any("could not be built anew: the index names" in done for done in report.repaired)
+    assert len(prefilled) == before
+    assert not report.ok
+    assert verify_index(tmp_path, repair=True, progress=False).ok
+    assert len(prefilled) > before
