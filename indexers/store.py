@@ -117,11 +117,15 @@ class LanceStore:
         return self._rows
 
     def offsets(self, rows: Sequence[int] | Rows) -> NDArray[np.int64]:
-        """Positions of ``rows`` in the dataset. Raises ``IndexFormatError`` for a row that is not there."""
-        try:
-            wanted = np.asarray(rows, dtype=np.int64)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise ConfigError(f"rows are whole numbers: {error}", where=str(self.path), hint="give a ranking's rows") from None
+        """Positions of ``rows`` in the dataset.
+
+        Raises ``IndexFormatError`` for a row that is not there, ``ConfigError`` for what is none.
+        """
+        wanted = np.asarray(rows)
+        if wanted.ndim != 1 or (len(wanted) and not np.issubdtype(wanted.dtype, np.integer)):
+            raise ConfigError(f"{rows!r:.80} are no rows", where=str(self.path), hint="give a list of whole numbers, a ranking's rows")
+        if not len(wanted):
+            return np.zeros(0, dtype=np.int64)
         known = self.rows
         slots = np.minimum(np.searchsorted(known, wanted, sorter=self._order), max(len(known) - 1, 0))
         found = self._order[slots] if len(known) else np.zeros(0, dtype=np.int64)
@@ -135,10 +139,7 @@ class LanceStore:
 
         Raises ``IndexFormatError`` where they differ, or nothing can be read.
         """
-        if not len(rows):
-            return []
-        offsets, back = np.unique(self.offsets(rows), return_inverse=True)
-        columns = self._take(offsets, _PASSAGE_COLUMNS)
+        columns, back = self._take(rows, _PASSAGE_COLUMNS)
         with reading(self.path):
             records = columns.to_pylist()
             made = [_passage(record) for record in records]
@@ -147,9 +148,11 @@ class LanceStore:
                 self._expect_unchanged(record, passage)
         return [made[i] for i in back]
 
-    def _take(self, offsets: NDArray[np.int64], columns: list[str]) -> Any:
+    def _take(self, rows: Sequence[int] | Rows, columns: list[str]) -> tuple[Any, NDArray[np.int64]]:
+        """Each of ``rows`` once, as a table of these columns, and the place of each of ``rows`` in it."""
+        offsets, back = np.unique(self.offsets(rows), return_inverse=True)
         with reading(self.path):
-            return self._dataset.take(offsets.tolist(), columns=columns)
+            return self._dataset.take(offsets.tolist(), columns=columns), back
 
     def _expect_unchanged(self, record: Mapping[str, Any], passage: Passage) -> None:
         if content_hash(passage) != record["content_hash"]:
@@ -158,10 +161,7 @@ class LanceStore:
 
     def document_ids(self, rows: Sequence[int] | Rows) -> list[str]:
         """The document of each of ``rows``, without fetching text."""
-        if not len(rows):
-            return []
-        offsets, back = np.unique(self.offsets(rows), return_inverse=True)
-        columns = self._take(offsets, ["document_id"])
+        columns, back = self._take(rows, ["document_id"])
         with reading(self.path):
             ids = columns["document_id"].to_pylist()
         return [ids[i] for i in back]
@@ -172,10 +172,8 @@ class LanceStore:
         if rows is None:
             blocks = [_words(batch.column("content_hash")) for batch in self.scan(["content_hash"])]
             return np.concatenate(blocks) if blocks else np.zeros((0, 2), np.int64)
-        if not len(rows):
-            return np.zeros((0, 2), np.int64)
-        offsets, back = np.unique(self.offsets(rows), return_inverse=True)
-        return _words(self._take(offsets, ["content_hash"])["content_hash"].combine_chunks())[back]
+        columns, back = self._take(rows, ["content_hash"])
+        return _words(columns["content_hash"].combine_chunks())[back]
 
     def texts(self, batch_size: int = 4096) -> Iterator[list[str]]:
         """What encoders and BM25 read of every passage, in the dataset's order."""

@@ -28,7 +28,7 @@ from .errors import PipelineError, QueryError, RegardError
 from .executor import Executor
 from .graph import Edge, Graph, Node
 from .paths import local_path
-from .ports import Port, accepts, meets, ports, type_name
+from .ports import Port, accepts, is_type, meets, ports, type_name
 from .registry import open_store
 from .stage import Problem, Stage
 from .threads import in_thread
@@ -154,7 +154,12 @@ class Pipeline:
     def input(self, type: Any, name: str | None = None) -> Wire[Any]: ...
 
     def input(self, type: Any, name: str | None = None) -> Wire[Any]:
-        """Declare an input; what ``run`` is given. Its name defaults to the type's, in lower case."""
+        """Declare an input; what ``run`` is given. Its name defaults to the type's, in lower case.
+
+        Raises ``PipelineError`` for what is no type.
+        """
+        if not is_type(type):
+            raise PipelineError(f"{type!r:.80} is no type of an input", where=self.name, hint="give a class, such as Query, or list[str]")
         chosen = self._unused(name, getattr(type, "__name__", "value").lower())
         self.inputs[chosen] = type
         return Wire(self, chosen, type)

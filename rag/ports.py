@@ -85,6 +85,11 @@ def type_name(kind: Any) -> str:
     return f"{name}[{arguments}]" if arguments else ("None" if kind is NoneType else name)
 
 
+def is_type(kind: Any) -> bool:
+    """Whether a port can be of it: a class, a generic, a union, ``Any``, a type variable."""
+    return kind is Any or isinstance(kind, type | TypeVar) or get_origin(kind) is not None
+
+
 def meets(given: Any, wanted: Any) -> bool:
     """Whether every value of type ``given`` may enter a port of type ``wanted``. Batches are read only, so arguments may be narrower;
     what is not known (``Any``, a bare ``list``) is let through, as type checkers do."""

@@ -71,7 +71,7 @@ class Stage:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in cls.__dict__:
-            cls.__init__ = _validated(cls.__init__, cls.__name__)  # type: ignore[method-assign]
+            cls.__init__ = _validated(cls.__init__, cls.__name__)  # type: ignore[method-assign]  # the same signature, checked
         if "run" in cls.__dict__:
             cls.run = _batched(cls.run)  # type: ignore[attr-defined]  # a stage defines it, with ports of its own
 

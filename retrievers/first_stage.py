@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,17 +64,17 @@ class FirstStage(Stage):
         return f"lance:{self.index}" if self.index else ""
 
     def open(self) -> None:
-        for _ in range(_TRIES):
+        for left in reversed(range(_TRIES)):
             version = fresh_view(self.store, self.built(self.store).spec)
-            self._view_key = ("view", str(version.folder), same_key(version.meta))
+            key = ("view", str(version.folder), same_key(version.meta))
             try:
-                self._view = models.acquire(self._view_key, lambda version=version: load_view(version))  # type: ignore[misc]
+                self._view = models.acquire(key, partial(load_view, version))
             except (OSError, IndexFormatError):  # a job may have put another in its place; what is damaged is so the next time, too
+                if not left:
+                    raise
                 continue
-            self._version = version
+            self._view_key, self._version = key, version
             return
-        self._view = models.acquire(self._view_key, lambda: load_view(version))
-        self._version = version
 
     def close(self) -> None:
         if self._view is not None:

@@ -47,7 +47,7 @@ def estimate(corpus: Any) -> int | None:
 def _items(corpus: Any) -> Iterable[Any]:
     """The records of ``corpus``, not yet looked at."""
     if callable(getattr(corpus, "docs_iter", None)):  # ir_datasets
-        return corpus.docs_iter()  # type: ignore[no-any-return]
+        return corpus.docs_iter()  # type: ignore[no-any-return]  # documents, by its protocol
     if callable(getattr(corpus, "itertuples", None)) and hasattr(corpus, "columns"):  # pandas
         return _rows(corpus)
     if isinstance(corpus, Mapping):

@@ -94,7 +94,7 @@ class Prefix:
         try:
             with np.load(folder / PREFIX, allow_pickle=False) as file:
                 return cls(file["ids"], file["numbers"])
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile, NotImplementedError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile, NotImplementedError) as error:  # numpy's, and its archive's
             raise damaged_view(folder, f"its prompt prefix: {error}") from None
 
     def save(self, folder: Path) -> None:

@@ -79,13 +79,13 @@ def fusions(first: dict[str, Rankings]) -> dict[str, Callable[[], Rankings]]:
     for method in FIRST:
         ce, fused, both = first[f"{method} > ce"], first[method], (first["bm25"], first["dense"])
         for w in WEIGHTS:
-            made[f"z({w:g} ce, {method})"] = lambda w=w, ce=ce, fused=fused: Fuse("zscore", [w, 1]).run(ce, fused)  # type: ignore[misc]
+            made[f"z({w:g} ce, {method})"] = lambda w=w, ce=ce, fused=fused: Fuse("zscore", [w, 1]).run(ce, fused)
         for w in (0.5, 1, 2):
             made[f"z({w:g} ce, bm25, dense) after {method}"] = (
-                lambda w=w, ce=ce, both=both: Fuse("zscore", [w, 1, 1]).run(ce, *both))  # type: ignore[misc]
+                lambda w=w, ce=ce, both=both: Fuse("zscore", [w, 1, 1]).run(ce, *both))
         for other in ("rrf", "minmax"):
-            made[f"{other}(ce, {method})"] = lambda other=other, ce=ce, fused=fused: Fuse(other).run(ce, fused)  # type: ignore[misc]
-        made[f"rrf(ce, bm25, dense) after {method}"] = lambda ce=ce, both=both: Fuse("rrf").run(ce, *both)  # type: ignore[misc]
+            made[f"{other}(ce, {method})"] = lambda other=other, ce=ce, fused=fused: Fuse(other).run(ce, fused)
+        made[f"rrf(ce, bm25, dense) after {method}"] = lambda ce=ce, both=both: Fuse("rrf").run(ce, *both)
     return made
 
 

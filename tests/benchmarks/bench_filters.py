@@ -59,7 +59,7 @@ def main() -> None:
         vectors = tiled(vectors, options.rows)
     filters = {**random_filters(len(vectors)), **cell_filters(vectors, queries)}
     for kind in options.kinds:
-        view = FaissView.build(Table(vectors), parse_view(f"{kind}@minilm"))  # type: ignore[arg-type]
+        view = FaissView.build(Table(vectors), parse_view(f"{kind}@minilm"))
         print(f"# {kind}, {len(vectors):,} vectors, {len(queries)} queries", flush=True)
         figures.show(f"{kind}, no filter, recall@{K}", unfiltered(view, vectors, queries))
         for name, groups in filters.items():

@@ -28,6 +28,9 @@ from regard.indexers.corpus.skips import Unreadable
 from regard.rag import Document
 from regard.rag.text import sentence_spans
 
+sys.path.append(str(Path(__file__).parents[1]))
+from pdfs import pdf_of  # beside this folder
+
 HTML = ["<a ", "<a b='", '<a b="x" ', "<a b=", "<a/", "<", "</a ", "<!", "<!--", "<!--x>", "<![CDATA[>", "<![if x>", "<?", "&", "&#1", "&a",
         "<b>", "<b>x<br/>", "<b></i>", "<br></p>", "<p>", "<li>", "<td>", "<h1>", "<title>", "<pre>", "<script>", "<svg>", "<![", "-- >"]
 MARKDOWN = ["[", "![", "[a](", "[a]: b\n", "[a]:\n", "*a_", "**", "`", "\\", "<a ", "<!--", "<?", "> ", ">", "- ", "1. ", "- a\n  ", "# [",
@@ -61,17 +64,7 @@ def _trec(text: str) -> Any:
 
 
 def _pdf(text: str) -> Any:
-    stream = f"BT /F1 12 Tf {text}".encode()
-    bodies = [b"<</Type/Catalog/Pages 2 0 R>>", b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
-              b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents 4 0 R/Resources<</Font<</F1 5 0 R>>>>>>",
-              b"<</Length %d>>stream\n%s\nendstream" % (len(stream), stream), b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>"]
-    out, places = b"%PDF-1.4\n", []
-    for number, body in enumerate(bodies, 1):
-        places.append(len(out))
-        out += b"%d 0 obj%s endobj\n" % (number, body)
-    table = b"".join(b"%010d 00000 n \n" % place for place in places)
-    trailer = b"trailer<</Size 6/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF" % len(out)
-    return pdf.content(out + b"xref\n0 6\n0000000000 65535 f \n" + table + trailer)
+    return pdf.content(pdf_of(f"BT /F1 12 Tf {text}".encode()))
 
 
 def _chunk(spec: str) -> Callable[[str], object]:

@@ -268,10 +268,10 @@ def test_what_is_read_from_outside_moves_the_fingerprint(name: str, what: str, c
 def test_the_class_its_version_and_the_name_move_it(name: str, world: World) -> None:
     kind, settings = stage_class(name), CASES[name].made_with(world)
 
-    class Another(kind):  # type: ignore[misc, valid-type]
+    class Another(kind):
         pass
 
-    class Newer(kind):  # type: ignore[misc, valid-type]
+    class Newer(kind):
         version: ClassVar[int] = kind.version + 1
 
     for one in (Another, Newer):
@@ -323,7 +323,7 @@ def _another(policy: Policy, setting: str) -> Policy | None:
 def test_a_policys_settings_and_class_are_in_the_rerankers(name: str) -> None:
     kind, policy = stage_class("AttentionReranker"), POLICIES[name]()
 
-    class Mine(POLICIES[name]):  # type: ignore[misc]
+    class Mine(POLICIES[name]):
         pass
 
     others = {setting: _another(policy, setting) for setting in type(policy).model_fields}

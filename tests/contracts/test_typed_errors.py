@@ -154,3 +154,20 @@ def test_a_description_that_is_garbage(raw: bytes, tmp_path: Path) -> None:
 def test_an_input_given_twice(pipeline: Pipeline) -> None:
     with pytest.raises(PipelineError):
         pipeline.run("a", query="b")
+
+
+@pytest.mark.parametrize("rows", [None, 5, [[0]], ["a"], [0.5], [None], [2 ** 70], [99], [-1]], ids=repr)
+def test_what_are_no_rows(index: Path, rows: Any) -> None:
+    store = LanceStore(index)
+    for fetch in (store.passages, store.document_ids, store.contents):
+        if fetch == store.contents and rows is None:
+            continue  # all of them
+        with pytest.raises(RegardError):
+            fetch(rows)
+    assert (store.passages([]), store.document_ids([]), len(store.contents([]))) == ([], [], 0)
+
+
+@pytest.mark.parametrize("kind", [5, "Query", None, [Query]], ids=repr)
+def test_what_is_no_type_of_an_input(kind: Any) -> None:
+    with pytest.raises(RegardError, match="no type of an input"):
+        Pipeline().input(kind)

@@ -74,7 +74,7 @@ def look(home: Path, salt: str) -> dict[str, Any]:
         spec = next(spec for spec in view_specs(home / "index") if spec.slug == view)
         asked = WORDS[:QUERIES] if view == "bm25" else vectors
         opened = open_view(store, spec)
-        rows, scores = opened.search(asked, 5)  # type: ignore[arg-type]
+        rows, scores = opened.search(asked, 5)
         return [[[p.id, p.text, round(float(s), 3)] for p, s in zip(store.passages(r), ss, strict=True)]
                 for r, ss in zip(rows, scores, strict=True)]
 

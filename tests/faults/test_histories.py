@@ -59,20 +59,17 @@ def whole_folder_restored(path: Path, encoder: Any) -> None:
     job(path, encoder, "cedar", 3)
 
 
-def dataset_restored(path: Path, encoder: Any) -> None:
+def dataset_restored_and_no_job(path: Path, encoder: Any) -> None:
     """The views of the other history stay."""
     shutil.copytree(path / "passages.lance", path.with_name("backup"))
     job(path, encoder, "birch", 3)
     found(path, encoder, path.with_name("cache"))
     replace_folder(path / "passages.lance", path.with_name("backup"))
+
+
+def dataset_restored(path: Path, encoder: Any) -> None:
+    dataset_restored_and_no_job(path, encoder)
     job(path, encoder, "cedar", 3)
-
-
-def dataset_restored_and_no_job(path: Path, encoder: Any) -> None:
-    shutil.copytree(path / "passages.lance", path.with_name("backup"))
-    job(path, encoder, "birch", 3)
-    found(path, encoder, path.with_name("cache"))
-    replace_folder(path / "passages.lance", path.with_name("backup"))
 
 
 def views_restored(path: Path, encoder: Any) -> None:
@@ -93,19 +90,16 @@ def two_copies_swapped(path: Path, encoder: Any) -> None:
     path.with_name("b").rename(path / "passages.lance")
 
 
-def newest_manifest_lost(path: Path, encoder: Any) -> None:
+def newest_manifest_lost_and_no_job(path: Path, encoder: Any) -> None:
     job(path, encoder, "birch", 3)
     found(path, encoder, path.with_name("cache"))
     min((path / "passages.lance" / "_versions").glob("*.manifest")).unlink()  # they count down
     (path / "passages.lance" / "_versions" / "latest_version_hint.json").unlink(missing_ok=True)
+
+
+def newest_manifest_lost(path: Path, encoder: Any) -> None:
+    newest_manifest_lost_and_no_job(path, encoder)
     job(path, encoder, "cedar", 3)
-
-
-def newest_manifest_lost_and_no_job(path: Path, encoder: Any) -> None:
-    job(path, encoder, "birch", 3)
-    found(path, encoder, path.with_name("cache"))
-    min((path / "passages.lance" / "_versions").glob("*.manifest")).unlink()
-    (path / "passages.lance" / "_versions" / "latest_version_hint.json").unlink(missing_ok=True)
 
 
 def rolled_back_by_lance(path: Path, encoder: Any) -> None:

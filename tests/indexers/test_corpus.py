@@ -12,6 +12,8 @@ from regard.indexers.corpus import Skip, detect_format, estimate_size, read_corp
 from regard.indexers.corpus.decoding import BinaryData, decode, well_formed
 from regard.rag.errors import CorpusError
 
+from ..pdfs import pdf_of
+
 
 def read(source, format="auto"):
     skips: list[Skip] = []
@@ -20,20 +22,7 @@ def read(source, format="auto"):
 
 def pdf(text: str) -> bytes:
     """A PDF of one page that shows ``text``."""
-    stream = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET".encode()
-    objects = [
-        b"<</Type/Catalog/Pages 2 0 R>>", b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
-        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents 4 0 R/Resources<</Font<</F1 5 0 R>>>>>>",
-        b"<</Length %d>>stream\n%s\nendstream" % (len(stream), stream), b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
-        b"<</Title(A pump manual)>>",
-    ]
-    out, places = b"%PDF-1.4\n", []
-    for number, body in enumerate(objects, 1):
-        places.append(len(out))
-        out += b"%d 0 obj%s endobj\n" % (number, body)
-    table = b"".join(b"%010d 00000 n \n" % place for place in places)
-    trailer = b"trailer<</Size 7/Root 1 0 R/Info 6 0 R>>\nstartxref\n%d\n%%%%EOF" % len(out)
-    return out + b"xref\n0 7\n0000000000 65535 f \n" + table + trailer
+    return pdf_of(f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET".encode(), b"A pump manual")
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ class Table:
 
 
 def build(vectors: np.ndarray, kind: str) -> FaissView:
-    return FaissView.build(Table(vectors), parse_view(f"{kind}@e"))  # type: ignore[arg-type]
+    return FaissView.build(Table(vectors), parse_view(f"{kind}@e"))
 
 
 def clustered(n: int, seed: int) -> np.ndarray:
@@ -135,7 +135,7 @@ def test_a_view_that_gained_rows_searches_them_under_a_filter(vectors: np.ndarra
     for kind in KINDS:
         build(vectors[:3000], kind).save(tmp_path)
         old = FaissView.load(tmp_path, parse_view(f"{kind}@e"), Table(vectors[:3000]).rows)
-        view = old.extended(Table(vectors), parse_view(f"{kind}@e"))  # type: ignore[arg-type]
+        view = old.extended(Table(vectors), parse_view(f"{kind}@e"))
         assert view is not None
         positions = np.arange(2900, 3100)
         assert np.array_equal(view.search(queries, 10, 3 * positions)[0], brute_force(vectors, queries, 10, positions)[0])

@@ -25,6 +25,8 @@ from regard.indexers.corpus.skips import Unreadable
 from regard.rag import Document
 from regard.rag.errors import ConfigError, CorpusError, EmptyCorpusError
 
+from ..pdfs import pdf_of
+
 SMALL = Limits(
     record_bytes=10_000, file_bytes=1_000_000, decompressed_bytes=100_000_000, decompressed_ratio=50, document_characters=20_000,
     stored_characters=60_000, passage_characters=1_000, metadata_depth=5, id_characters=100, seconds=1, memory_bytes=200_000_000,
@@ -40,22 +42,6 @@ def read(source: Path | str, format: str = "auto", limits: Limits = SMALL) -> tu
 def _no_process_stays() -> Iterator[None]:
     yield
     parsing.close()
-
-
-def pdf_of(operators: bytes) -> bytes:
-    """A PDF of one page with this content stream."""
-    bodies = [
-        b"<</Type/Catalog/Pages 2 0 R>>", b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
-        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents 4 0 R/Resources<</Font<</F1 5 0 R>>>>>>",
-        b"<</Length %d>>stream\n%s\nendstream" % (len(operators), operators), b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
-    ]
-    out, places = b"%PDF-1.4\n", []
-    for number, body in enumerate(bodies, 1):
-        places.append(len(out))
-        out += b"%d 0 obj%s endobj\n" % (number, body)
-    table = b"".join(b"%010d 00000 n \n" % place for place in places)
-    trailer = b"trailer<</Size 6/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF" % len(out)
-    return out + b"xref\n0 6\n0000000000 65535 f \n" + table + trailer
 
 
 SLOW_PDF = pdf_of(b"BT /F1 12 Tf " + b"1 0 0 1 0 0 Tm (a) Tj " * 40_000 + b"ET")
@@ -363,9 +349,9 @@ def _cycle() -> dict[str, Any]:
 
 
 OBJECTS: dict[str, Any] = {
-    "no text": Document("x", None), "no id": Document(None, "t"),  # type: ignore[arg-type]
+    "no text": Document("x", None), "no id": Document(None, "t"),
     "an empty id": Document("", "t"), "a long id": Document("x" * 10 ** 6, "t"),
-    "NUL": Document("a\0b", "t"), "no title": Document("x", "t", None), "no metadata": Document("x", "t", "", None),  # type: ignore[arg-type]
+    "NUL": Document("a\0b", "t"), "no title": Document("x", "t", None), "no metadata": Document("x", "t", "", None),
     "deep": Document("x", "t", "", _nested(3000)), "a deep mapping": {"id": "x", "text": "t", "metadata": _nested(3000)},
     "a cycle": Document("x", "t", "", _cycle()), "a cyclic mapping": {"id": "x", "text": "t", "metadata": _cycle()},
     "NaN": Document("x", "t", "", {"a": [math.nan]}), "a key": Document("x", "t", "", {"a": {(1, 2): 3}}),

@@ -164,7 +164,7 @@ def test_missing_values_are_counted_skips_with_their_position(tmp_path: Path) ->
     assert [(s.source, s.location) for s in report.skips] == [("DataFrame", f"position {i}") for i in (1, 2, 3)]
     assert ["no text" in s.reason for s in report.skips] == [True, True, False]
     assert _stored(tmp_path) == {"a": ("x", "", {"n": 1.5}), "e": ("z", "", {})}
-    assert [s.location for s in _read([{"id": "a"}, {"text": "t"}, Document("c", None)])[1]] == [f"position {i}" for i in range(3)]  # type: ignore[arg-type]
+    assert [s.location for s in _read([{"id": "a"}, {"text": "t"}, Document("c", None)])[1]] == [f"position {i}" for i in range(3)]
 
 
 def test_ir_datasets_documents_and_datasets() -> None:

@@ -109,7 +109,7 @@ def _child(tests: tuple[str, ...], mutant: Mutant | None, folder: str) -> int:
     if mutant is not None:
         module = "regard." + mutant.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         code, original = compile(mutant.make(), str(ROOT / mutant.path), "exec"), SourceFileLoader.get_code
-        SourceFileLoader.get_code = lambda self, name: code if name == module else original(self, name)  # type: ignore[method-assign]
+        SourceFileLoader.get_code = lambda self, name: code if name == module else original(self, name)
     return int(pytest.main([*tests, "-x", "-q", "-p", "no:cacheprovider", "-p", "_hypothesis_pytestplugin", "--hypothesis-seed=0",
                             "--hypothesis-profile=mutants", f"--basetemp={folder}/tests"]))
 

@@ -141,7 +141,7 @@ def test_annotations_that_name_nothing_and_stages_without_ports() -> None:
 def test_a_stage_that_gives_another_type_than_it_says_is_named(position: int) -> None:
     class Text(Stage):
         def run(self, queries: Batch[Query]) -> Batch[Query]:
-            return Batch(query.text if i == position else query for i, query in enumerate(queries))  # type: ignore[misc]
+            return Batch(query.text if i == position else query for i, query in enumerate(queries))
 
     p = Pipeline()
     p.output(words=p.add(Words(), p.add(Text(), p.input(Query))))

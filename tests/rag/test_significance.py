@@ -243,7 +243,7 @@ def test_p_is_corrected_over_every_test_of_the_table():
     assert [row.p_adjusted for row in as_they_are] == [None, None, *raw]
     assert {row.correction for row in as_they_are} == {"none"}
     with pytest.raises(EvaluationError, match="no correction 'bonferroni'"):
-        compare(RUNS, QRELS, correction="bonferroni")  # type: ignore[arg-type]
+        compare(RUNS, QRELS, correction="bonferroni")
 
 
 # -- what the table prints -------------------------------------------------------------------
@@ -257,7 +257,7 @@ def shown(rows: list[Comparison]) -> str:
 
 def row(name: str, p: float, adjusted: float, correction: str = "holm") -> Comparison:
     test = TestResult(0.1, p, identical=p == 1, exact=False)
-    return Comparison(name, "nDCG@10", 0.5, 3, 2, 1, test, adjusted, correction)  # type: ignore[arg-type]
+    return Comparison(name, "nDCG@10", 0.5, 3, 2, 1, test, adjusted, correction)
 
 
 def test_a_star_stands_for_corrected_p_and_the_caption_says_so(monkeypatch):

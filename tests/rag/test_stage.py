@@ -71,7 +71,7 @@ def test_a_stage_in_two_pipelines_keeps_its_name_and_stays_open() -> None:
         assert [s.stage for s in (one.trace.stages if one.trace else [])] == ["one"]
     assert stage.name == ""
     assert stage.opened == []
-    assert [p.nodes[p.name].stage.opened for p in (one, two)] == [["one"], ["two"]]  # type: ignore[attr-defined]
+    assert [p.nodes[p.name].stage.opened for p in (one, two)] == [["one"], ["two"]]
 
 
 def test_the_same_object_twice_in_one_pipeline() -> None:
@@ -165,7 +165,7 @@ def test_an_encoder_object_of_two_pipelines_stays_open_until_both_are_closed() -
             close_encoder(self.encoder)
 
         def run(self, queries: Batch[Query]) -> Batch[Query]:
-            assert self.encoder.open_now == 1  # type: ignore[attr-defined]
+            assert self.encoder.open_now == 1
             return queries
 
     stage = Encode(Opened())
@@ -173,11 +173,11 @@ def test_an_encoder_object_of_two_pipelines_stays_open_until_both_are_closed() -
     for p in (one, two):
         p.output(out=p.add(stage, p.input(Query)))
         p.open()
-    assert one.nodes["encode"].stage.encoder is stage.encoder  # type: ignore[attr-defined]
+    assert one.nodes["encode"].stage.encoder is stage.encoder
     two.close()
     one.run("a")
     one.close()
-    assert stage.encoder.open_now == 0  # type: ignore[attr-defined]
+    assert stage.encoder.open_now == 0
 
 
 def test_settings_stay_as_they_were_made() -> None:
@@ -213,16 +213,16 @@ def test_a_stage_is_tried_alone_on_strings_and_lists(facts_index: Path) -> None:
     with BM25(facts_index) as stage:
         flea, bread = stage.run(["flea", "yeast"])  # type: ignore[arg-type]  # a batch for type checkers
         assert [r[0].passage.document_id for r in (flea, bread)] == ["flea", "bread"]
-        assert stage.run((Query("flea"),))[0] == flea  # type: ignore[arg-type]
+        assert stage.run((Query("flea"),))[0] == flea
     with pytest.raises(StageError, match="is not open"):  # the block's end closed it
-        stage.run(["flea"])  # type: ignore[arg-type]
-    (parents,) = Parents(k=1).run([flea])  # type: ignore[arg-type]
+        stage.run(["flea"])
+    (parents,) = Parents(k=1).run([flea])
     assert len(parents) == 1
-    (fused,) = Fuse().run([flea], [bread])  # type: ignore[arg-type]
+    (fused,) = Fuse().run([flea], [bread])
     assert len(fused) == len(set(flea.rows) | set(bread.rows))
     with CrossEncoder() as reranker:
-        (ranked,) = reranker.run(["how many eggs does a flea lay"], [flea])  # type: ignore[arg-type]
-        assert (ranked,) == reranker.run(queries=["how many eggs does a flea lay"], rankings=[flea])  # type: ignore[arg-type]
+        (ranked,) = reranker.run(["how many eggs does a flea lay"], [flea])
+        assert (ranked,) == reranker.run(queries=["how many eggs does a flea lay"], rankings=[flea])
     assert ranked.space == "logit"
 
 
@@ -237,11 +237,11 @@ def test_a_stage_that_is_not_open_says_how_to_open_it(stage: Any, facts_index: P
 def test_what_is_no_batch_is_refused() -> None:
     with Shout() as stage:
         with pytest.raises(StageError, match="queries is a str, not a batch"):
-            stage.run("flea")  # type: ignore[arg-type]
+            stage.run("flea")
         with pytest.raises(StageError, match="queries holds a int, not Query"):
-            stage.run(["flea", 3])  # type: ignore[list-item, arg-type]
+            stage.run(["flea", 3])
         with pytest.raises(TypeError):
-            stage.run(["flea"], ["flea"])  # type: ignore[call-arg, arg-type]
+            stage.run(["flea"], ["flea"])
 
 
 def test_a_stage_that_fails_to_open_gives_back_what_it_had_opened() -> None:

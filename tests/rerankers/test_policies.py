@@ -496,7 +496,7 @@ def test_heads_that_only_know_a_place_are_not_found(tiny: str, tmp_path: Path, m
 
     def by_place(model: LanguageModel, context: object, suffixes: object, spans: Spans, **settings: object) -> np.ndarray:
         starts = np.array([start for start, _ in spans], dtype=float)
-        texts = [model.text(context[start:stop]) for start, stop in spans]  # type: ignore[index]
+        texts = [model.text(context[start:stop]) for start, stop in spans]
         right = np.array([float("right" in text) for text in texts])
         heads = np.stack([-starts, starts, right, np.zeros(len(spans))])
         return np.stack([heads] * 4).astype(np.float32) / (1 + np.abs(starts).max())
