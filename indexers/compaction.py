@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..rag.errors import ConfigError, DeletionRefused, RegardError
+from ..rag.errors import ConfigError, DeletionRefused, RegardError, StorageError
 from ..rag.paths import local_path
 from . import commits, leases, unfinished
 from .chosen import expect_models_chosen
@@ -204,6 +204,8 @@ def _update_views(path: Path, purge: bool) -> list[str]:
                 continue
             try:
                 build_view(store, version.spec)
+            except StorageError:
+                raise  # a disk that is full now: the same call builds it when there is room
             except RegardError as error:  # its model is gone: the view of an older version is of use to those who have it
                 if not purge:
                     log.warning("the view %s is not up to date: %s", version.spec, str(error))

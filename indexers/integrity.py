@@ -85,14 +85,14 @@ def damages(folder: Path, files: Files, reading: Reading = "once") -> Iterator[t
         return
     memory = _Memory(folder)
     for name, digest in left.items():
-        if reading == "once" and memory.holds(name, digest):
-            continue
         try:
+            if reading == "once" and memory.holds(name, digest):
+                continue
             good = Digest.of(folder / name).sha256 == digest
-        except OSError as error:
+            memory.note(name, digest if good else None)
+        except OSError as error:  # it may have been removed just now
             yield name, f"cannot be read: {error.strerror}"
             continue
-        memory.note(name, digest if good else None)
         if not good:
             yield name, "is damaged: its content is not what was written"
     memory.save()

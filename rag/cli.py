@@ -533,6 +533,17 @@ def main() -> None:
             raise
         _say("\n".join((f"error: {error}", *getattr(error, "__notes__", ()))), error=True)
         sys.exit(1)
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Whoever stops reading (``| head``) sees no complaint, not even of Python as it exits."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def _keep_terminal_safe() -> None:

@@ -65,9 +65,9 @@ class FirstStage(Stage):
 
     def open(self) -> None:
         for left in reversed(range(_TRIES)):
-            version = fresh_view(self.store, self.built(self.store).spec)
-            key = ("view", str(version.folder), same_key(version.meta))
             try:
+                version = fresh_view(self.store, self.built(self.store).spec)
+                key = ("view", str(version.folder), same_key(version.meta))
                 self._view = models.acquire(key, partial(load_view, version))
             except (OSError, IndexFormatError):  # a job may have put another in its place; what is damaged is so the next time, too
                 if not left:

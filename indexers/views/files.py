@@ -38,6 +38,7 @@ from .versions import (
     ROWS,
     SPEC,
     Version,
+    damaged_view,
     is_ancestor,
     mend,
     newest_versions,
@@ -122,7 +123,10 @@ def built_view(path: Path, spec: ViewSpec) -> Version:
 def load_view(version: Version) -> FaissView | BM25View:
     """Raises ``IndexFormatError`` for a damaged view, and when another build took its place in the meantime."""
     version.expect_whole()
-    view = _kind(version.spec).load(version.folder, version.spec, version.rows())
+    try:
+        view = _kind(version.spec).load(version.folder, version.spec, version.rows())
+    except OSError as error:  # removed just now
+        raise damaged_view(version.folder, str(error)) from None
     if read_description(version.folder) != version.meta:
         raise IndexFormatError(f"the view {version.spec} was built anew while it was opened", where=str(version.folder),
                                hint="open it again")

@@ -25,7 +25,7 @@ from regard.indexers.integrity import sealed
 from regard.indexers.leases import versions
 from regard.indexers.store import DATASET
 from regard.indexers.unfinished import UnfinishedJob
-from regard.indexers.views import open_view, parse_view
+from regard.indexers.views import open_view, parse_view, view_specs
 from regard.indexers.writer import StoreWriter, locked
 from regard.rag import Document
 from regard.rag.cli import app
@@ -505,6 +505,18 @@ def test_a_view_whose_model_is_gone_is_removed_by_a_purge_and_kept_by_a_compacti
 
 
 _IMPORTS = "import sys; from regard.indexers import LanceStore, compact, delete_documents; "
+
+
+def test_a_disk_that_is_full_for_a_while_costs_a_purge_no_view(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise StorageError("the view cannot be written")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("regard.indexers.compaction.build_view", full)
+        with pytest.raises(StorageError):
+            delete_documents(index, ["d3"], purge=True)
+    assert delete_documents(index, ["d3"], purge=True).purged
+    assert {spec.kind for spec in view_specs(index)} == {"bm25", "faiss:flat"}
 
 
 def _in_another_process(path: Path, code: str) -> str:

@@ -81,7 +81,8 @@ def test_shells_can_complete() -> None:
 
 @pytest.mark.parametrize("long", [False, True], ids=["output that waits in a buffer", "output longer than that"])
 def test_who_stops_reading_the_output_sees_no_complaint(facts_index: Path, lexical: Path, long: bool) -> None:
-    more = ["search", str(facts_index), "the surface " * (2_000 if long else 1), "--pipeline", str(lexical), "--json"]
+    search = ["search", str(facts_index), "the surface " * 2_000, "--pipeline", str(lexical), "--json"]
+    more = search if long else ["check", str(lexical)]
     command = [sys.executable, "-m", "regard.rag.cli", *more]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from regard.indexers import build_index, delete_documents
+from regard.indexers import build_index, delete_documents, integrity
 from regard.indexers.writer import locked
 from regard.rag import Batch, Document, Pipeline, Query, Ranking, Stage, models
 from regard.rag.errors import PipelineError
@@ -359,3 +359,20 @@ def test_a_cancelled_run_ends_at_its_next_event() -> None:
     asyncio.run(cancel())
     p.close()  # waits for the run
     assert 1 <= Echo.log.count("open") < 10
+
+
+def test_a_view_that_a_job_removes_while_it_is_looked_at_is_looked_for_again(
+    hash_encoder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add(tmp_path, hash_encoder(8), 0)
+    real, gone = integrity._Memory._mark, [FileNotFoundError(2, "No such file or directory")]
+
+    def mark(self: Any, name: str, digest: str) -> Any:
+        if gone:
+            raise gone.pop()
+        return real(self, name, digest)
+
+    monkeypatch.setattr(integrity._Memory, "_mark", mark)
+    with BM25(tmp_path) as bm25:
+        assert len(bm25.run(["common words"])[0]) == 4
+    assert not gone
