@@ -10,11 +10,28 @@ an index may name) and ``serving`` (which version is read).
 May import: ``regard.rag``, ``regard.kernels``.
 """
 
-from .compaction import CompactionReport, compact
-from .deletion import DeletionReport, delete_documents
-from .job import IndexReport, build_index
-from .store import LanceStore
-from .verify import Report, verify_index
+from typing import TYPE_CHECKING
 
+from ..rag.tables import lazy
+
+if TYPE_CHECKING:
+    from .jobs.compaction import CompactionReport, compact
+    from .jobs.deletion import DeletionReport, delete_documents
+    from .jobs.index import IndexReport, build_index
+    from .jobs.verify import Report, verify_index
+    from .stores.lance.store import LanceStore
+
+_PLACES = {
+    "CompactionReport": ".jobs.compaction:CompactionReport",
+    "DeletionReport": ".jobs.deletion:DeletionReport",
+    "IndexReport": ".jobs.index:IndexReport",
+    "LanceStore": ".stores.lance.store:LanceStore",
+    "Report": ".jobs.verify:Report",
+    "build_index": ".jobs.index:build_index",
+    "compact": ".jobs.compaction:compact",
+    "delete_documents": ".jobs.deletion:delete_documents",
+    "verify_index": ".jobs.verify:verify_index",
+}
 __all__ = ["CompactionReport", "DeletionReport", "IndexReport", "LanceStore", "Report", "build_index", "compact", "delete_documents",
            "verify_index"]
+__getattr__ = lazy(__name__, _PLACES)

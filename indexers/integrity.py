@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from ..rag.errors import IndexFormatError
 from ..rag.models import cache_dir
-from .digests import Digest
+from .stores.lance.digests import Digest
 
 Files = Mapping[str, Mapping[str, Any]]
 """``{"bytes": ..., "sha256": ...}`` of each file, by its POSIX path in the folder that is described."""

@@ -12,9 +12,9 @@ May import: ``kernels`` and nothing else of Regard. Stages of the other folders 
 (entry-point group ``regard.stages``). Importing this package loads no torch.
 """
 
-from .documents import Answer, Batch, Citation, Context, Document, Hit, Passage, PassageList, Query, Ranking, Sentence, Usage
-from .pipeline import Pipeline
-from .stage import Stage
+from .dag.pipeline import Pipeline
+from .dag.stage import Stage
+from .nouns import Answer, Batch, Citation, Context, Document, Hit, Passage, PassageList, Query, Ranking, Sentence, Usage
 
 __all__ = [
     "Answer", "Batch", "Citation", "Context", "Document", "Hit", "Passage", "PassageList", "Pipeline", "Query", "Ranking",

@@ -2,12 +2,23 @@
 
 Lives here: ``reader`` (the shared language model), ``remote`` (any OpenAI-compatible server, over ``chat``, ``http`` with its limits, and
 ``masking`` of keys), and what both share: ``packing`` (which passages fit), ``prompt`` (how they are shown), ``citations`` (which passages
-are similar to each sentence), ``verifiers`` and ``lexical`` (whether those entail it), ``ending`` (repeats), ``base``.
+are similar to each sentence), ``verifiers`` and ``lexical`` (whether those entail it), ``ending`` (repeats), ``base``. A new stage is a file
+and a line in the table.
 
-May import: ``rag`` and ``kernels``. Importing this package loads no model library.
+May import: ``rag`` (but ``rag.app``) and ``kernels``. Importing this package loads no model library.
 """
 
-from .reader import Reader
-from .remote import RemoteReader
+from typing import TYPE_CHECKING
 
-__all__ = ["Reader", "RemoteReader"]
+from ..rag.tables import lazy
+
+if TYPE_CHECKING:
+    from .reader import Reader
+    from .remote import RemoteReader
+
+STAGES = {
+    "Reader": ".reader:Reader",
+    "RemoteReader": ".remote:RemoteReader",
+}
+__all__ = ["STAGES", "Reader", "RemoteReader"]
+__getattr__ = lazy(__name__, STAGES)

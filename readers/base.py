@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from ..rag import models
-from ..rag.documents import Answer, Query, Ranking, Usage
-from ..rag.encoding import Encoder, encoder
+from ..rag.dag.stage import Problem, Stage
+from ..rag.dag.trace import Token, emit
 from ..rag.errors import ConfigError, RegardError
-from ..rag.stage import Problem, Stage
-from ..rag.trace import Token, emit
-from ..rag.verification import Verifier
+from ..rag.models.encoding import Encoder, encoder
+from ..rag.models.verification import Verifier
+from ..rag.nouns import Answer, Query, Ranking, Usage
 from .citations import cite
 from .ending import without_repeats
 from .packing import Size, pack

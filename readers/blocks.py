@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..rag.documents import Passage, Ranking
 from ..rag.lm import LanguageModel
 from ..rag.lm.passages import Block, Format, shown
 from ..rag.lm.prefill import Prefill, tiled
+from ..rag.nouns import Passage, Ranking
 from .prompt import PASSAGES, QUESTION, Prompt
 
 

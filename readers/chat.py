@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..rag import trust
-from ..rag.documents import Usage
 from ..rag.errors import ConfigError, RemoteError
+from ..rag.nouns import Usage
 from .masking import MaskedStream, Secret, longest, masked
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..rag.documents import Citation, Passage, Sentence
+from ..rag.nouns import Citation, Passage, Sentence
 from ..rag.text import sentence_spans
 from .words import code_names, content_words
 

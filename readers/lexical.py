@@ -318,7 +318,7 @@ class LexicalVerifier:
         """No weights; the rules change with the reader's ``version``."""
 
     def entails(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float64]:
-        """float64 [n], as :class:`~regard.rag.verification.Verifier` says."""
+        """float64 [n], as :class:`~regard.rag.models.verification.Verifier` says."""
         read = {premise: _Evidence(premise) for premise in dict.fromkeys(premises)}
         return np.array([_entails(read[p], h) for p, h in zip(premises, hypotheses, strict=True)], dtype=np.float64)
 

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ..rag.documents import Passage
+from ..rag.nouns import Passage
 from ..rag.text import sentence_spans
 
 Size = Callable[[str], int]

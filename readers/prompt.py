@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate, count
 from typing import Literal
 
-from ..rag.documents import Context, Passage
+from ..rag.nouns import Context, Passage
 from .packing import BETWEEN, Packed, shown
 
 Order = Literal["best-last", "best-first"]

@@ -9,14 +9,14 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from ..rag import models
-from ..rag.documents import Answer, Batch, Query, Ranking, Usage
+from ..rag.dag.stage import Problem, Stage
+from ..rag.dag.trace import Token, emit, record
 from ..rag.errors import BudgetError, RegardError
 from ..rag.lm import LanguageModel, describe
 from ..rag.lm.passages import Format, SharesPrefill
 from ..rag.lm.prefill import Mask, Prefill
-from ..rag.settings import Count, Share
-from ..rag.stage import Problem, Stage
-from ..rag.trace import Token, emit, record
+from ..rag.nouns import Answer, Batch, Query, Ranking, Usage
+from ..rag.parts.settings import Count, Share
 from . import blocks
 from .base import INSTRUCTION, SYSTEM, BaseReader
 from .citations import MIN_SUPPORT

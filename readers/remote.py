@@ -11,12 +11,12 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from ..rag import models
-from ..rag.documents import Answer, Batch, Query, Ranking, Usage
+from ..rag.dag.stage import Problem
+from ..rag.dag.trace import Token, emit, record
 from ..rag.errors import ConfigError, RegardError
-from ..rag.inert import expect_inert
-from ..rag.settings import Count, Share
-from ..rag.stage import Problem
-from ..rag.trace import Token, emit, record
+from ..rag.models.inert import expect_inert
+from ..rag.nouns import Answer, Batch, Query, Ranking, Usage
+from ..rag.parts.settings import Count, Share
 from ..rag.trust import Connection
 from .base import INSTRUCTION, SYSTEM, BaseReader
 from .chat import OPENAI, OWN_VARIABLE, ChatClient, Completion, checked_url, connection

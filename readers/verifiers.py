@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from ..rag import models
 from ..rag.errors import ConfigError, MissingDependency, ModelNotFound, StageError, UnsupportedModel
-from ..rag.inert import expect_inert
 from ..rag.lm import LanguageModel
 from ..rag.models import ModelFiles
-from ..rag.packing import pack
-from ..rag.verification import Verifier
+from ..rag.models.inert import expect_inert
+from ..rag.models.packing import pack
+from ..rag.models.verification import Verifier
 from .lexical import LexicalVerifier
 
 _HINT = "verifiers: lexical, nli:MODEL (a classifier that knows entailment), lm:MODEL (a language model), or null for none"
@@ -136,7 +136,7 @@ class LMVerifier:
     """A language model asked whether the premise says what the hypothesis states: P(yes) / (P(yes) + P(no)) of the answer's first token.
 
     No text is generated. ``model`` is as in ``Reader.lm``, with which it is shared. The verdict is as good as the model: SmolLM2-135M
-    leans to "no" whatever it reads, so that nothing passes (``rag.verification.MEASURED``).
+    leans to "no" whatever it reads, so that nothing passes (``rag.models.verification.MEASURED``).
     """
 
     def __init__(self, model: str, device: str | None = None) -> None:

@@ -4,11 +4,31 @@ Lives here: ``attention`` (a language model's own attention as the score) with i
 ``prompts`` of methods that have their own, and ``detect`` (which heads tell relevant passages apart); ``cross_encoder`` (a model that
 reads query and passage together).
 
-May import: ``rag`` and ``kernels``. Importing this package loads no model library.
+May import: ``rag`` (but ``rag.app``) and ``kernels``. Importing this package loads no model library.
 """
 
-from .attention import AttentionReranker
-from .cross_encoder import CrossEncoder
-from .policies import ICR, AttentionSorting, BlockICR, BlockRank, CoRe, LayerBand, QRHead
+from typing import TYPE_CHECKING
 
+from ..rag.tables import lazy
+
+if TYPE_CHECKING:
+    from .attention import AttentionReranker
+    from .cross_encoder import CrossEncoder
+    from .policies import ICR, AttentionSorting, BlockICR, BlockRank, CoRe, LayerBand, QRHead
+
+STAGES = {
+    "AttentionReranker": ".attention:AttentionReranker",
+    "CrossEncoder": ".cross_encoder:CrossEncoder",
+}
+POLICIES = {
+    "AttentionSorting": ".policies:AttentionSorting",
+    "BlockICR": ".policies:BlockICR",
+    "BlockRank": ".policies:BlockRank",
+    "CoRe": ".policies:CoRe",
+    "ICR": ".policies:ICR",
+    "LayerBand": ".policies:LayerBand",
+    "QRHead": ".policies:QRHead",
+}
+JOBS = {"heads": ".detect:detect_on_index"}
 __all__ = ["ICR", "AttentionReranker", "AttentionSorting", "BlockICR", "BlockRank", "CoRe", "CrossEncoder", "LayerBand", "QRHead"]
+__getattr__ = lazy(__name__, STAGES, POLICIES)

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from ..rag.documents import Batch, Query, Ranking, Scores, ScoreSpace
+from ..rag.dag.stage import Problem, Stage
+from ..rag.dag.stores import open_prefills
+from ..rag.dag.trace import record, record_kernels
 from ..rag.errors import BudgetError, ConfigError, RegardError
 from ..rag.lm import LanguageModel, describe
 from ..rag.lm.heads import deepest
 from ..rag.lm.passages import LEAST_PASSAGE_TOKENS, Format, Prompt, suffix_position
 from ..rag.lm.reading import Reading
 from ..rag.models import resolve, weights_hash
-from ..rag.registry import open_prefills
-from ..rag.settings import Count
-from ..rag.stage import Problem, Stage
-from ..rag.trace import record, record_kernels
+from ..rag.nouns import Batch, Query, Ranking, Scores, ScoreSpace
+from ..rag.parts.settings import Count
 from .policies import POLICIES, AnyPolicy, BlockICR, Lay, Order, Policy, fused, prompt_of
 from .prompts import Task
 

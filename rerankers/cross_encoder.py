@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..rag import models
-from ..rag.documents import Batch, Query, Ranking
+from ..rag.dag.stage import Problem, Stage
+from ..rag.dag.trace import record
 from ..rag.errors import RegardError, UnsupportedModel
-from ..rag.inert import expect_inert
-from ..rag.onnx import OnnxModel, Tokens
-from ..rag.packing import pack
-from ..rag.settings import Count
-from ..rag.stage import Problem, Stage
-from ..rag.trace import record
+from ..rag.models.inert import expect_inert
+from ..rag.models.onnx import OnnxModel, Tokens
+from ..rag.models.packing import pack
+from ..rag.nouns import Batch, Query, Ranking
+from ..rag.parts.settings import Count
 
 Pair = tuple[str, str]
 _TOKENIZED_AT_ONCE = 1024

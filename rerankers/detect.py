@@ -25,7 +25,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..rag.documents import Batch, Query, Ranking
 from ..rag.errors import ConfigError, EvaluationError
 from ..rag.evaluation.beir import read_queries
 from ..rag.evaluation.significance import mean_interval
@@ -34,8 +33,9 @@ from ..rag.lm import LanguageModel
 from ..rag.lm.heads import HeadSet, Measure
 from ..rag.lm.prefill import Span, tiled
 from ..rag.models import resolve, weights_hash
+from ..rag.nouns import Batch, Query, Ranking
 from ..rag.progress import progress_bar
-from ..rag.registry import stage_class
+from ..rag.tables import table
 from .policies import ICR, BlockICR, CoRe, Policy, QRHead, named, prompt_of
 from .prompts import Task
 
@@ -100,7 +100,7 @@ def detect_on_index(
     asked = [query for query in read_queries(queries) if query.id in grades]
     if limit and limit < len(asked):
         asked = [asked[i] for i in sorted(np.random.default_rng(seed).permutation(len(asked))[:limit])]
-    make: Any = stage_class("BM25")
+    make: Any = table("regard.stages")["BM25"]
     first_stage = make(str(index), k=depth)
     first_stage.open()
     try:

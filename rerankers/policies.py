@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..rag.documents import Passage, Scores
 from ..rag.errors import ConfigError
 from ..rag.lm.heads import Heads, Measure, chosen
 from ..rag.lm.passages import CONSTANT_MARKER, Format, Prompt, lay_out
 from ..rag.lm.prefill import Mask, Positions, Span
+from ..rag.nouns import Passage, Scores
 from .prompts import INSTRUCTIONS, BlockRankFormat, CoReFormat, Task
 
 if TYPE_CHECKING:

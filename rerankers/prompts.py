@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from ..rag.lm.passages import Block, Format, shown
 
 if TYPE_CHECKING:
-    from ..rag.documents import Passage
     from ..rag.lm import LanguageModel
+    from ..rag.nouns import Passage
 
 INSTRUCTIONS = {
     "search": "Please find information that are relevant to the following query in the paragraphs above.",  # their grammar

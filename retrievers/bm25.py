@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..indexers.store import LanceStore
+from ..indexers.stores.lance.store import LanceStore
 from ..indexers.views import ViewSpec, parse_view
-from ..rag.documents import Batch, Query, Ranking
-from ..rag.settings import Count
+from ..rag.nouns import Batch, Query, Ranking
+from ..rag.parts.settings import Count
 from .first_stage import FirstStage
 
 

@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..indexers.columns import chosen_encoder, column_name, require_same, stored_encoder
-from ..indexers.store import LanceStore
+from ..indexers.jobs.columns import chosen_encoder, column_name, require_same, stored_encoder
+from ..indexers.stores.lance.store import LanceStore
 from ..indexers.views import Version, ViewSpec, parse_view
 from ..indexers.views.faiss_view import import_faiss
 from ..indexers.views.filtered import FilterPlan, describe
-from ..rag.documents import Batch, Query, Ranking, Rows, Scores
-from ..rag.encoding import Encoder, close_encoder, open_encoder
-from ..rag.encoding import encoder as make_encoder
+from ..rag.dag.stage import Problem
+from ..rag.dag.trace import record
 from ..rag.errors import IndexNotFound
-from ..rag.settings import Count
-from ..rag.stage import Problem
-from ..rag.trace import record
+from ..rag.models.encoding import Encoder, close_encoder, open_encoder
+from ..rag.models.encoding import encoder as make_encoder
+from ..rag.nouns import Batch, Query, Ranking, Rows, Scores
+from ..rag.parts.settings import Count
 from .first_stage import FirstStage
 
 

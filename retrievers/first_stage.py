@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from ..indexers.store import LanceStore
-from ..indexers.unfinished import incomplete
+from ..indexers.stores.lance.store import LanceStore
+from ..indexers.stores.unfinished import incomplete
 from ..indexers.views import Version, ViewSpec, built_view, fresh_view, load_view
 from ..rag import models
-from ..rag.documents import Batch, Query, Ranking, Rows, Scores, ScoreSpace, Step
+from ..rag.dag.stage import Problem, Stage
+from ..rag.dag.stores import open_store
 from ..rag.errors import ConfigError, IndexFormatError, RegardError
-from ..rag.identity import same_key
-from ..rag.registry import open_store
-from ..rag.stage import Problem, Stage
+from ..rag.nouns import Batch, Query, Ranking, Rows, Scores, ScoreSpace, Step
+from ..rag.parts.identity import same_key
 
 _TRIES = 3
 

@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..rag.documents import Batch, Ranking, Rows, ScoreSpace, Step
+from ..rag.dag.stage import Stage
 from ..rag.errors import ConfigError, StageError
-from ..rag.settings import Count
-from ..rag.stage import Stage
+from ..rag.nouns import Batch, Ranking, Rows, ScoreSpace, Step
+from ..rag.parts.settings import Count
 
 
 class Fuse(Stage):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..rag.documents import Batch, Ranking
-from ..rag.settings import Count
-from ..rag.stage import Stage
+from ..rag.dag.stage import Stage
+from ..rag.nouns import Batch, Ranking
+from ..rag.parts.settings import Count
 
 
 class Parents(Stage):

@@ -81,7 +81,7 @@ def test_kernels_import_tensor_libraries_only() -> None:
 
 
 def test_importing_the_core_loads_nothing_heavy() -> None:
-    code = ("import sys; import regard.rag, regard.retrievers, regard.rerankers, regard.readers, regard.rag.cli; "
+    code = ("import sys; import regard.rag, regard.retrievers, regard.rerankers, regard.readers, regard.rag.app.cli; "
             "print([m for m in ('torch', 'transformers', 'faiss', 'lance', 'onnxruntime', 'sentence_transformers') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

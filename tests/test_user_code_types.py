@@ -22,8 +22,8 @@ from typing import assert_type
 
 from regard.indexers import build_index
 from regard.rag import Answer, Batch, Document, Hit, Pipeline, Query, Ranking, Stage
-from regard.rag.batch import run_queries
-from regard.rag.pipeline import Wire
+from regard.rag.app.batch import run_queries
+from regard.rag.dag.pipeline import Wire
 from regard.readers import Reader, RemoteReader
 from regard.rerankers import AttentionReranker, BlockICR, CrossEncoder
 from regard.retrievers import BM25, Dense, Fuse, Parents

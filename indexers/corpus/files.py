@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ...rag.documents import Document
 from ...rag.errors import CorpusError
+from ...rag.nouns import Document
 from . import html
 from .decoding import BinaryData, decode
 from .limits import Limits

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...rag.documents import Document
 from ...rag.errors import CorpusError
+from ...rag.nouns import Document
 from . import records
 from .limits import Limits
 from .lines import count, lines, members

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ...rag.documents import Document
 from ...rag.errors import ConfigError
+from ...rag.nouns import Document
 from .skips import Unreadable
 
 _UNITS = {"k": 10 ** 3, "M": 10 ** 6, "G": 10 ** 9, "T": 10 ** 12}

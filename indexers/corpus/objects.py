@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
-from ...rag.documents import Document
 from ...rag.errors import CorpusError
+from ...rag.nouns import Document
 from . import records
 from .limits import Limits
 from .skips import OnSkip, Skip, Unreadable
@@ -97,7 +97,7 @@ def _document(item: Any, sources: Counter[str]) -> Document:
     if isinstance(item, Document) and all(isinstance(part, str) for part in (item.id, item.text, item.title)):
         return item
     if _is_langchain(item):
-        from ...rag.integrations.langchain import one_from_langchain  # whoever made the item has the library
+        from ...rag.app.integrations.langchain import one_from_langchain  # whoever made the item has the library
 
         return one_from_langchain(item, sources)
     return records.document(_fields(item))

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from ...rag.documents import Document
 from ...rag.errors import CorpusError
+from ...rag.nouns import Document
 from .python_modules import NOT_WELL_KNOWN, TOPICS, WELL_KNOWN, is_readable
 from .skips import OnSkip, Skip
 

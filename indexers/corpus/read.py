@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...rag.documents import Document
 from ...rag.errors import CorpusError
+from ...rag.nouns import Document
 from . import files, jsonl, parquet, python_docs, trec
 from .decoding import well_formed
 from .limits import Limits

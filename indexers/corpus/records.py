@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...rag.documents import Document
+from ...rag.nouns import Document
 from .skips import Unreadable
 
 IDS = ("id", "_id", "docid", "doc_id", "docno")

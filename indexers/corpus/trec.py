@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...rag.documents import Document
+from ...rag.nouns import Document
 from .decoding import BinaryData, decode, without_huge_references
 from .limits import Limits
 from .lines import Refuse, count, lines, members

@@ -16,6 +16,8 @@ from .missing import missing_view
 from .spec import ViewSpec, parse_view
 from .versions import Version, newest_versions, view_specs
 
+PREFILLS = {"attention": ".attention_view:open_prefills"}
+
 __all__ = [
     "NEW", "AttentionView", "BM25View", "FaissView", "Version", "View", "ViewSpec", "build_view", "built_view", "carry_view", "fresh_view",
     "load_view", "missing_view", "newest_versions", "open_view", "parse_view", "view_specs",

@@ -21,17 +21,17 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from ...rag.documents import Rows
 from ...rag.errors import BudgetError, IndexFormatError, StageError
 from ...rag.lm import LanguageModel, LanguageModelInfo, describe
 from ...rag.lm.passages import LEAST_PASSAGE_TOKENS, Block, Format, suffix_position
 from ...rag.lm.prefill import tiled
 from ...rag.markup import visible
 from ...rag.models import resolve, weights_hash
+from ...rag.nouns import Rows
 from ...rag.progress import progress_bar
 from ..integrity import expect_whole
-from ..store import LanceStore, content_hash
-from ..writer import storage_errors
+from ..stores.lance.store import LanceStore, content_hash
+from ..stores.lance.writer import storage_errors
 from .attention_layout import Half, Layout, tensor_of
 from .attention_shards import Ids, Shard, Table, clear_unfinished, expect_whole_shard, shards_in, write_shard
 from .footprint import Footprint

@@ -19,11 +19,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ...rag.documents import Rows
 from ...rag.errors import IndexFormatError
 from ...rag.files import sync
+from ...rag.nouns import Rows
 from ..integrity import Files, describe_files, expect_whole, read_sealed, remember, sealed
-from ..store import Contents
+from ..stores.lance.store import Contents
 from .attention_layout import Bytes, Layout
 
 Table = NDArray[np.int64]

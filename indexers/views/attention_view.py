@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ...rag.documents import Ranking, Rows
+from ...rag.dag.stores import open_store
+from ...rag.dag.trace import record
 from ...rag.errors import FingerprintMismatch, IndexFormatError, IndexNotFound, StageError
 from ...rag.lm import describe
 from ...rag.lm.passages import Format
 from ...rag.lm.prefill import Prefill, Span, plan, tiled
 from ...rag.models import resolve, weights_hash
-from ...rag.registry import open_store
-from ...rag.trace import record
+from ...rag.nouns import Ranking, Rows
 from ..integrity import Files
-from ..store import Contents, LanceStore
+from ..stores.lance.store import Contents, LanceStore
 from .attention_job import FORMAT, SHARDS, Prefix, Recipe, bring_up_to_date, half_of, layout_of
 from .attention_layout import slots
 from .attention_shards import CUT, SCORED, Shard, link_folder, shard_files, shards_in

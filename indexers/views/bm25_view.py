@@ -12,10 +12,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from ...rag.documents import Rows, Scores
 from ...rag.errors import StageError
+from ...rag.nouns import Rows, Scores
 from ..integrity import Files, look_once
-from ..store import LanceStore
+from ..stores.lance.store import LanceStore
 from .spec import ViewSpec
 from .versions import damaged_view
 

@@ -10,12 +10,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from ...rag.documents import Rows, Scores
-from ...rag.encoding import Vectors
+from ...rag.dag.trace import record, record_kernels
 from ...rag.errors import DimensionMismatch, MissingDependency, StageError
-from ...rag.trace import record, record_kernels
+from ...rag.models.encoding import Vectors
+from ...rag.nouns import Rows, Scores
 from ..integrity import Files
-from ..store import LanceStore
+from ..stores.lance.store import LanceStore
 from .filtered import FilterPlan, Positions, only_allowed, search_exactly
 from .spec import ViewSpec
 from .versions import damaged_view

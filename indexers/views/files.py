@@ -19,13 +19,13 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from ...rag.documents import Rows
 from ...rag.errors import IndexFormatError
 from ...rag.files import replace_text, sync, sync_tree
+from ...rag.nouns import Rows
 from ..integrity import Files, describe_files, read_sealed, remember, sealed
-from ..store import LanceStore
-from ..unfinished import incomplete
-from ..writer import locked, storage_errors
+from ..stores.lance.store import LanceStore
+from ..stores.lance.writer import locked, storage_errors
+from ..stores.unfinished import incomplete
 from .attention_job import PENDING, Recipe, recipe
 from .attention_shards import link_tree
 from .attention_view import AttentionView

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...rag.documents import Scores
-from ...rag.encoding import Vectors
+from ...rag.models.encoding import Vectors
+from ...rag.nouns import Scores
 
 Positions = NDArray[np.int64]
 

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...rag.doctor import FOOTPRINT
+from ...rag.app.doctor import FOOTPRINT
 from ...rag.errors import StorageError
 from ...rag.markup import size
 from .attention_layout import Layout

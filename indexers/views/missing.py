@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...rag.errors import IndexNotFound
-from ..unfinished import RERUN, is_locked, jobs
+from ..stores.unfinished import RERUN, is_locked, jobs
 from .spec import ViewSpec
 from .versions import view_specs
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ...rag.documents import Rows
 from ...rag.errors import IndexFormatError
+from ...rag.nouns import Rows
 from ..integrity import Reading, expect_whole, read_json, read_sealed
-from ..store import LanceStore
+from ..stores.lance.store import LanceStore
 from .spec import ViewSpec, is_spec
 
 DESCRIPTION = "view.json"

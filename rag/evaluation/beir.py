@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..documents import Query
 from ..errors import EmptyQueryError, EvaluationError, QueryError
+from ..nouns import Query
 from ..paths import local_path
 from .runs import Qrels
 from .trec import read_qrels

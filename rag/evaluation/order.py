@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..documents import Batch, Query, Ranking
+from ..dag.pipeline import Pipeline, StageNode, Wire
+from ..dag.ports import ports
 from ..errors import ConfigError, EvaluationError, PipelineError
-from ..pipeline import Pipeline, StageNode, Wire
-from ..ports import ports
+from ..nouns import Batch, Query, Ranking
 from ..progress import progress_bar
 from .beir import read_queries
 from .runs import Qrels, Run, run_from_rankings

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..documents import Query, Ranking
 from ..errors import EvaluationError
+from ..nouns import Query, Ranking
 
 Run = dict[str, dict[str, float]]
 """query id -> document id -> score, higher is better."""

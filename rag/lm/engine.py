@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import models
+from ..dag.trace import record
 from ..errors import BudgetError, ConfigError, UnsupportedModel
 from ..models import ModelFiles
-from ..trace import record
 from . import probe
 from .attention import LastLayer, Pass, let_in, looked_at_by
 from .generation import Generation, Sampler, TextStream, decode

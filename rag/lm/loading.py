@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelNotFound, RegardError, UnsupportedModel
-from ..inert import expect_inert
 from ..models import ModelFiles
+from ..models.inert import expect_inert
 from . import gguf
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from ..documents import Passage, Ranking
 from ..errors import BudgetError
+from ..nouns import Passage, Ranking
 from ..text import sentence_spans
 from .prefill import Mask, Positions, Prefill, Span, tiled
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..documents import Rows
+from ..nouns import Rows
 from .passages import Prompt
 from .prefill import Prefill
 

@@ -16,12 +16,12 @@ from common import Figures, arguments, collection, forget_peak, median, peak_mem
 from regard.indexers import LanceStore, build_index
 from regard.indexers.corpus import read_corpus
 from regard.rag import Batch, Query, Ranking
+from regard.rag.dag.stores import open_prefills
 from regard.rag.evaluation import BeirFolder, read_beir, read_run
 from regard.rag.lm import LanguageModel
 from regard.rag.lm.heads import deepest
 from regard.rag.lm.passages import Format
 from regard.rag.markup import size
-from regard.rag.registry import open_prefills
 from regard.rerankers import AttentionReranker
 from regard.rerankers.policies import ICR, BlockICR
 from scipy.stats import kendalltau

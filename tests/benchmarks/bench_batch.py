@@ -16,8 +16,8 @@ from common import Figures, alternate, arguments, collection, collection_index, 
 from regard.indexers import build_index
 from regard.indexers.corpus import read_corpus
 from regard.rag import Document, Pipeline, Query, Ranking
-from regard.rag.encoding import encoder
 from regard.rag.evaluation import read_beir
+from regard.rag.models.encoding import encoder
 from regard.retrievers import BM25, Dense, Fuse
 
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from common import Figures, arguments, collection
-from regard.rag.documents import Passage
-from regard.rag.encoding import encoder
+from regard.rag.models.encoding import encoder
+from regard.rag.nouns import Passage
 from regard.rag.text import sentence_spans
 from regard.readers.citations import Embed, cite
 from regard.readers.verifiers import verifier

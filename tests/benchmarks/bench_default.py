@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from common import Figures, arguments, collection, collection_index
 from regard.rag import Pipeline, Query, Ranking
-from regard.rag.documents import Batch
+from regard.rag.app.presets import CANDIDATES, CROSS_ENCODER_WEIGHT, RERANKED
 from regard.rag.evaluation import BeirFolder, evaluate, read_beir, run_from_rankings
 from regard.rag.evaluation.significance import bootstrap_interval, randomisation_test
-from regard.rag.presets import CANDIDATES, CROSS_ENCODER_WEIGHT, RERANKED
+from regard.rag.nouns import Batch
 from regard.rag.progress import progress_bar
 from regard.rerankers import CrossEncoder
 from regard.retrievers import BM25, Dense, Fuse

@@ -20,7 +20,7 @@ import numpy as np
 from common import Figures, arguments, collection
 from regard.indexers import build_index
 from regard.indexers.corpus import read_corpus
-from regard.rag.encoding import Encoder, Vectors, encoder
+from regard.rag.models.encoding import Encoder, Vectors, encoder
 
 BAR = (">=", 0.97)
 

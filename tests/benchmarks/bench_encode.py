@@ -14,8 +14,8 @@ from pathlib import Path
 from common import Figures, alternate, arguments, collection, median
 from regard.indexers import build_index
 from regard.indexers.corpus import read_corpus
-from regard.rag.encoding import encoder
 from regard.rag.models import device, resolve
+from regard.rag.models.encoding import encoder
 
 
 def main() -> None:

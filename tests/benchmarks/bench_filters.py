@@ -17,8 +17,8 @@ from common import Figures, alternate, arguments, collection, collection_index, 
 from numpy.typing import NDArray
 from regard.indexers import LanceStore
 from regard.indexers.views import FaissView, filtered, parse_view
-from regard.rag.encoding import Vectors, encoder
 from regard.rag.evaluation import read_beir
+from regard.rag.models.encoding import Vectors, encoder
 
 COLLECTIONS = ("scifact", "vaswani", "msmarco-dl19", "hotpotqa-100")
 KINDS = ("faiss:flat", "faiss:ivf", "faiss:hnsw")

@@ -13,9 +13,9 @@ import numpy as np
 from common import Figures, arguments, collection, collection_index
 from regard.indexers import LanceStore
 from regard.rag import Pipeline, Query
-from regard.rag.documents import Batch, Ranking
+from regard.rag.app.presets import CROSS_ENCODER_WEIGHT, RERANKED
 from regard.rag.evaluation import BeirFolder, evaluate, read_beir, read_run, run_from_rankings
-from regard.rag.presets import CROSS_ENCODER_WEIGHT, RERANKED
+from regard.rag.nouns import Batch, Ranking
 from regard.rag.progress import progress_bar
 from regard.rerankers import CrossEncoder
 from regard.retrievers import BM25, Dense, Fuse

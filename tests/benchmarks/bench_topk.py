@@ -18,8 +18,8 @@ from regard.indexers import LanceStore
 from regard.indexers.views.faiss_view import import_faiss
 from regard.kernels.codes import Codes, encode_codes
 from regard.kernels.topk_search import topk_search
-from regard.rag.encoding import encoder
 from regard.rag.evaluation import read_beir
+from regard.rag.models.encoding import encoder
 from torch import Tensor
 
 K = 100

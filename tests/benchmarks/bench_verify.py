@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 from regard.indexers import LanceStore
+from regard.indexers.stores.lance.writer import Shard, StoreWriter, locked
 from regard.indexers.views import build_view, open_view, parse_view
-from regard.indexers.writer import Shard, StoreWriter, locked
 from regard.rag import Passage
 
 WORDS = np.array([f"word{i}" for i in range(30_000)])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from regard.rag.documents import Passage, PassageList, Query, Ranking
+from regard.rag.nouns import Passage, PassageList, Query, Ranking
 from regard.readers import Reader, RemoteReader
 from regard.readers.packing import shown
 from regard.readers.prompt import boundary

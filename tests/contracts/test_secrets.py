@@ -21,14 +21,15 @@ from pathlib import Path
 
 import pytest
 from regard.indexers import build_index
-from regard.rag import Document, Pipeline, cli
-from regard.rag.batch import run_queries
-from regard.rag.documents import Query
-from regard.rag.encoding import encoder
+from regard.rag import Document, Pipeline
+from regard.rag.app import cli
+from regard.rag.app.batch import run_queries
+from regard.rag.app.terminal import answer_json
+from regard.rag.dag.trace import Token
 from regard.rag.errors import RegardError
-from regard.rag.report import ReportEntry, report_html
-from regard.rag.terminal import answer_json
-from regard.rag.trace import Token
+from regard.rag.models.encoding import encoder
+from regard.rag.nouns import Query
+from regard.rag.show.report import ReportEntry, report_html
 
 from ..wires import HEAD, wire
 

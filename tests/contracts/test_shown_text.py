@@ -16,14 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from regard.indexers import build_index
-from regard.rag import Pipeline, terminal
-from regard.rag.display import answer_html, ranking_html, trace_html
-from regard.rag.documents import Answer, Citation, Document, Passage, PassageList, Query, Ranking, Sentence
-from regard.rag.drawing import to_mermaid, to_svg
-from regard.rag.graph import Edge, Graph, Node
+from regard.rag import Pipeline
+from regard.rag.app import terminal
+from regard.rag.dag.graph import Edge, Graph, Node
+from regard.rag.dag.trace import StageTrace, Trace
 from regard.rag.markup import Streamed, escape, json_escaped, one_line, visible
-from regard.rag.report import ReportEntry, report_html
-from regard.rag.trace import StageTrace, Trace
+from regard.rag.nouns import Answer, Citation, Document, Passage, PassageList, Query, Ranking, Sentence
+from regard.rag.show.display import answer_html, ranking_html, trace_html
+from regard.rag.show.drawing import to_mermaid, to_svg
+from regard.rag.show.report import ReportEntry, report_html
 from regard.retrievers import BM25
 from rich.console import Console
 
@@ -58,7 +59,7 @@ def pipeline_file(hostile_index: Path) -> Path:
 
 
 def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "regard.rag.cli", *map(str, arguments)], capture_output=True, text=True, check=False,
+    return subprocess.run([sys.executable, "-m", "regard.rag.app.cli", *map(str, arguments)], capture_output=True, text=True, check=False,
                           env={**os.environ, "NO_COLOR": "1", "TERM": "dumb", **environment}, errors="surrogateescape")
 
 

@@ -18,14 +18,14 @@ import pytest
 import transformers
 from pydantic import ValidationError
 from regard.indexers import LanceStore, build_index
+from regard.indexers.stores.lance.writer import StoreWriter, locked
 from regard.indexers.views import build_view, parse_view
-from regard.indexers.writer import StoreWriter, locked
 from regard.rag import Document
+from regard.rag.dag.stage import Stage
 from regard.rag.lm import gguf
 from regard.rag.lm.heads import HeadSet
 from regard.rag.models import resolve, weights_hash
-from regard.rag.registry import stage_class, stage_names
-from regard.rag.stage import Stage
+from regard.rag.tables import table
 from regard.rerankers.policies import POLICIES, Policy
 
 DOCUMENTS = [Document(f"d{i}", f"word{i} and word{i % 7} stand in passage number {i}") for i in range(40)]
@@ -185,7 +185,7 @@ CASES: dict[str, Case] = {
         {**_files_of("fake", _remote), **_files_of("embedder", _remote), **_verified(_remote)}),
 }
 
-SETTINGS = [(name, setting) for name in stage_names() for setting in stage_class(name).setting_names()]
+SETTINGS = [(name, setting) for name in table("regard.stages").names() for setting in table("regard.stages")[name].setting_names()]
 OUTSIDE = [(name, what) for name, case in CASES.items() for what in case.outside]
 
 
@@ -229,7 +229,7 @@ def changing(world: World, tmp_path: Path) -> Iterator[World]:
 
 
 def _fingerprint(name: str, settings: Settings) -> str:
-    stage = stage_class(name)(**settings)
+    stage = table("regard.stages")[name](**settings)
     try:
         return stage.fingerprint()
     finally:
@@ -237,12 +237,12 @@ def _fingerprint(name: str, settings: Settings) -> str:
 
 
 def test_every_registered_stage_has_a_case(world: World) -> None:
-    assert set(CASES) == set(stage_names())
+    assert set(CASES) == set(table("regard.stages").names())
     for name, case in CASES.items():
-        assert set(case.other(world)) == set(stage_class(name).setting_names()), f"a setting of {name} has no other value here"
+        assert set(case.other(world)) == set(table("regard.stages")[name].setting_names()), f"a setting of {name} has no other value here"
 
 
-@pytest.mark.parametrize("name", stage_names())
+@pytest.mark.parametrize("name", table("regard.stages").names())
 def test_the_same_is_the_same(name: str, world: World) -> None:
     case = CASES[name]
     for made_with in (case.made_with, *(settings for settings, _ in case.outside.values())):
@@ -264,9 +264,9 @@ def test_what_is_read_from_outside_moves_the_fingerprint(name: str, what: str, c
     assert _fingerprint(name, made_with(changing)) != before
 
 
-@pytest.mark.parametrize("name", stage_names())
+@pytest.mark.parametrize("name", table("regard.stages").names())
 def test_the_class_its_version_and_the_name_move_it(name: str, world: World) -> None:
-    kind, settings = stage_class(name), CASES[name].made_with(world)
+    kind, settings = table("regard.stages")[name], CASES[name].made_with(world)
 
     class Another(kind):
         pass
@@ -294,7 +294,7 @@ def test_the_server_that_the_environment_names_moves_it(world: World, monkeypatc
 
 
 def test_a_model_that_moved_is_the_same_but_its_name_is_a_setting(world: World) -> None:
-    stages: list[Stage] = [stage_class("AttentionReranker")(lm=lm, policy="ICR") for lm in (world.lm, world.lm_moved)]
+    stages: list[Stage] = [table("regard.stages")["AttentionReranker"](lm=lm, policy="ICR") for lm in (world.lm, world.lm_moved)]
     assert stages[0].state() == stages[1].state()
 
 
@@ -321,7 +321,7 @@ def _another(policy: Policy, setting: str) -> Policy | None:
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
 def test_a_policys_settings_and_class_are_in_the_rerankers(name: str) -> None:
-    kind, policy = stage_class("AttentionReranker"), POLICIES[name]()
+    kind, policy = table("regard.stages")["AttentionReranker"], POLICIES[name]()
 
     class Mine(POLICIES[name]):
         pass

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from regard.indexers import build_index, delete_documents
-from regard.indexers.store import LanceStore
+from regard.indexers.stores.lance.store import LanceStore
 from regard.rag import Pipeline
-from regard.rag.batch import run_queries
-from regard.rag.doctor import examine
-from regard.rag.documents import Answer, Citation, Context, Document, Passage, PassageList, Query, Ranking
+from regard.rag.app.batch import run_queries
+from regard.rag.app.doctor import examine
 from regard.rag.errors import ConfigError, IndexFormatError, PipelineError, QueryError, RegardError, StorageError
 from regard.rag.evaluation import read_beir, read_qrels, read_queries, read_run, write_qrels, write_run
 from regard.rag.evaluation.significance import compare
 from regard.rag.lm.heads import HeadSet, published_heads
+from regard.rag.nouns import Answer, Citation, Context, Document, Passage, PassageList, Query, Ranking
 from regard.retrievers import BM25
 
 SCALARS = (st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=3) | st.just(10**400)

@@ -19,7 +19,7 @@ from conftest import HashEncoder  # type: ignore[attr-defined]  # tests/conftest
 from regard.indexers import LanceStore, build_index, verify_index
 from regard.indexers.views import open_view, view_specs
 from regard.rag import Document, Query
-from regard.rag.cache import StageCache
+from regard.rag.dag.cache import StageCache
 from regard.rag.errors import RegardError
 
 WORDS = ["flea", "moon", "bread", "honey", "river", "stone", "cloud", "birch"]

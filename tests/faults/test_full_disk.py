@@ -14,7 +14,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pytest
-from regard.indexers.commits import deletions_size
+from regard.indexers.stores.lance.commits import deletions_size
 
 SIZES = 40
 SAMPLED = 2

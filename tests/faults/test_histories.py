@@ -143,7 +143,7 @@ def test_a_restore_inside_a_job_that_adds_an_encoder(hash_encoder: Any, tmp_path
     shutil.copytree(path / "passages.lance", tmp_path / "backup")
     job(path, None, "birch", 3)
     with monkeypatch.context() as patched:
-        patched.setattr("regard.indexers.writer.StoreWriter.add_encoder", _refuse)
+        patched.setattr("regard.indexers.stores.lance.writer.StoreWriter.add_encoder", _refuse)
         with pytest.raises(RegardError):
             build_index(None, path, encoder=encoder, views=[], progress=False)
     assert (path / "pending").exists()

@@ -19,15 +19,16 @@ import pytest
 import torch
 import transformers
 from regard.indexers import LanceStore, build_index, delete_documents, verify_index
-from regard.indexers.chunkers import chunker
+from regard.indexers.chunkers.chunkers.chunkers import chunker
+from regard.indexers.stores.lance.writer import Shard, StoreWriter, locked
 from regard.indexers.views import attention_job, attention_shards, build_view, fresh_view, parse_view, view_specs
 from regard.indexers.views.attention_layout import Half, Layout, slots
 from regard.indexers.views.attention_shards import CUT, TOKENS
 from regard.indexers.views.attention_view import AttentionView, open_prefills
-from regard.indexers.writer import Shard, StoreWriter, locked
 from regard.rag import Batch, Document, Passage, PassageList, Query, Ranking
-from regard.rag.cli import app
-from regard.rag.doctor import examine
+from regard.rag.app.cli import app
+from regard.rag.app.doctor import examine
+from regard.rag.dag.trace import StageTrace, tracing
 from regard.rag.errors import (
     BudgetError,
     ConfigError,
@@ -43,7 +44,6 @@ from regard.rag.lm import LanguageModel, gguf
 from regard.rag.lm.passages import Format
 from regard.rag.lm.prefill import Prefill
 from regard.rag.models import resolve
-from regard.rag.trace import StageTrace, tracing
 from regard.rerankers import AttentionReranker
 from regard.rerankers.policies import BlockICR
 from typer.testing import CliRunner
@@ -569,7 +569,7 @@ def test_an_empty_index(llama: str, facts: list[Document], tmp_path: Path) -> No
 def test_the_command_line_builds_the_view(llama: str, facts: list[Document], tmp_path: Path) -> None:
     store = indexed(tmp_path, facts, "bm25")
     command = ["index", "--index", str(tmp_path), "--encoder", "none", "--view", f"attention:{llama}"]
-    done = subprocess.run([sys.executable, "-m", "regard.rag.cli", *command], check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "regard.rag.app.cli", *command], check=True, capture_output=True, text=True)
     assert "448 bytes a token" in done.stderr
     assert f"attention:{llama}" in done.stdout.replace("\n", "")
     view = AttentionView.load(fresh_view(store, parse_view(f"attention:{llama}")))
@@ -666,7 +666,7 @@ def test_a_repair_loads_no_model_that_only_the_index_names(
         file.write_bytes(file.read_bytes()[:-1])
     before = len(prefilled)
     with monkeypatch.context() as others:
-        others.setattr("regard.rag.trust.is_chosen", lambda model: False)
+        others.setattr("regard.rag.models.chosen.is_chosen", lambda model: False)
         report = verify_index(tmp_path, repair=True, progress=False)
     assert any("could not be built anew: the index names" in done for done in report.repaired)
     assert len(prefilled) == before

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from regard.indexers.chunkers import FixedTokens, MarkdownSections, Sentences, TokenStarts, WholeDocument, chunker
+from regard.indexers.chunkers.chunkers.chunkers import FixedTokens, MarkdownSections, Sentences, TokenStarts, WholeDocument, chunker
 from regard.indexers.corpus import read_corpus
 from regard.indexers.corpus.markdown import headings
-from regard.rag.documents import Document
 from regard.rag.errors import ConfigError, ModelNotFound, UnsupportedModel
+from regard.rag.nouns import Document
 from regard.rag.text import sentence_spans, words
 
 TEXT = "One two three. Four five six seven. Eight nine ten eleven twelve thirteen fourteen. Fifteen."

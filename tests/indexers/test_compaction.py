@@ -19,16 +19,19 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from regard.indexers import LanceStore, build_index, compact, delete_documents, digests, leases, sources, unfinished
-from regard.indexers.columns import encode_existing
+from regard.indexers import LanceStore, build_index, compact, delete_documents
 from regard.indexers.integrity import sealed
-from regard.indexers.leases import versions
-from regard.indexers.store import DATASET
-from regard.indexers.unfinished import UnfinishedJob
+from regard.indexers.jobs import sources
+from regard.indexers.jobs.columns import encode_existing
+from regard.indexers.stores import unfinished
+from regard.indexers.stores.lance import digests, leases
+from regard.indexers.stores.lance.leases import versions
+from regard.indexers.stores.lance.store import DATASET
+from regard.indexers.stores.lance.writer import StoreWriter, locked
+from regard.indexers.stores.unfinished import UnfinishedJob
 from regard.indexers.views import open_view, parse_view, view_specs
-from regard.indexers.writer import StoreWriter, locked
 from regard.rag import Document
-from regard.rag.cli import app
+from regard.rag.app.cli import app
 from regard.rag.errors import ConfigError, DeletionRefused, IndexNotFound, StorageError
 from typer.testing import CliRunner
 
@@ -180,7 +183,7 @@ def test_views_are_carried_over_and_not_built_again(index: Path, monkeypatch: py
 
 def test_a_view_is_carried_over_after_a_kill_between_the_commit_and_it(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("regard.indexers.compaction._update_views", lambda *_: (_ for _ in ()).throw(SystemExit))
+        patch.setattr("regard.indexers.jobs.compaction._update_views", lambda *_: (_ for _ in ()).throw(SystemExit))
         with pytest.raises(SystemExit):
             compact(index)
     monkeypatch.setattr("regard.indexers.views.bm25_view.BM25View.build", lambda *_: pytest.fail("a view was built"))
@@ -492,7 +495,7 @@ def test_a_view_whose_model_is_gone_is_removed_by_a_purge_and_kept_by_a_compacti
     def gone(*_: Any, **__: Any) -> None:
         raise ModelNotFound("it is gone")
 
-    monkeypatch.setattr("regard.indexers.compaction.build_view", gone)
+    monkeypatch.setattr("regard.indexers.jobs.compaction.build_view", gone)
     compact(index)  # carried over: no model is needed
     assert len(list((index / "views").glob("*/*/view.json"))) == 2
     with locked(index):
@@ -512,7 +515,7 @@ def test_a_disk_that_is_full_for_a_while_costs_a_purge_no_view(index: Path, monk
         raise StorageError("the view cannot be written")
 
     with monkeypatch.context() as patched:
-        patched.setattr("regard.indexers.compaction.build_view", full)
+        patched.setattr("regard.indexers.jobs.compaction.build_view", full)
         with pytest.raises(StorageError):
             delete_documents(index, ["d3"], purge=True)
     assert delete_documents(index, ["d3"], purge=True).purged

@@ -14,8 +14,8 @@ from regard.indexers.views import FaissView, faiss_view, filtered
 from regard.indexers.views.filtered import FilterPlan, describe, search_exactly
 from regard.indexers.views.spec import parse_view
 from regard.rag import Pipeline, Query
+from regard.rag.dag.trace import StageTrace, tracing
 from regard.rag.errors import StageError
-from regard.rag.trace import StageTrace, tracing
 from regard.retrievers import Dense
 
 KINDS = ["faiss:flat", "faiss:ivf,lists=64,probes=4", "faiss:hnsw,m=16,ef_construction=60,ef_search=32"]

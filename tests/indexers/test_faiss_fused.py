@@ -8,8 +8,8 @@ from regard.indexers.views import FaissView, faiss_view
 from regard.indexers.views.faiss_view import import_faiss
 from regard.indexers.views.spec import parse_view
 from regard.kernels.dispatch import taken
+from regard.rag.dag.trace import StageTrace, tracing
 from regard.rag.errors import StageError
-from regard.rag.trace import StageTrace, tracing
 
 
 def view(vectors: np.ndarray) -> FaissView:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from regard.indexers.filters import compile_filters, expect_known
-from regard.rag.cache import StageCache
-from regard.rag.documents import Query
+from regard.indexers.stores.filters import compile_filters, expect_known
+from regard.rag.dag.cache import StageCache
 from regard.rag.errors import QueryError
-from regard.rag.identity import same_key
+from regard.rag.nouns import Query
+from regard.rag.parts.identity import same_key
 
 BOUNDS = st.booleans() | st.integers(-3, 3) | st.floats(-3, 3) | st.sampled_from(["", "a", "ab", "3"])
 VALUES = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-3, 3) | st.sampled_from(["", "a", "ab", "3"]) | st.lists(

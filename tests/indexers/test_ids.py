@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from regard.indexers import LanceStore, build_index, delete_documents, sources
+from regard.indexers import LanceStore, build_index, delete_documents
+from regard.indexers.jobs import sources
 from regard.rag import Document
 
 
@@ -160,7 +161,7 @@ def test_a_file_yields_to_a_record_of_its_id_and_both_stay(tmp_path: Path) -> No
 def test_who_has_an_id_is_known_before_its_passages_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill right after the commit of A's passages must not let B take A's place."""
     a, b = _folder(tmp_path / "a", readme="about a"), _folder(tmp_path / "b", readme="about b")
-    from regard.indexers.writer import StoreWriter
+    from regard.indexers.stores.lance.writer import StoreWriter
 
     original = StoreWriter.commit
 

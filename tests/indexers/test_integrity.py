@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from regard.indexers import LanceStore, build_index, integrity
-from regard.indexers.digests import Digest
+from regard.indexers.stores.lance.digests import Digest
 from regard.indexers.views import build_view, built_view, load_view, open_view, parse_view
 from regard.rag import Document
 from regard.rag.errors import IndexFormatError, IndexNotFound

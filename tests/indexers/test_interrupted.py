@@ -19,12 +19,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from regard.indexers import LanceStore, build_index, pace, unfinished
-from regard.indexers.columns import encode_existing
-from regard.indexers.pace import Pace
-from regard.indexers.writer import StoreWriter, locked
+from regard.indexers import LanceStore, build_index
+from regard.indexers.jobs import pace
+from regard.indexers.jobs.columns import encode_existing
+from regard.indexers.jobs.pace import Pace
+from regard.indexers.stores import unfinished
+from regard.indexers.stores.lance.writer import StoreWriter, locked
 from regard.rag import Document, Pipeline, Query
-from regard.rag.cli import app
+from regard.rag.app.cli import app
 from regard.rag.errors import CorpusError, FingerprintMismatch, Interrupted, PipelineError
 from regard.retrievers import BM25, Dense
 from typer.testing import CliRunner
@@ -169,7 +171,7 @@ def test_blocks_are_powers_of_two_that_fit_the_time(blocks: list[tuple[float, in
 
 
 def test_an_added_encoder_is_kept_every_thirty_seconds(tmp_path: Path, clock: Clock, hash_encoder: Any, monkeypatch: Any) -> None:
-    from regard.indexers import columns
+    from regard.indexers.jobs import columns
 
     _build(_documents(300), tmp_path, None, views=[])
     times, original = [0.0], columns._Pending.append
@@ -255,7 +257,7 @@ def test_ctrl_c_on_the_command_line_is_one_sentence_and_exit_code_130(tmp_path: 
     """The corpus is a pipe that stays open, so that the job is sure to be in the middle of its work."""
     lines = [json.dumps({"_id": f"d{i}", "text": f"text number {i}"}) + "\n" for i in range(3000)]
     os.mkfifo(tmp_path / "corpus")
-    command = [sys.executable, "-c", f"{LISTENS}from regard.rag.cli import main; main()", "index", str(tmp_path / "corpus"),
+    command = [sys.executable, "-c", f"{LISTENS}from regard.rag.app.cli import main; main()", "index", str(tmp_path / "corpus"),
                "--format", "jsonl", "--encoder", "none", "--chunker", "whole", "--index", str(tmp_path / "i")]
     job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with (tmp_path / "corpus").open("w") as pipe:

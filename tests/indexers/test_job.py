@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from regard.indexers import LanceStore, build_index, delete_documents
+from regard.indexers.stores.lance.writer import locked
 from regard.indexers.views import open_view, parse_view
-from regard.indexers.writer import locked
 from regard.rag import Document
 from regard.rag.errors import (
     ConfigError,
@@ -157,7 +157,7 @@ def test_an_encoder_is_added_to_what_is_there_and_to_what_comes(tmp_path: Path, 
 
 
 def test_adding_an_encoder_goes_on_where_it_was_killed(facts: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from regard.indexers import columns
+    from regard.indexers.jobs import columns
 
     build_index(facts, tmp_path, encoder="minilm", chunker="whole", progress=False)
     monkeypatch.setattr(columns, "_BLOCK", 2)
@@ -177,7 +177,7 @@ def test_adding_an_encoder_goes_on_where_it_was_killed(facts: list[Document], tm
     assert sum(calls) == len(facts) + 2  # only the block that was lost is encoded again
     store = LanceStore(tmp_path)
     assert store.encoders.keys() == {"minilm", "bge_small"}
-    from regard.rag.encoding import encoder
+    from regard.rag.models.encoding import encoder
 
     bge = encoder("bge-small")
     bge.open()

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from regard.indexers import LanceStore, build_index
-from regard.indexers.chunkers import chunker
+from regard.indexers.chunkers.chunkers.chunkers import chunker
 from regard.indexers.corpus import Limits, Skip, detect_format, estimate_size, lines, objects, parsing, read_corpus
 from regard.indexers.corpus.skips import Unreadable
 from regard.rag import Document
@@ -423,7 +423,7 @@ def test_limits_as_text() -> None:
 
 
 def test_the_command_takes_limits_and_says_their_defaults(tmp_path: Path) -> None:
-    from regard.rag import cli
+    from regard.rag.app import cli
     from typer.testing import CliRunner
 
     assert all(default in cli._LIMITS for default in Limits.described().split(", "))

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from regard.indexers import LanceStore, build_index, delete_documents, sources, unfinished
+from regard.indexers import LanceStore, build_index, delete_documents
+from regard.indexers.jobs import sources
+from regard.indexers.stores import unfinished
 from regard.indexers.views import fresh_view, parse_view
 from regard.rag import Document
-from regard.rag.cli import app
+from regard.rag.app.cli import app
 from regard.rag.errors import ConfigError, DeletionRefused, EmptyCorpusError, StorageError
 from typer.testing import CliRunner
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from regard.indexers import LanceStore, build_index, delete_documents, verify_index
-from regard.indexers.compaction import compact
-from regard.indexers.digests import LEDGER
-from regard.indexers.store import reading
+from regard.indexers.jobs.compaction import compact
+from regard.indexers.stores.lance.digests import LEDGER
+from regard.indexers.stores.lance.store import reading
 from regard.rag import Document, Query
-from regard.rag.cache import StageCache
-from regard.rag.cli import app
+from regard.rag.app.cli import app
+from regard.rag.dag.cache import StageCache
 from regard.rag.errors import IndexFormatError, IndexNotFound
 from typer.testing import CliRunner
 
@@ -191,7 +191,7 @@ def test_vectors_of_an_encoder_that_was_added_are_computed_again(
     expected = {id: vector.tolist() for id, vector in held(index)}
     new[0].write_bytes(bytes(new[0].stat().st_size))
     assert not verify_index(index).ok
-    monkeypatch.setattr("regard.indexers.verify.stored_encoder", lambda fingerprint: added)
+    monkeypatch.setattr("regard.indexers.jobs.verify.stored_encoder", lambda fingerprint: added)
     report = verify_index(index, repair=True)
     assert (report.ok, report.lost) == (True, [])
     assert {id: vector.tolist() for id, vector in held(index)} == expected

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from regard.indexers import LanceStore, build_index
-from regard.indexers.filters import compile_filters
+from regard.indexers.stores.filters import compile_filters
 from regard.indexers.views import build_view, built_view, load_view, open_view, parse_view, view_specs
 from regard.indexers.views.spec import ViewSpec
 from regard.rag import Document
@@ -141,11 +141,11 @@ def test_query_vectors_of_another_dimension_are_refused(built: tuple[Path, Any])
 def test_a_stale_view_is_extended_before_it_is_used(built: tuple[Path, Any]) -> None:
     path, encoder = built
     before = set((path / "views").rglob("view.json"))
-    from regard.indexers.writer import Shard, StoreWriter, document_hash, locked
+    from regard.indexers.stores.lance.writer import Shard, StoreWriter, document_hash, locked
 
     store = LanceStore(path)
     document = Document("late", "latecomer arrives")
-    from regard.indexers.chunkers import chunker
+    from regard.indexers.chunkers.chunkers.chunkers import chunker
 
     passages = chunker("whole").chunk(document)
     with locked(path):  # what a job does that is killed before its views are built

@@ -45,8 +45,8 @@ TARGETS: dict[str, tuple[str, ...]] = {  # module or folder -> its tests, the te
     "rag/evaluation/trec.py": RUNS,
     "rag/evaluation/beir.py": RUNS,
     "rag/evaluation/order.py": ("rag/test_order_sensitivity.py",),
-    "rag/stage.py": ("rag/test_stage.py", "rag/test_pipeline.py", "rag/test_config.py", "retrievers/test_retrievers.py"),
-    "rag/ports.py": ("rag/test_ports.py", "rag/test_pipeline.py"),  # out of rag/stage.py
+    "rag/dag/stage.py": ("rag/test_stage.py", "rag/test_pipeline.py", "rag/test_config.py", "retrievers/test_retrievers.py"),
+    "rag/dag/ports.py": ("rag/test_ports.py", "rag/test_pipeline.py"),  # out of rag/dag/stage.py
     "indexers/views": VIEWS,
     "indexers/views/files.py": (*VIEWS, "indexers/test_attention_view.py::test_a_damaged_shard_is_refused_and_mended"),
     "indexers/views/spec.py": (

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from regard.rag.attention_view import STEPS
-from regard.rag.documents import Batch, Passage, PassageList, Query, Ranking
 from regard.rag.errors import StageError, StorageError
 from regard.rag.lm.reading import Reading
-from regard.rag.style import ATTENTION, HEAT
+from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
+from regard.rag.show.attention_view import STEPS
+from regard.rag.show.style import ATTENTION, HEAT
 from regard.rerankers import ICR, AttentionReranker
 
 TEXTS = [

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from regard.rag.cli import app
-from regard.rag.documents import Query
-from regard.rag.pipeline import Pipeline
-from regard.rag.presets import default_pipeline
+from regard.rag.app.cli import app
+from regard.rag.app.presets import default_pipeline
+from regard.rag.dag.pipeline import Pipeline
+from regard.rag.nouns import Query
 from regard.retrievers import BM25, Dense, Fuse
 from typer.testing import CliRunner
 
@@ -30,7 +30,7 @@ def _run(*arguments: object) -> str:
 
 def _fails(*arguments: object) -> str:
     """What a failing command prints on standard error; no traceback."""
-    done = subprocess.run([sys.executable, "-m", "regard.rag.cli", *map(str, arguments)], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "regard.rag.app.cli", *map(str, arguments)], capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "->" in done.stderr  # every error says what to do
@@ -74,7 +74,7 @@ def test_the_version_is_the_distributions() -> None:
 
 def test_shells_can_complete() -> None:
     environment = {**os.environ, "_REGARD_COMPLETE": "complete_bash", "COMP_WORDS": "regard ev", "COMP_CWORD": "1"}
-    code = "import sys; sys.argv = ['regard']; from regard.rag.cli import main; main()"
+    code = "import sys; sys.argv = ['regard']; from regard.rag.app.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert done.stdout.split() == ["eval"]
 
@@ -83,7 +83,7 @@ def test_shells_can_complete() -> None:
 def test_who_stops_reading_the_output_sees_no_complaint(facts_index: Path, lexical: Path, long: bool) -> None:
     search = ["search", str(facts_index), "the surface " * 2_000, "--pipeline", str(lexical), "--json"]
     more = search if long else ["check", str(lexical)]
-    command = [sys.executable, "-m", "regard.rag.cli", *more]
+    command = [sys.executable, "-m", "regard.rag.app.cli", *more]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None

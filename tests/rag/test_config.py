@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 from regard.rag import Batch, Pipeline, Query, Ranking, Stage
-from regard.rag.config import dump, parse
+from regard.rag.app.presets import default_pipeline
+from regard.rag.dag.config import dump, parse
 from regard.rag.errors import ConfigError, PipelineError, PortTypeError
-from regard.rag.presets import default_pipeline
 from regard.retrievers import BM25
 
 GOOD = """

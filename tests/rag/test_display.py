@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from regard.rag.display import answer_html, graph_html, ranking_html, result_html, trace_html
-from regard.rag.documents import Answer, Batch, Citation, Context, Passage, PassageList, Ranking, Sentence, Usage
-from regard.rag.graph import Edge, Graph, Node
+from regard.rag.dag.graph import Edge, Graph, Node
+from regard.rag.dag.trace import StageTrace, Trace
 from regard.rag.markup import duration, setting, shorten, shorten_middle
-from regard.rag.trace import StageTrace, Trace
-from regard.rag.verification import SUPPORT_IS, described
+from regard.rag.models.verification import SUPPORT_IS, described
+from regard.rag.nouns import Answer, Batch, Citation, Context, Passage, PassageList, Ranking, Sentence, Usage
+from regard.rag.show.display import answer_html, graph_html, ranking_html, result_html, trace_html
 
 TEXT = "shutil.rmtree deletes an entire directory tree. The path must point to a directory."
 PASSAGES = [

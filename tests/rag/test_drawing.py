@@ -11,10 +11,10 @@ from itertools import combinations, pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from regard.rag.drawing import to_mermaid, to_svg
-from regard.rag.graph import Edge, Graph, Node
-from regard.rag.layout import Box, Link, lay_out
-from regard.rag.trace import StageTrace, Trace
+from regard.rag.dag.graph import Edge, Graph, Node
+from regard.rag.dag.trace import StageTrace, Trace
+from regard.rag.show.drawing import to_mermaid, to_svg
+from regard.rag.show.layout import Box, Link, lay_out
 
 SVG = "{http://www.w3.org/2000/svg}"
 INDEX = "/data/indexes/stdlib-docstrings"

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from regard.rag.documents import Passage, PassageList, Query, Ranking
 from regard.rag.errors import EmptyQueryError, EvaluationError, QueryError, StorageError
 from regard.rag.evaluation import read_beir, read_qrels, read_queries, read_run, run_from_rankings, write_qrels, write_run
 from regard.rag.evaluation.runs import untied
+from regard.rag.nouns import Passage, PassageList, Query, Ranking
 
 ids = st.text(st.characters(), max_size=8) | st.sampled_from(["percent:", "percent:a%20b", "http://x/a%20b", "percent:é", "a b",
                                                            "\ud800"])

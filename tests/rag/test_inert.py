@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from regard.indexers.encoders import SentenceTransformerEncoder
+from regard.indexers.encoders.dense.dense import SentenceTransformerEncoder
 from regard.rag.errors import UnsupportedModel
-from regard.rag.inert import expect_inert
 from regard.rag.models import EMBEDDED, resolve
-from regard.rag.onnx import OnnxModel
+from regard.rag.models.inert import expect_inert
+from regard.rag.models.onnx import OnnxModel
 
 
 @pytest.fixture

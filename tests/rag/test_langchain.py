@@ -11,8 +11,8 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_tests.integration_tests import RetrieversIntegrationTests
 from regard.indexers import build_index
 from regard.rag import Pipeline, Query
+from regard.rag.app.integrations.langchain import RegardRetriever, from_langchain
 from regard.rag.errors import ConfigError
-from regard.rag.integrations.langchain import RegardRetriever, from_langchain
 from regard.retrievers import BM25
 
 

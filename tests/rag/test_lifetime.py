@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 from regard.indexers import build_index, delete_documents, integrity
-from regard.indexers.writer import locked
+from regard.indexers.stores.lance.writer import locked
 from regard.rag import Batch, Document, Pipeline, Query, Ranking, Stage, models
 from regard.rag.errors import PipelineError
 from regard.retrievers import BM25, Dense, Fuse
@@ -153,7 +153,7 @@ def test_beside_a_job_the_last_finished_version_is_read(hash_encoder: Any, tmp_p
     built = {file: file.stat().st_mtime_ns for file in (tmp_path / "views").rglob("view.json")}
     with locked(tmp_path):
         from regard.indexers import LanceStore
-        from regard.indexers.writer import Shard, StoreWriter
+        from regard.indexers.stores.lance.writer import Shard, StoreWriter
         from regard.rag import Passage
 
         writer = StoreWriter(tmp_path, chunker=LanceStore(tmp_path).manifest["chunker"])

@@ -9,10 +9,10 @@ import pytest
 import torch
 import transformers
 from regard.rag import models
+from regard.rag.dag.trace import StageTrace, tracing
 from regard.rag.errors import BudgetError, ConfigError, ModelNotFound, UnsupportedModel
 from regard.rag.lm import LanguageModel, describe, engine, gguf
 from regard.rag.models import resolve
-from regard.rag.trace import StageTrace, tracing
 
 WINDOW = 256
 SHAPE = {"vocab_size": 49152, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from regard.rag.errors import MissingDependency, ModelNotFound, UnsupportedModel
 from regard.rag.models import resolve
-from regard.rag.onnx import OnnxModel
+from regard.rag.models.onnx import OnnxModel
 
 PAIRS = [
     ("who was the first president", "George Washington was the first president of the United States."),

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from regard.rag.cli import app
-from regard.rag.documents import Batch, Passage, PassageList, Query, Ranking
+from regard.rag.app.cli import app
+from regard.rag.dag.pipeline import Pipeline
+from regard.rag.dag.stage import Stage
 from regard.rag.errors import ConfigError, EvaluationError, PipelineError
 from regard.rag.evaluation.order import OrderReport, kendall_tau, order_sensitivity, pipeline_order_sensitivity
 from regard.rag.lm import LanguageModel
-from regard.rag.pipeline import Pipeline
-from regard.rag.stage import Stage
+from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
 from regard.rerankers import AttentionReranker, BlockICR, CrossEncoder
 from regard.retrievers import BM25
 from scipy.stats import kendalltau

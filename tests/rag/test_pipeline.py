@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from regard.rag import Answer, Batch, Passage, PassageList, Pipeline, Query, Ranking, Stage
+from regard.rag.dag.pipeline import RunDone
+from regard.rag.dag.trace import StageDone, StageStarted, Token, emit, record
 from regard.rag.errors import ConfigError, EmptyQueryError, PipelineError, PortTypeError, QueryError, StageError
-from regard.rag.pipeline import RunDone
-from regard.rag.trace import StageDone, StageStarted, Token, emit, record
 
 STORE = PassageList([Passage(str(i), str(i), f"passage {i}", 0, 9) for i in range(20)])
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, NewType, Protocol, TypedDict, TypeVa
 
 import pytest
 from regard.rag import Answer, Batch, Pipeline, Query, Ranking, Stage
+from regard.rag.dag.ports import accepts, meets, ports, type_name
 from regard.rag.errors import PipelineError, PortTypeError, QueryError, StageError
-from regard.rag.ports import accepts, meets, ports, type_name
 
 
 class Named(Protocol):

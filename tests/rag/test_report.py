@@ -6,11 +6,11 @@ import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from regard.rag.documents import Answer, Citation, Context, Passage, PassageList, Query, Ranking, Sentence
-from regard.rag.graph import Edge, Graph, Node
-from regard.rag.report import ReportEntry, report_html, total
-from regard.rag.trace import StageTrace, Trace
-from regard.rag.verification import described
+from regard.rag.dag.graph import Edge, Graph, Node
+from regard.rag.dag.trace import StageTrace, Trace
+from regard.rag.models.verification import described
+from regard.rag.nouns import Answer, Citation, Context, Passage, PassageList, Query, Ranking, Sentence
+from regard.rag.show.report import ReportEntry, report_html, total
 
 GRAPH = Graph(
     (Node("query", "input"), Node("bm25", "BM25", {"k": 10}), Node("output:passages", "output")),

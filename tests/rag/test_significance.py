@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from regard.rag.cli import app
+from regard.rag.app.cli import app
+from regard.rag.app.terminal import console, show_comparison
 from regard.rag.errors import EvaluationError
 from regard.rag.evaluation import (
     Comparison,
@@ -26,7 +27,6 @@ from regard.rag.evaluation import (
     write_qrels,
     write_run,
 )
-from regard.rag.terminal import console, show_comparison
 from typer.testing import CliRunner
 
 Sampler = Callable[[tuple[int, ...]], NDArray[np.float64]]

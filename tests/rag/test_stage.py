@@ -18,12 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 from regard.indexers import LanceStore, build_index
-from regard.indexers.writer import StoreWriter, locked
+from regard.indexers.stores.lance.writer import StoreWriter, locked
 from regard.rag import Answer, Batch, Document, Passage, PassageList, Pipeline, Query, Ranking, Stage
-from regard.rag.config import dump
-from regard.rag.encoding import Encoder, close_encoder, open_encoder
+from regard.rag.dag.config import dump
 from regard.rag.errors import ConfigError, StageError
-from regard.rag.identity import identity, same_key
+from regard.rag.models.encoding import Encoder, close_encoder, open_encoder
+from regard.rag.parts.identity import identity, same_key
 from regard.readers import Reader
 from regard.rerankers import AttentionReranker, CrossEncoder
 from regard.rerankers.policies import BlockICR
@@ -446,7 +446,7 @@ def test_what_would_come_back_as_something_else_is_not_kept(tmp_path: Path) -> N
 
 
 def test_run_queries_caches_for_a_pipeline_that_has_run(two_facts: Path, tmp_path: Path) -> None:
-    from regard.rag.batch import run_queries
+    from regard.rag.app.batch import run_queries
 
     (tmp_path / "queries.jsonl").write_text('{"_id": "1", "text": "flea"}\n{"_id": "2", "text": "moon"}\n')
     p = _search(two_facts, tmp_path / "own")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from regard.rag import Batch, Pipeline, Query, Stage
-from regard.rag.trace import StageTrace, record, tracing
+from regard.rag.dag.trace import StageTrace, record, tracing
 
 
 def test_counts_add_up_and_other_notes_keep_their_last_value() -> None:

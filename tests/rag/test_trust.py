@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from regard.indexers import build_index
 from regard.rag import Document, Pipeline, trust
-from regard.rag.cli import app
+from regard.rag.app.cli import app
+from regard.rag.app.presets import default_pipeline
 from regard.rag.errors import ConfigError, PipelineError, UntrustedModel
 from regard.rag.models import resolve
-from regard.rag.presets import default_pipeline
 from regard.readers import RemoteReader
 from regard.readers.chat import ChatClient, connection
 from regard.retrievers import Dense
@@ -219,7 +219,7 @@ def test_who_indexes_with_a_model_searches_without_a_word(tmp_path: Path) -> Non
 def test_a_yes_on_a_terminal_is_remembered(theirs: Path, monkeypatch) -> None:
     import sys
 
-    from regard.rag import cli
+    from regard.rag.app import cli
 
     asked = []
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
@@ -235,7 +235,8 @@ def test_a_yes_on_a_terminal_is_remembered(theirs: Path, monkeypatch) -> None:
 
 @pytest.mark.parametrize("named", ["tokenizer", "language model"])
 def test_nor_the_chunkers_tokenizer_nor_a_views_language_model(named: str, tmp_path: Path, lexical: Path, monkeypatch) -> None:
-    from regard.indexers import chosen, delete_documents
+    from regard.indexers import delete_documents
+    from regard.indexers.jobs import chosen
     from regard.indexers.views import ViewSpec
 
     index = tmp_path / "index"

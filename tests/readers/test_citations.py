@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from regard.rag.documents import Passage
-from regard.rag.encoding import encoder
+from regard.rag.models.encoding import encoder
+from regard.rag.nouns import Passage
 from regard.rag.text import sentence_spans
 from regard.readers.citations import MIN_SUPPORT, cite
 from regard.readers.lexical import LexicalVerifier

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from regard.rag.documents import Passage
+from regard.rag.nouns import Passage
 from regard.readers.ending import AnswerGuard, Ended
 from regard.readers.packing import BETWEEN, pack, shown
 from regard.readers.prompt import build

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from regard.rag import trace
-from regard.rag.documents import Answer, Batch, Passage, PassageList, Query, Ranking
+from regard.rag.dag import trace
 from regard.rag.errors import BudgetError, ConfigError, StageError
 from regard.rag.lm import Generation
+from regard.rag.nouns import Answer, Batch, Passage, PassageList, Query, Ranking
 from regard.readers import Reader
 from regard.readers.base import NOTHING_FOUND
 from regard.readers.packing import shown

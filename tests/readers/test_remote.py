@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from regard.rag import trace
-from regard.rag.documents import Batch, Passage, PassageList, Query, Ranking
+from regard.rag.dag import trace
 from regard.rag.errors import ConfigError, RemoteError
 from regard.rag.models import resolve
+from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
 from regard.readers import RemoteReader, chat
 from regard.readers.base import NOTHING_FOUND
 

@@ -9,9 +9,9 @@ import time
 import tracemalloc
 
 import pytest
-from regard.rag.documents import Answer, Batch, Passage, PassageList, Query, Ranking, Usage
-from regard.rag.encoding import encoder
 from regard.rag.errors import RemoteError
+from regard.rag.models.encoding import encoder
+from regard.rag.nouns import Answer, Batch, Passage, PassageList, Query, Ranking, Usage
 from regard.readers import RemoteReader, chat
 
 from ..wires import HEAD, wire
@@ -145,8 +145,8 @@ def test_data_that_is_no_chunk_is_an_error(data):
     ("<b>" * 1000, "It is.", "other", "ended by the server: other"),
 ])
 def test_how_an_answer_ended(reason, text, finish, note):
-    from regard.rag.display import answer_html
-    from regard.rag.terminal import answer_json
+    from regard.rag.app.terminal import answer_json
+    from regard.rag.show.display import answer_html
 
     with wire(lambda c: c.sendall(HEAD + _piece(text) + _piece("", reason))) as server:
         answer = _ask(server.url)

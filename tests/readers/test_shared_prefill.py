@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from regard.rag.documents import Batch, Passage, PassageList, Query, Ranking
-from regard.rag.pipeline import Pipeline
-from regard.rag.trace import StageTrace, tracing
+from regard.rag.dag.pipeline import Pipeline
+from regard.rag.dag.trace import StageTrace, tracing
+from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
 from regard.readers import Reader
 from regard.readers.base import NOTHING_FOUND
 from regard.readers.blocks import lay_out, prefilled

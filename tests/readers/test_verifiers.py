@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from regard.rag import models
-from regard.rag.documents import Batch, Passage, PassageList, Query, Ranking
+from regard.rag.dag.pipeline import Pipeline
 from regard.rag.errors import ConfigError, ModelNotFound, StageError, UnsupportedModel
-from regard.rag.pipeline import Pipeline
-from regard.rag.verification import MEASURED, described
+from regard.rag.models.verification import MEASURED, described
+from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
 from regard.readers import Reader
 from regard.readers.verifiers import QUESTION, LMVerifier, NLIVerifier, verifier
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification

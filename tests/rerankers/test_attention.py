@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from regard.rag.documents import Batch, Passage, PassageList, Query, Ranking
+from regard.rag.dag.pipeline import Pipeline
+from regard.rag.dag.trace import StageTrace, tracing
 from regard.rag.errors import BudgetError, ConfigError, StageError
 from regard.rag.lm import LanguageModel
 from regard.rag.lm.heads import HeadSet
 from regard.rag.lm.passages import longest_that_fits
 from regard.rag.models import resolve, weights_hash
-from regard.rag.pipeline import Pipeline
-from regard.rag.trace import StageTrace, tracing
+from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
 from regard.rerankers import ICR, AttentionReranker, AttentionSorting, BlockICR, BlockRank, CoRe, LayerBand, QRHead
 
 AUTHORS_TURN = ("<|im_start|>user ", "<|im_end|>\n<|im_start|>assistant")

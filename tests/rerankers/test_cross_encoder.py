@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from regard.rag import models
-from regard.rag.documents import Batch, Passage, PassageList, Query, Ranking
+from regard.rag.dag.trace import StageTrace, tracing
 from regard.rag.errors import ConfigError, ModelNotFound, StageError, UnsupportedModel
-from regard.rag.packing import pack
-from regard.rag.trace import StageTrace, tracing
+from regard.rag.models.packing import pack
+from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
 from regard.rerankers.cross_encoder import CrossEncoder
 
 TEXTS = [

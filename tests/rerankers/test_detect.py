@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from regard.rag.documents import Passage, PassageList, Query, Ranking
 from regard.rag.errors import EvaluationError
 from regard.rag.evaluation import mean_interval
 from regard.rag.lm import describe
 from regard.rag.lm.heads import HeadSet, chosen
+from regard.rag.nouns import Passage, PassageList, Query, Ranking
 from regard.rerankers import CoRe, QRHead
 from regard.rerankers.detect import _BOUNDS, _head_set, contrast_of, detect_heads, filtered, ndcg_of
 

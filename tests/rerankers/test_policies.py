@@ -19,13 +19,13 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from regard.rag.documents import Batch, Passage, PassageList, Query, Ranking
+from regard.rag.dag.trace import StageTrace, tracing
 from regard.rag.errors import BudgetError, ConfigError
 from regard.rag.lm import LanguageModel, gguf
 from regard.rag.lm.heads import HeadSet, chosen, published_heads
 from regard.rag.lm.passages import Prompt
 from regard.rag.models import resolve
-from regard.rag.trace import StageTrace, tracing
+from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
 from regard.rerankers import ICR, AttentionReranker, AttentionSorting, BlockICR, BlockRank, CoRe, LayerBand, QRHead
 from regard.rerankers.detect import detect_heads
 from regard.rerankers.policies import Policy, Scored

@@ -12,11 +12,11 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from regard.rag.documents import Batch, Passage, PassageList, Query, Ranking
 from regard.rag.errors import BudgetError
 from regard.rag.lm import LanguageModel, gguf
 from regard.rag.lm.passages import TOKENS_A_WORD, Format, suffix_position
 from regard.rag.models import resolve
+from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
 from regard.rerankers import AttentionReranker, BlockICR
 
 SHAPE = {"vocab_size": 49152, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from regard.indexers import LanceStore, build_index
-from regard.indexers.encoders import SentenceTransformerEncoder
+from regard.indexers.encoders.dense.dense import SentenceTransformerEncoder
 from regard.rag import Document, Pipeline, Query
-from regard.rag.cli import app
-from regard.rag.encoding import close_encoder, encoder, open_encoder
+from regard.rag.app.cli import app
 from regard.rag.errors import ConfigError, FingerprintMismatch, IndexNotFound, PipelineError
+from regard.rag.models.encoding import close_encoder, encoder, open_encoder
 from regard.retrievers import Dense
 from typer.testing import CliRunner
 

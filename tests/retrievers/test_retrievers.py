@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from regard.indexers import build_index
 from regard.rag import Batch, Document, Passage, PassageList, Pipeline, Query, Ranking, Stage
+from regard.rag.app.presets import default_pipeline
 from regard.rag.errors import ConfigError, FingerprintMismatch, IndexNotFound, PipelineError, QueryError, StageError
-from regard.rag.presets import default_pipeline
 from regard.retrievers import BM25, Dense, Fuse, Parents
 
 STORE = PassageList([Passage(f"p{i}", f"d{i // 3}", f"t{i}", 0, 2) for i in range(12)])

@@ -1,0 +1,1 @@
+"""Chunkers: a file a kind."""

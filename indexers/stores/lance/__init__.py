@@ -1,0 +1,2 @@
+"""The passage store in a Lance dataset.
+"""

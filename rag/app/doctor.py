@@ -1,0 +1,130 @@
+"""What this machine has and lacks, for ``regard doctor``."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import shutil
+from collections.abc import Sized
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TypedDict
+
+from .. import models
+from ..dag.stores import open_store
+from ..errors import RegardError
+from ..markup import size
+from ..paths import local_path
+from ..tables import table
+
+FOOTPRINT = "footprint.json"
+"""Beside a large view: its name (``view``), and the ``passages`` and ``bytes`` it has when it is whole."""
+
+
+class Finding(TypedDict):
+    name: str
+    ok: bool
+    detail: str
+    hint: str
+
+
+class Findings(TypedDict):
+    packages: list[Finding]
+    models: list[Finding]
+    views: list[Finding]
+    devices: dict[str, str]
+    machine: dict[str, str]
+
+
+# module -> (distributions that bring it, what to do without it)
+_PACKAGES = {
+    "torch": (["torch"], "pip install torch"),
+    "transformers": (["transformers"], "pip install transformers"),
+    "sentence_transformers": (["sentence-transformers"], "pip install sentence-transformers"),
+    "gguf": (["gguf"], "pip install gguf (GGUF language models)"),
+    "accelerate": (["accelerate"], "pip install accelerate (GGUF language models)"),
+    "lance": (["pylance"], "pip install pylance"),
+    "bm25s": (["bm25s"], "pip install bm25s"),
+    "numba": (["numba"], "pip install numba (BM25 is forty times slower without)"),
+    "Stemmer": (["PyStemmer"], "pip install PyStemmer"),
+    "onnxruntime": (["onnxruntime", "onnxruntime-gpu"], "pip install onnxruntime (the embedded cross-encoder and bge-small)"),
+    "faiss": (["faiss-cpu", "faiss-gpu"], "pip install 'regard[cpu]', or 'regard[gpu]' on Linux with CUDA"),
+    "ir_measures": (["ir-measures"], "pip install ir-measures"),
+    "langchain_core": (["langchain-core"], "pip install langchain-core"),
+}
+_RUNS_ON = {"BM25": "cpu", "Fuse": "cpu", "Parents": "cpu", "RemoteReader": "remote"}
+
+
+def examine(index: str | Path | None = None) -> Findings:
+    """Look at packages, embedded models, devices, and whether the large views of ``index`` fit their disk; loads no model.
+
+    Raises ``IndexNotFound`` where there is no index.
+    """
+    folder = None if index is None else local_path(index, "index")
+    return {
+        "packages": [_package(module, names, hint) for module, (names, hint) in _PACKAGES.items()],
+        "models": [_model(name) for name in models.EMBEDDED],
+        "views": [] if folder is None else _views(folder),
+        "devices": _devices(),
+        "machine": {
+            "python": platform.python_version(), "cores": str(os.cpu_count()), "cache": str(models.cache_dir()),
+            "hub": "offline (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else "online when asked",
+        },
+    }
+
+
+def _package(module: str, distributions: list[str], hint: str) -> Finding:
+    if importlib.util.find_spec(module) is None:
+        return {"name": module, "ok": False, "detail": "", "hint": hint}
+    for name in distributions:
+        try:
+            return {"name": module, "ok": True, "detail": f"{name} {version(name)}", "hint": ""}
+        except PackageNotFoundError:
+            continue
+    return {"name": module, "ok": True, "detail": "installed", "hint": ""}
+
+
+def _model(name: str) -> Finding:
+    try:
+        files = models.resolve(name)
+    except RegardError as error:
+        return {"name": name, "ok": False, "detail": error.where or "", "hint": error.hint or ""}
+    return {"name": name, "ok": True, "detail": f"{files.kind}, from {files.package}", "hint": ""}
+
+
+def _views(index: Path) -> list[Finding]:
+    """The views of ``index`` that keep a footprint: whether what they lack fits."""
+    store = open_store(f"lance:{index}")
+    passages = len(store) if isinstance(store, Sized) else 0
+    return [_view(file, passages) for file in sorted(index.glob(f"views/*/{FOOTPRINT}"))]
+
+
+def _view(file: Path, passages: int) -> Finding:
+    try:
+        whole = json.loads(file.read_bytes())
+        name, held, octets = str(whole["view"]), int(whole["passages"]), int(whole["bytes"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return {"name": file.parent.name, "ok": False, "detail": f"its footprint cannot be read: {error}",
+                "hint": "build the view again"}
+    here, free = _on_disk(file.parent), shutil.disk_usage(file.parent).free
+    later = max(0, passages - held) * octets / max(held, 1)
+    lacking = max(0, round(octets + later) - here)
+    detail = f"{size(here)} on disk, {size(lacking)} to come, {size(free)} free" if lacking else f"{size(here)} on disk"
+    hint = "" if lacking <= free else "it will not fit: free some space, store 8 bits (bits=8), or fewer layers (heads= or last=)"
+    return {"name": name, "ok": not hint, "detail": detail, "hint": hint}
+
+
+def _on_disk(folder: Path) -> int:
+    """Bytes of the files below ``folder``; one that has several names counts once."""
+    found = {(stat := file.stat()).st_ino: stat.st_size for file in folder.rglob("*") if file.is_file()}
+    return sum(found.values())
+
+
+def _devices() -> dict[str, str]:
+    """Where each registered stage would run when no device is named."""
+    if importlib.util.find_spec("torch") is None:
+        return dict.fromkeys(table("regard.stages").names(), "torch is missing")
+    default = models.device()
+    return {stage: _RUNS_ON.get(stage, default) for stage in table("regard.stages").names()}

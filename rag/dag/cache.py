@@ -1,0 +1,97 @@
+"""Outputs of deterministic stages on disk, one small JSON file a query, so that a batch reuses what single queries computed.
+
+The key is the stage's fingerprint (settings, index version, weights) with the inputs' own content. A damaged entry counts
+as absent, and a disk that is full costs the cache, never the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import RegardError
+from ..nouns import PassageStore, Ranking
+from ..parts.identity import same_key
+from .stores import open_store
+
+log = logging.getLogger(__name__)
+
+
+class StageCache:
+    """A folder of stage outputs; several processes may share it. An entry begins with a digest of its key and of the rest of it."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).expanduser()
+        self._stores: dict[str, PassageStore] = {}
+
+    def keeps(self, kind: Any) -> bool:
+        """Whether outputs of this type can be kept: the nouns of ``documents`` and others that go to JSON and back."""
+        return hasattr(kind, "to_dict") and hasattr(kind, "from_dict")
+
+    def key(self, stage_fingerprint: str, inputs: Sequence[Any]) -> str:
+        """The key of one query's output: ``inputs`` are that query's values, one a port."""
+        digest = hashlib.blake2b(stage_fingerprint.encode(), digest_size=20)
+        for value in inputs:
+            digest.update(same_key(value.to_dict() if hasattr(value, "to_dict") else value).encode())
+        return digest.hexdigest()
+
+    def get(self, key: str, kind: type) -> Any | None:
+        """The value stored under ``key``, of class ``kind``, or None."""
+        path = self._path(key)
+        try:
+            digest, _, body = path.read_bytes().partition(b"\n")
+            if digest != _digest(key, body):
+                raise ValueError("its content is not what was written")
+            data = json.loads(body)
+            return self._ranking(data) if kind is Ranking else kind.from_dict(data)  # type: ignore[attr-defined]  # every noun has it
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, RegardError) as error:
+            log.warning("cache entry %s cannot be read (%s); it is computed again", path, error)
+            return None
+
+    def put(self, key: str, value: Any) -> None:
+        """Store ``value`` whole or not at all."""
+        path = self._path(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent)
+            try:
+                body = json.dumps(value.to_dict()).encode()
+                with os.fdopen(handle, "wb") as file:
+                    file.write(_digest(key, body) + b"\n" + body)
+                Path(temporary).replace(path)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
+        except (OSError, TypeError, ValueError) as error:  # the disk, or metadata that is no JSON
+            log.warning("the stage cache at %s cannot be written (%s); going on without", self.folder, error)
+
+    def clear(self) -> int:
+        """Delete every entry; how many there were."""
+        entries = list(self.folder.glob("??/*.json"))
+        for entry in entries:
+            entry.unlink(missing_ok=True)
+        return len(entries)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.json"
+
+    def _ranking(self, data: dict[str, Any]) -> Ranking | None:
+        uri, fingerprint = data["store"]["uri"], data["store"]["fingerprint"]
+        if not uri:
+            return Ranking.from_dict(data)
+        store = self._stores.get(uri)
+        if store is None or store.fingerprint != fingerprint:
+            store = self._stores[uri] = open_store(uri)
+        return Ranking.from_dict(data, store) if store.fingerprint == fingerprint else None
+
+
+def _digest(key: str, body: bytes) -> bytes:
+    return hashlib.blake2b(key.encode() + body, digest_size=16).hexdigest().encode()

@@ -1,0 +1,61 @@
+"""Whether evidence entails a sentence: what a verifier is, and how often each known one is wrong.
+
+Similar is not supported: a citation's ``support`` says how much a sentence and a quoted passage are about the same, and a verifier says
+whether the one follows from the other. No verifier is right always, so wherever a verdict is shown, its verifier and the share of wrong
+sentences that pass it are shown with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+SUPPORT_IS = "similarity of the sentence to the quoted passage, 0 to 1; not whether it is true"
+"""What ``support`` means, in the words of every view."""
+
+
+class Verifier(Protocol):
+    """Judges pairs of texts. ``open`` loads its model (shared by name), ``close`` gives it back."""
+
+    @property
+    def name(self) -> str:
+        """As the settings name it: ``lexical``, ``nli:MODEL``, ``lm:MODEL``."""
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def state(self) -> Any:
+        """What besides the name decides a verdict (a weights hash), as JSON; loads no model."""
+
+    def entails(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float64]:
+        """The probability that premise ``i`` entails hypothesis ``i``, float64 [n] in [0, 1], whatever else is in the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """How a verifier did: the share of wrong sentences that passed, of right ones that passed, and on what."""
+
+    false_passes: float
+    recall: float
+    statements: int
+    on: str
+
+
+MEASURED = {
+    "lexical": Measured(0.664, 0.882, 560, "XQuAD, another answer of the paragraph put in"),
+    "lm:smollm2": Measured(0.0, 0.0, 100, "XQuAD, another answer of the paragraph put in; it answers no to everything"),
+}
+"""Verifier to what ``tests/benchmarks/bench_citations.py`` measured, on articles that no rule was chosen on."""
+
+
+def described(verifier: str) -> str:
+    """The verifier with how often it is wrong: what stands beside its verdicts."""
+    known = MEASURED.get(verifier)
+    if known is None:
+        return f"verifier {verifier} (how often it is wrong was not measured)"
+    return f"verifier {verifier} ({known.false_passes:.0%} of wrong sentences passed it, {known.recall:.0%} of right ones; {known.on})"

@@ -1,0 +1,204 @@
+"""One query's ranked passages, columnar: handing them on copies nothing, and text is fetched only when somebody asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigError, StageError
+from ..tables import table
+from .plain import Flat, reading
+from .shown import html
+from .store import PassageList, PassageStore, Rows
+from .text import Passage
+
+if TYPE_CHECKING:
+    from ..lm.reading import Reading
+    from ..show.attention_view import AttentionView
+
+ScoreSpace = Literal["cosine", "inner-product", "bm25", "logit", "probability", "attention-mass", "rrf", "weighted-sum"]
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Touch(Flat):
+    """What one stage did to one hit: its rank there (from 1) and its score."""
+
+    stage: str
+    rank: int
+    score: float
+    space: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """What one stage did to every hit of a ranking, columnar; rank 0 where the stage did not rank the hit."""
+
+    stage: str
+    space: str
+    ranks: NDArray[np.int32]
+    scores: Scores
+
+    def take(self, order: NDArray[np.int64]) -> Step:
+        return Step(self.stage, self.space, self.ranks[order], self.scores[order])
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One ranked passage; ``rank`` counts from 1."""
+
+    passage: Passage
+    score: float
+    rank: int
+    history: tuple[Touch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranking:
+    """One query's ranked passages, best first, columnar.
+
+    ``rows`` int64 [n] into ``store``, ``scores`` float32 [n] in ``space`` (higher is better), ``steps`` the history.
+    Make one with :meth:`ranked`; derive one with :meth:`rescore`, :meth:`take` or :meth:`top`.
+    """
+
+    rows: Rows
+    scores: Scores
+    space: ScoreSpace
+    store: PassageStore
+    steps: tuple[Step, ...] = ()
+    reading: Reading | None = None
+    """What a language model read to rank these, when one did and the ranking did not come from a file or a cache."""
+
+    @classmethod
+    def ranked(
+        cls, rows: Sequence[int] | Rows, scores: Sequence[float] | Scores, space: ScoreSpace, store: PassageStore, *,
+        stage: str, history: tuple[Step, ...] = (),
+    ) -> Ranking:
+        """Sort by score, best first; equal scores keep the order they came in. ``history`` is aligned with ``rows``."""
+        try:
+            row_array = np.asarray(rows, dtype=np.int64)
+            score_array = np.asarray(scores, dtype=np.float32)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise StageError(f"rows are whole numbers and scores are numbers: {error}", where=f"stage {stage!r}") from None
+        if row_array.ndim != 1 or row_array.shape != score_array.shape:
+            raise StageError(f"{row_array.shape} rows but {score_array.shape} scores", where=f"stage {stage!r}")
+        if not np.isfinite(score_array).all():
+            raise StageError("a score is not a finite number", where=f"stage {stage!r}",
+                             hint="the model gave NaN or infinity: check its dtype and its input")
+        order = np.argsort(-score_array, kind="stable")
+        step = Step(stage, space, np.arange(1, len(order) + 1, dtype=np.int32), score_array[order])
+        return cls(row_array[order], score_array[order], space, store, (*(s.take(order) for s in history), step))
+
+    def rescore(self, scores: Sequence[float] | Scores, space: ScoreSpace, *, stage: str) -> Ranking:
+        """A reranker's result: new scores, aligned with this ranking's hits; equal scores keep the present order."""
+        return replace(Ranking.ranked(self.rows, scores, space, self.store, stage=stage, history=self.steps), reading=self.reading)
+
+    def read(self, reading: Reading) -> Ranking:
+        """This ranking with what was read to make it."""
+        return replace(self, reading=reading)
+
+    def show_attention(self, limit: int = 10) -> AttentionView:
+        """The first ``limit`` passages with the tokens highlighted that carried their scores: a view for notebooks, with ``save(path)``
+        for a web page.
+
+        Raises ``StageError`` when no attention reranker made this ranking, or it came from a file or a cache.
+        """
+        view: AttentionView = table("regard.renderers")["Attention"](self, limit)
+        return view
+
+    def keep(self, order: Sequence[int], *, stage: str) -> Ranking:
+        """The hits at positions ``order`` with the scores they have, and ``stage`` in their history."""
+        kept = self.take(order)
+        return kept.rescore(kept.scores, self.space, stage=stage)
+
+    def take(self, order: Sequence[int] | NDArray[np.int64]) -> Ranking:
+        """The hits at positions ``order`` (from 0), in that order, with their history."""
+        index = np.asarray(order, dtype=np.int64)
+        return replace(self, rows=self.rows[index], scores=self.scores[index], steps=tuple(s.take(index) for s in self.steps))
+
+    def top(self, k: int) -> Ranking:
+        """The first ``k`` hits (this ranking itself when it has no more). Raises ``ConfigError`` for a ``k`` below 1."""
+        if not isinstance(k, int) or k < 1:
+            raise ConfigError(f"k is {k!r:.80}", where="Ranking.top", hint="k is how many hits are kept, at least 1")
+        return self if k >= len(self) else self.take(np.arange(k))
+
+    def passages(self) -> list[Passage]:
+        return self.store.passages(self.rows) if len(self) else []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Hit]:
+        for i, passage in enumerate(self.passages()):
+            history = tuple(
+                Touch(step.stage, int(step.ranks[i]), float(step.scores[i]), step.space) for step in self.steps if step.ranks[i]
+            )
+            yield Hit(passage, float(self.scores[i]), i + 1, history)
+
+    @overload
+    def __getitem__(self, position: int) -> Hit: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> Ranking: ...
+
+    def __getitem__(self, position: int | slice) -> Hit | Ranking:
+        """The hit at ``position`` (from 0; negative from the end), or the ranking of the hits in a slice."""
+        n = len(self)
+        if isinstance(position, slice):
+            return self.take(np.arange(n)[position])
+        if not -n <= position < n:
+            raise IndexError(f"position {position} of a ranking with {n} hits")
+        position %= n
+        return replace(next(iter(self.take([position]))), rank=position + 1)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Ranking) and self.space == other.space and self.store.fingerprint == other.store.fingerprint
+            and np.array_equal(self.rows, other.rows) and np.array_equal(self.scores, other.scores)
+            and len(self.steps) == len(other.steps)
+            and all(
+                (a.stage, a.space) == (b.stage, b.space) and np.array_equal(a.ranks, b.ranks) and np.array_equal(a.scores, b.scores)
+                for a, b in zip(self.steps, other.steps, strict=True)
+            )
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # arrays have no hash
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON. A ranking over a store on disk names it; one over a store in memory carries its passages."""
+        inline = None if self.store.uri else [p.to_dict() for p in self.passages()]
+        return {
+            "rows": self.rows.tolist(), "scores": self.scores.tolist(), "space": self.space,
+            "store": {"uri": self.store.uri, "fingerprint": self.store.fingerprint}, "passages": inline,
+            "steps": [
+                {"stage": s.stage, "space": s.space, "ranks": s.ranks.tolist(), "scores": s.scores.tolist()} for s in self.steps
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], store: PassageStore | None = None) -> Ranking:
+        """``store`` is needed when ``data`` names one on disk (see ``regard.rag.dag.registry.open_store``)."""
+        with reading(cls, data):
+            rows = np.asarray(data["rows"], dtype=np.int64)
+            if data["passages"] is not None:
+                store = PassageList([Passage.from_dict(p) for p in data["passages"]])
+                rows = np.arange(len(rows), dtype=np.int64)
+            if store is None:
+                raise ConfigError(f"this ranking's passages are in {data['store']['uri']!r}", where="Ranking.from_dict",
+                                  hint="pass the opened store: regard.rag.dag.registry.open_store(uri)")
+            steps = tuple(
+                Step(s["stage"], s["space"], np.asarray(s["ranks"], dtype=np.int32), np.asarray(s["scores"], dtype=np.float32))
+                for s in data["steps"]
+            )
+            return cls(rows, np.asarray(data["scores"], dtype=np.float32), data["space"], store, steps)
+
+    def __repr__(self) -> str:
+        best = f", best {self.scores[0]:.4g}" if len(self) else ""
+        return f"Ranking({len(self)} passages, {self.space}{best})"
+
+    def _repr_html_(self) -> str:
+        return html(self)

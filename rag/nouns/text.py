@@ -1,0 +1,39 @@
+"""Source texts and the passages that are cut from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .plain import Flat
+
+Metadata = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Document(Flat):
+    """What a corpus reader yields: one source text with its identity."""
+
+    id: str
+    text: str
+    title: str = ""
+    metadata: Metadata = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Passage(Flat):
+    """A chunk of a document; ``text == document.text[start:end]``, offsets in characters."""
+
+    id: str
+    document_id: str
+    text: str
+    start: int
+    end: int
+    title: str = ""
+    metadata: Metadata = field(default_factory=dict)
+
+    @property
+    def full_text(self) -> str:
+        """What encoders, BM25 and cross-encoders read: the title, a line break, the text."""
+        return f"{self.title}\n{self.text}" if self.title else self.text
