@@ -1,11 +1,8 @@
 """From files on disk to a searchable index: corpus readers, chunkers, encoders, the passage store, views, the indexing job.
 
-Lives here: ``corpus`` (readers), ``chunkers``, ``encoders``, ``store`` and ``writer`` (the Lance dataset, read and write side) with
-``commits`` (how it changes) and ``digests`` (what its files hold), ``columns`` (an index's encoders), ``filters``, ``views`` (FAISS, BM25,
-attention), ``job`` (``build_index``) with ``seen``, ``pace`` (when it commits), ``sources`` (where documents came from, and their ids),
-``prune`` (those that are gone) and ``unfinished`` (what it has not ended); ``deletion`` and ``compaction``, with ``leases`` (which versions
-are in use); ``integrity`` (whether files are what was written) and ``verify`` (of a whole index, and mending it); ``chosen`` (which models
-an index may name) and ``serving`` (which version is read).
+Lives here, each part importing those before it: ``corpus`` (readers), ``chunkers``, ``encoders``, ``stores`` (passages and their vectors) with
+``integrity`` (whether files are what was written), ``views`` (FAISS, BM25, attention), ``jobs`` (``build_index``, and an index's life
+afterwards).
 
 May import: ``regard.rag``, ``regard.kernels``.
 """
@@ -19,19 +16,21 @@ if TYPE_CHECKING:
     from .jobs.deletion import DeletionReport, delete_documents
     from .jobs.index import IndexReport, build_index
     from .jobs.verify import Report, verify_index
-    from .stores.lance.store import LanceStore
+    from .stores.opening import open_index
+    from .stores.protocols import Store
 
 _PLACES = {
     "CompactionReport": ".jobs.compaction:CompactionReport",
     "DeletionReport": ".jobs.deletion:DeletionReport",
     "IndexReport": ".jobs.index:IndexReport",
-    "LanceStore": ".stores.lance.store:LanceStore",
     "Report": ".jobs.verify:Report",
+    "Store": ".stores.protocols:Store",
     "build_index": ".jobs.index:build_index",
     "compact": ".jobs.compaction:compact",
     "delete_documents": ".jobs.deletion:delete_documents",
+    "open_index": ".stores.opening:open_index",
     "verify_index": ".jobs.verify:verify_index",
 }
-__all__ = ["CompactionReport", "DeletionReport", "IndexReport", "LanceStore", "Report", "build_index", "compact", "delete_documents",
-           "verify_index"]
+__all__ = ["CompactionReport", "DeletionReport", "IndexReport", "Report", "Store", "build_index", "compact",
+           "delete_documents", "open_index", "verify_index"]
 __getattr__ = lazy(__name__, _PLACES)

@@ -1,6 +1,7 @@
-"""Whether the files of a view are those that its description names.
+"""What the files of an index hold, so that damage is told from data; and whether the files of a view are those that its description names.
 
-Sizes are compared at every opening, which costs a look at each file's entry. A file's whole content is compared the first time that it is
+Files that are committed never change; whoever commits one notes its size and SHA-256 first: a view in its description, a store where it
+keeps such notes. Sizes are compared at every opening, which costs a look at each file's entry. A file's whole content is compared the first time that it is
 opened on this machine, since what FAISS, and numba for BM25, are given they do not check: a damaged file would crash the process or give
 wrong results. Which files were found good is remembered by path, inode, size and time of change, in this process and in
 ``models.cache_dir()``; ``regard verify`` reads all of them again. With the environment variable ``REGARD_CHECK_VIEWS=0`` an opening
@@ -15,12 +16,12 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from ..rag.errors import IndexFormatError
 from ..rag.models import cache_dir
-from .stores.lance.digests import Digest
 
 Files = Mapping[str, Mapping[str, Any]]
 """``{"bytes": ..., "sha256": ...}`` of each file, by its POSIX path in the folder that is described."""
@@ -30,6 +31,21 @@ SWITCH = "REGARD_CHECK_VIEWS"
 _SEAL = "digest"
 _Mark = list[Any]
 _remembered: dict[str, _Mark] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """A file's size in bytes and the SHA-256 of its content, in hexadecimal; of what describes a version also which commit it is of,
+    since another history gives the same name to another file."""
+
+    bytes: int
+    sha256: str
+    commit: str = ""
+
+    @classmethod
+    def of(cls, file: Path) -> Digest:
+        with file.open("rb") as opened:
+            return cls(os.fstat(opened.fileno()).st_size, hashlib.file_digest(opened, "sha256").hexdigest())
 
 
 def sealed(description: Mapping[str, Any], name: str) -> dict[str, Any]:

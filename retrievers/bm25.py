@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..indexers.stores.lance.store import LanceStore
+from ..indexers.stores.protocols import Store
 from ..indexers.views import ViewSpec, parse_view
 from ..rag.nouns import Batch, Query, Ranking
 from ..rag.parts.settings import Count
@@ -24,7 +24,7 @@ class BM25(FirstStage):
         self.k = k
         self.filters = filters or {}
 
-    def spec(self, store: LanceStore) -> ViewSpec:
+    def spec(self, store: Store) -> ViewSpec:
         return parse_view("bm25")
 
     def run(self, queries: Batch[Query]) -> Batch[Ranking]:

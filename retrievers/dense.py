@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..indexers.jobs.columns import chosen_encoder, column_name, require_same, stored_encoder
-from ..indexers.stores.lance.store import LanceStore
+from ..indexers.stores.protocols import Store
 from ..indexers.views import Version, ViewSpec, parse_view
 from ..indexers.views.faiss_view import import_faiss
 from ..indexers.views.filtered import FilterPlan, describe
@@ -48,10 +48,10 @@ class Dense(FirstStage):
         self.device = device
         self._encoder: Encoder | None = None
 
-    def spec(self, store: LanceStore) -> ViewSpec:
+    def spec(self, store: Store) -> ViewSpec:
         return parse_view(self.view, self._name(store))
 
-    def built(self, store: LanceStore) -> Version:
+    def built(self, store: Store) -> Version:
         """Raises ``IndexNotFound`` too when the view was built with other parameters than ``view`` names."""
         version, wanted = super().built(store), self.spec(store)
         named = [setting.partition("=")[0] for setting in self.view.partition("@")[0].split(",")[1:]]
@@ -60,7 +60,7 @@ class Dense(FirstStage):
                                 hint=f"build it so: regard index --index {self.path} --view {wanted}; or leave the parameters out")
         return version
 
-    def _name(self, store: LanceStore) -> str:
+    def _name(self, store: Store) -> str:
         """The column of the encoder that is asked for. Raises ``IndexNotFound`` when the index lacks it."""
         names = list(store.encoders)
         if not names:
@@ -75,7 +75,7 @@ class Dense(FirstStage):
                                 hint="leave encoder out, or index with this encoder too")
         return name
 
-    def _make_encoder(self, store: LanceStore) -> Encoder:
+    def _make_encoder(self, store: Store) -> Encoder:
         """The index's encoder, or the one that was named or given, if its fingerprint is the index's."""
         stored = store.encoders[self._name(store)]
         if self.encoder is None:
@@ -104,7 +104,7 @@ class Dense(FirstStage):
     def state(self) -> Any:
         return [super().state(), self.store.encoders[self._name(self.store)]]
 
-    def check_view(self, store: LanceStore, spec: ViewSpec) -> Iterator[Problem]:
+    def check_view(self, store: Store, spec: ViewSpec) -> Iterator[Problem]:
         import_faiss()
         self._make_encoder(store)
         return iter(())

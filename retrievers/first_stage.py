@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ..indexers.stores.lance.store import LanceStore
+from ..indexers.stores.opening import open_index, shared_store
+from ..indexers.stores.protocols import Store
 from ..indexers.stores.unfinished import incomplete
 from ..indexers.views import Version, ViewSpec, built_view, fresh_view, load_view
 from ..rag import models
 from ..rag.dag.stage import Problem, Stage
-from ..rag.dag.stores import open_store
+from ..rag.dag.stores import store_uri
 from ..rag.errors import ConfigError, IndexFormatError, RegardError
 from ..rag.nouns import Batch, Query, Ranking, Rows, Scores, ScoreSpace, Step
 from ..rag.parts.identity import same_key
@@ -31,25 +32,23 @@ class FirstStage(Stage):
     index: Path | None
     k: int
     filters: dict[str, Any]
-    _store: LanceStore | None = None
+    _store: Store | None = None
     _version: Version | None = None
     _view: Any = None
 
-    def spec(self, store: LanceStore) -> ViewSpec:
+    def spec(self, store: Store) -> ViewSpec:
         """The view that this retriever searches."""
         raise NotImplementedError("a subclass names its view")
 
-    def built(self, store: LanceStore) -> Version:
+    def built(self, store: Store) -> Version:
         """That view as it lies on disk. Raises ``IndexNotFound`` when it was never built."""
-        return built_view(self.path, self.spec(store))
+        return built_view(store.path, self.spec(store))
 
     @property
-    def store(self) -> LanceStore:
+    def store(self) -> Store:
         """The passage store, at one version from its first use until the stage closes: in a pipeline, at the one that all stages read."""
         if self._store is None:
-            opened = open_store(f"lance:{self.path}")
-            assert isinstance(opened, LanceStore)
-            self._store = opened
+            self._store = shared_store(self.path)
         return self._store
 
     @property
@@ -61,7 +60,7 @@ class FirstStage(Stage):
 
     @property
     def store_uri(self) -> str:
-        return f"lance:{self.index}" if self.index else ""
+        return store_uri(self.index) if self.index else ""
 
     def open(self) -> None:
         for left in reversed(range(_TRIES)):
@@ -89,9 +88,9 @@ class FirstStage(Stage):
 
     def check(self) -> Iterator[Problem]:
         try:
-            store = LanceStore(self.path)
+            store = open_index(self.path)
             version = self.built(store)
-            half = incomplete(self.path)
+            half = incomplete(store.path)
             if half is not None:
                 yield Problem(half.what, f"stage {self.label!r}", half.hint or "", fatal=False)
             yield from self.check_view(store, self.spec(store))
@@ -106,7 +105,7 @@ class FirstStage(Stage):
         except IndexFormatError as error:
             yield Problem(error.what, f"stage {self.label!r}", error.hint or "", fatal=False)
 
-    def check_view(self, store: LanceStore, spec: ViewSpec) -> Iterator[Problem]:
+    def check_view(self, store: Store, spec: ViewSpec) -> Iterator[Problem]:
         """Problems beyond a missing view."""
         return iter(())
 

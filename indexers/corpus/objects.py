@@ -7,6 +7,7 @@ A record is a ``Document``, a mapping, a named tuple, a LangChain document, or a
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
@@ -97,9 +98,7 @@ def _document(item: Any, sources: Counter[str]) -> Document:
     if isinstance(item, Document) and all(isinstance(part, str) for part in (item.id, item.text, item.title)):
         return item
     if _is_langchain(item):
-        from ...rag.app.integrations.langchain import one_from_langchain  # whoever made the item has the library
-
-        return one_from_langchain(item, sources)
+        return from_langchain_document(item, sources)
     return records.document(_fields(item))
 
 
@@ -120,6 +119,17 @@ def _is_named_tuple(item: Any) -> bool:
 
 def _is_langchain(item: Any) -> bool:
     return hasattr(item, "page_content") and hasattr(item, "metadata")
+
+
+def from_langchain_document(document: Any, seen: Counter[str]) -> Document:
+    """One LangChain document of a stream; ``seen`` counts the stream's sources."""
+    metadata: dict[str, Any] = dict(document.metadata)
+    identity, source = document.id, metadata.get("source")
+    if identity is None and source:
+        seen[str(source)] += 1
+        identity = f"{source}#{seen[str(source)]}" if seen[str(source)] > 1 else str(source)
+    identity = identity or hashlib.blake2b(document.page_content.encode(), digest_size=12).hexdigest()
+    return Document(str(identity), document.page_content, str(metadata.pop("title", "") or ""), metadata)
 
 
 def _fields(item: Any) -> Mapping[str, Any]:

@@ -9,7 +9,8 @@ from ...rag.models.chosen import choose, expect_chosen, is_chosen
 from ...rag.models.encoding import Encoder
 from ..chunkers.chunkers import WORDS, chunker
 from ..encoders.dense import OnnxEncoder, SentenceTransformerEncoder
-from ..stores.lance.store import LanceStore
+from ..stores.opening import open_index
+from ..stores.protocols import Store
 from ..views.spec import ATTENTION, parse_view
 from ..views.versions import view_specs
 from .columns import own_model
@@ -17,7 +18,7 @@ from .columns import own_model
 ENCODER, TOKENIZER, LANGUAGE_MODEL = "encoder", "chunker's tokenizer", "language model"
 
 
-def models_of(store: LanceStore) -> list[tuple[str, str]]:
+def models_of(store: Store) -> list[tuple[str, str]]:
     """What the index names a model for, and the model."""
     encoders = [own_model(fingerprint) for fingerprint in store.encoders.values()]
     readers = [spec.encoder for spec in view_specs(store.path) if spec.kind == ATTENTION]
@@ -28,10 +29,10 @@ def models_of(store: LanceStore) -> list[tuple[str, str]]:
 
 def models_not_chosen(index: str | Path) -> list[tuple[str, str]]:
     """Those of :func:`models_of` that the user of this machine has not named. Entry point ``regard.jobs: models``."""
-    return [(what, model) for what, model in models_of(LanceStore(index)) if not is_chosen(model)]
+    return [(what, model) for what, model in models_of(open_index(index)) if not is_chosen(model)]
 
 
-def expect_models_chosen(store: LanceStore) -> None:
+def expect_models_chosen(store: Store) -> None:
     """Raise ``UntrustedModel`` where the index names a model that the user has not."""
     for what, model in models_of(store):
         expect_chosen(model, what, store.path)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from json import dumps
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +14,8 @@ from ...rag.models.encoding import Encoder, Vectors
 from ...rag.models.encoding import encoder as make_encoder
 from ...rag.progress import Advance, progress_bar
 from ..encoders.dense import OnnxEncoder, SentenceTransformerEncoder
-from ..stores.lance import commits
-from ..stores.lance.store import KEY, LanceStore, commit_of, full_texts
-from ..stores.lance.writer import StoreWriter, storage_errors
+from ..stores.locks import storage_errors
+from ..stores.protocols import Pending, Store, Writer
 from .pace import Pace
 
 _DESCRIPTIVE = {"model"}  # a model that moved to another folder is still the same encoder
@@ -80,7 +76,7 @@ def stored_encoder(fingerprint: Mapping[str, Any], device: str | None = None) ->
                       hint="pass that object: Dense(index, encoder=...), build_index(documents, index, encoder=...)")
 
 
-def index_encoders(wanted: str | Encoder | None, existing: LanceStore | None, default: str) -> dict[str, Encoder]:
+def index_encoders(wanted: str | Encoder | None, existing: Store | None, default: str) -> dict[str, Encoder]:
     """The encoders that a job must run, by column name: all that the index holds, and the one that is asked for."""
     stored = existing.encoders if existing is not None else {}
     chosen = (None if existing is not None else default) if wanted == "auto" else wanted
@@ -93,14 +89,14 @@ def index_encoders(wanted: str | Encoder | None, existing: LanceStore | None, de
     return encoders
 
 
-def encode_existing(writer: StoreWriter, name: str, one: Encoder, *, progress: bool | None, commit_seconds: float) -> None:
+def encode_existing(writer: Writer, name: str, one: Encoder, *, progress: bool | None, commit_seconds: float) -> None:
     """Make sure the store has the column of ``one``; encode the passages that are there already.
 
-    The vectors gather in a dataset of their own, written after so many passages or ``commit_seconds``, so that a killed job goes on where
-    it stopped; one transaction then adds them all. Raises ``FingerprintMismatch`` when the column holds another encoder's vectors.
+    The vectors gather beside the store, written after so many passages or ``commit_seconds``, so that a killed job goes on where it
+    stopped; one commit then adds them all. Raises ``FingerprintMismatch`` when the column holds another encoder's vectors.
     """
     fingerprint = one.fingerprint()
-    stored = LanceStore(writer.path).encoders
+    stored = writer.encoders
     if name in stored:
         require_same(name, stored[name], fingerprint, str(writer.path))
         return
@@ -110,18 +106,16 @@ def encode_existing(writer: StoreWriter, name: str, one: Encoder, *, progress: b
     if not writer.manifest["text"]:
         raise StageError("an encoder cannot be added: the index stores no text", where=str(writer.path),
                          hint="index again into a new folder")
-    home = writer.path / "pending" / f"{name}.lance"
-    identity = {"fingerprint": fingerprint, "commit": commit_of(writer.dataset, int(writer.dataset.version))}
     with storage_errors(writer.path, "the disk refused the new encoder's vectors; what is encoded is kept"):
-        pending = _Pending(home, identity, one.dimension)
+        pending = writer.pending(name, fingerprint)
         with progress_bar(f"encoding with {name}", len(writer), "passages", enabled=progress) as advance:
             advance(len(pending), "")
             _encode_rest(writer, one, pending, Pace(commit_seconds), advance)
     writer.add_encoder(name, fingerprint, pending.blocks())
-    shutil.rmtree(home.parent, ignore_errors=True)
+    writer.discard_pending()
 
 
-def _encode_rest(writer: StoreWriter, one: Encoder, pending: _Pending, pace: Pace, advance: Advance) -> None:
+def _encode_rest(writer: Writer, one: Encoder, pending: Pending, pace: Pace, advance: Advance) -> None:
     """Encode the passages that ``pending`` lacks. What is encoded is kept when the job breaks off."""
     waiting: list[Vectors] = []
 
@@ -133,7 +127,7 @@ def _encode_rest(writer: StoreWriter, one: Encoder, pending: _Pending, pace: Pac
         pace.restart()
 
     try:
-        for texts in _blocks(writer, len(pending)):
+        for texts in writer.texts(_BLOCK, len(pending)):
             start = 0
             while start < len(texts):
                 block = texts[start:start + pace.block]
@@ -157,47 +151,3 @@ def checked_vectors(one: Encoder, texts: Sequence[str]) -> Vectors:
     if not np.isfinite(vectors).all():
         raise StageError("a vector is not finite", where=f"encoder {one.name!r}", hint="the model gave NaN: try another dtype or device")
     return vectors
-
-
-def _blocks(writer: StoreWriter, start: int) -> Iterator[list[str]]:
-    scanner = writer.dataset.scanner(columns=["title", "text"], batch_size=_BLOCK, offset=start or None, scan_in_order=True)
-    for batch in scanner.to_batches():
-        yield full_texts(batch)
-
-
-class _Pending:
-    """Vectors on their way into the store: a Lance dataset, valid for one fingerprint and one commit of the store."""
-
-    def __init__(self, home: Path, identity: Mapping[str, Any], dimension: int) -> None:
-        import pyarrow as pa
-
-        mark = dumps(identity, sort_keys=True).encode()
-        self._schema = pa.schema([pa.field("vector", pa.list_(pa.float32(), dimension))], metadata={KEY: mark})
-        kept = _opened(home, mark)
-        self._dataset = commits.create(home, self._schema) if kept is None else kept
-
-    def __len__(self) -> int:
-        return int(self._dataset.count_rows())
-
-    def append(self, vectors: Vectors) -> None:
-        import pyarrow as pa
-
-        flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
-        column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-        self._dataset = commits.append(self._dataset, pa.table([column], schema=self._schema))
-
-    def blocks(self) -> Iterator[Vectors]:
-        for batch in self._dataset.scanner(scan_in_order=True).to_batches():
-            column = batch.column("vector")
-            yield np.asarray(column.flatten()).reshape(len(column), -1)
-
-
-def _opened(home: Path, mark: bytes) -> Any | None:
-    """The dataset in ``home`` where it is there, whole, and has this mark."""
-    import lance
-
-    try:
-        dataset = lance.dataset(str(home), session=commits.without_cache())
-        return dataset if (dataset.schema.metadata or {}).get(KEY) == mark else None
-    except (ValueError, OSError):
-        return None

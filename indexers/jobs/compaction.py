@@ -1,31 +1,27 @@
 """Compaction: an index's passages in few files, and no byte more than it needs.
 
-An index grows by a fragment with each commit, and keeps every version. A compaction writes small fragments together and deleted passages
-out of them, in one commit that changes no passage and no order; the views are carried over to that commit. Then it removes older
-versions, but for those that a tag names or that are being read (see ``leases``), and all files that no version names any more.
+An index grows by a fragment with each commit, and keeps every version. A compaction has the store write small fragments together and
+deleted passages out of them, in one commit that changes no passage and no order; the views are carried over to that commit. Then it removes
+older versions, but for those that a tag names or that are being read, and all files that no version names any more.
 
 Everything happens under the index's lock, in an order in which a kill at any point leaves a whole index, and the same call completes it.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...rag.errors import ConfigError, DeletionRefused, RegardError, StorageError
-from ...rag.paths import local_path
+from ...rag.errors import ConfigError, RegardError, StorageError
 from ..stores import unfinished
-from ..stores.lance import commits, leases
-from ..stores.lance.digests import Ledger
-from ..stores.lance.store import DATASET, KEY, LanceStore, commit_of, open_dataset, unchanged_since
-from ..stores.lance.writer import locked, next_row, storage_errors
+from ..stores.locks import locked, storage_errors
+from ..stores.opening import located
+from ..stores.protocols import StoreKind
 from ..views import NEW, build_view, carry_view, newest_versions
 from .chosen import expect_models_chosen
 from .sources import Sources
@@ -34,9 +30,6 @@ log = logging.getLogger(__name__)
 
 KEEP = 1
 """Versions that stay by default. Tags and open readers keep theirs beside it, so more are needed only where readers cannot be seen."""
-
-_PARTS = ("_versions", "_transactions", "_deletions", "data")
-_POLL_SECONDS = 0.05
 
 
 @dataclass(slots=True)
@@ -75,131 +68,46 @@ def compact(index: str | Path, *, keep: int = KEEP, purge: bool = False, wait: f
     if keep < 1 or (purge and keep > 1):
         raise ConfigError(f"{keep} versions cannot be kept" + (" when all but the newest are to be purged" if purge else ""),
                           where="keep", hint="1 is the newest alone")
-    path = local_path(index, "index")
-    with closing(LanceStore(path)) as store:  # raises before ``locked`` makes a folder
+    kind, path = located(index)
+    with closing(kind.open(path)) as store:  # raises before ``locked`` makes a folder
         expect_models_chosen(store)  # views may have to be built anew, some by a model that the index names
     with locked(path):
-        return compact_locked(path, keep=keep, purge=purge, wait=wait)
+        return compact_locked(kind, path, keep=keep, purge=purge, wait=wait)
 
 
-def compact_locked(path: Path, *, keep: int = KEEP, purge: bool = False, wait: float = 0.0) -> CompactionReport:
+def compact_locked(kind: StoreKind, path: Path, *, keep: int = KEEP, purge: bool = False, wait: float = 0.0) -> CompactionReport:
     """``compact`` for who holds the index's lock."""
     report, start = CompactionReport(str(path), _size(path), purged=purge), time.perf_counter()
-    dataset = open_dataset(path)
+    store = kind.upkeep(path)
     if purge:
-        expect_removable(dataset, _older(dataset, 1), wait)
+        store.expect_removable(1, wait)
     with storage_errors(path, "the index cannot be compacted"):
-        report.fragments_before = len(dataset.get_fragments())
-        dataset = commits.compact(dataset)
-        if purge:
-            dataset = _with_silent_commit(dataset)
-        _carry_pending(path, dataset)
-        report.fragments_after = len(dataset.get_fragments())
-    report.views_removed = _update_views(path, purge)
+        report.fragments_before = store.fragments
+        store.compact(purge)
+        report.fragments_after = store.fragments
+    report.views_removed = _update_views(kind, path, purge)
     with storage_errors(path, "older versions cannot be removed"):
-        report.versions_removed = _remove_versions(dataset, keep)
-        report.kept = _kept_by(dataset, _older(dataset, keep))
+        report.versions_removed = store.remove_versions(keep)
+        report.kept = store.kept(keep)
         if purge:
-            expect_removable(dataset, _older(dataset, 1), 0)  # a reader may have come meanwhile
-        _remove_orphans(path, dataset)
-        _sweep_leftovers(path, path / DATASET, path / "pending")
-        _sweep_views(path, dataset, purge)
+            store.expect_removable(1, 0)  # a reader may have come meanwhile
+        store.sweep()
+        _sweep_leftovers(path)
+        _sweep_views(path, store.version, purge)
         if purge:
-            _purge_notes(path, dataset)
+            _purge_notes(kind, path)
     report.bytes_after = _size(path)
     report.seconds = time.perf_counter() - start
     return report
 
 
-def expect_removable(dataset: Any, manifests: Mapping[int, Path], wait: float) -> None:
-    """Raise ``DeletionRefused`` when a tag names one of these versions, or somebody still reads one after ``wait`` seconds."""
-    deadline = time.monotonic() + wait
-    while reasons := _kept_by(dataset, manifests):
-        if time.monotonic() >= deadline or _tags(dataset).keys() & manifests.keys():
-            raise DeletionRefused(f"older versions of this index are in use, and hold what is to be purged: {'; '.join(reasons)}",
-                                  where=str(dataset.uri), hint="close the readers and delete the tags, then run it again; or give "
-                                                               "readers time to close: --wait SECONDS")
-        time.sleep(_POLL_SECONDS)
+# -- what lies beside the passages --------------------------------------------------------
 
 
-# -- passages ---------------------------------------------------------------------------
-
-
-def _with_silent_commit(dataset: Any) -> Any:
-    """What the newest commit says of itself may name what it deleted: then another one is put after it."""
-    import lance
-
-    silent = (lance.LanceOperation.Rewrite, lance.LanceOperation.UpdateConfig)
-    if isinstance(dataset.read_transaction(int(dataset.version)).operation, silent):
-        return dataset
-    return commits.configure(dataset, **{"regard.next_row": str(next_row(dataset))})
-
-
-def _carry_pending(path: Path, dataset: Any) -> None:
-    """Vectors on their way into the index stay those of its passages where these are the same; others are of no use to anybody."""
-    import lance
-
-    commit = commit_of(dataset, int(dataset.version))
-    for home in (path / "pending").glob("*.lance"):
-        try:
-            pending = lance.dataset(str(home))
-            mark = json.loads((pending.schema.metadata or {})[KEY])
-            of_these = unchanged_since(dataset, mark["commit"])
-        except (ValueError, OSError, KeyError, TypeError):
-            of_these = False
-        if not of_these:
-            shutil.rmtree(home)
-        elif mark["commit"] != commit:
-            pending.update_schema_metadata({KEY.decode(): json.dumps({**mark, "commit": commit}, sort_keys=True)})
-
-
-# -- versions ---------------------------------------------------------------------------
-
-
-def _older(dataset: Any, keep: int) -> dict[int, Path]:
-    """The versions before the newest ``keep``."""
-    known = leases.versions(dataset)
-    return dict(list(known.items())[:-keep])
-
-
-def _remove_versions(dataset: Any, keep: int) -> int:
-    """Remove what neither ``keep`` nor a tag nor a reader holds; how many."""
-    tagged = _tags(dataset)
-    return sum(leases.remove(manifest) for version, manifest in _older(dataset, keep).items() if version not in tagged)
-
-
-def _kept_by(dataset: Any, manifests: Mapping[int, Path]) -> list[str]:
-    """Who needs which of these versions, in words."""
-    tags = _tags(dataset)
-    named = [f"the tag {name!r} names version {version}" for version in manifests for name in tags.get(version, ())]
-    return named + [f"{reader} reads version {version}" for version, file in manifests.items() for reader in leases.readers(file)]
-
-
-def _tags(dataset: Any) -> dict[int, list[str]]:
-    found: dict[int, list[str]] = {}
-    for name, tag in dataset.tags.list().items():
-        found.setdefault(int(tag["version"]), []).append(name)
-    return found
-
-
-def _remove_orphans(path: Path, dataset: Any) -> None:
-    """Files that no version names: of versions that are gone, and of writers that died. No writer is alive: we hold the lock."""
-    dataset.cleanup_old_versions(retain_versions=max(1, len(leases.versions(dataset))), delete_unverified=True,
-                                 error_if_tagged_old_versions=False)
-    folder = path / DATASET
-    for file in (file for part in _PARTS for file in (folder / part).glob("*")):
-        if file.name.startswith(".tmp") or "#" in file.name:  # how Lance and its object store call what they have not finished
-            file.unlink()
-    Ledger(folder).keep(file for file in folder.rglob("*") if file.is_file())
-
-
-# -- what lies beside them ----------------------------------------------------------------
-
-
-def _update_views(path: Path, purge: bool) -> list[str]:
+def _update_views(kind: StoreKind, path: Path, purge: bool) -> list[str]:
     """Carry each view over to the newest version, or build it anew; those that must go since that was not possible."""
     removed = []
-    with closing(LanceStore(path)) as store:
+    with closing(kind.open(path)) as store:
         for version in newest_versions(path):
             if carry_view(store, version):
                 continue
@@ -217,32 +125,32 @@ def _update_views(path: Path, purge: bool) -> list[str]:
     return removed
 
 
-def _sweep_leftovers(*folders: Path) -> None:
+def _sweep_leftovers(folder: Path) -> None:
     """What a writer that died had not put in its place yet."""
-    for leftover in (entry for folder in folders for entry in folder.glob("*.new")):
+    for leftover in folder.glob("*.new"):
         if leftover.is_dir():
             shutil.rmtree(leftover)
         else:
             leftover.unlink()
 
 
-def _sweep_views(path: Path, dataset: Any, purge: bool) -> None:
-    """Remove what dead builders left; to purge, also what is not of the newest version."""
+def _sweep_views(path: Path, newest: int, purge: bool) -> None:
+    """Remove what dead builders left; to purge, also what is not of the ``newest`` version."""
     for home in (path / "views").glob("*/"):
         with locked(home, wait=True):
             _sweep_leftovers(home)
             for folder in home.glob("*/"):
-                if folder.name.startswith(NEW) or (purge and folder.name != str(dataset.version)):
+                if folder.name.startswith(NEW) or (purge and folder.name != str(newest)):
                     shutil.rmtree(folder)
-        if purge and not (home / str(dataset.version)).exists():
+        if purge and not (home / str(newest)).exists():
             shutil.rmtree(home)
 
 
-def _purge_notes(path: Path, dataset: Any) -> None:
+def _purge_notes(kind: StoreKind, path: Path) -> None:
     """What is noted of deleted documents, and of sources that none is left of. Where documents came from is last: a call that is run
     again looks there for what to delete."""
-    held = [name for batch in dataset.scanner(columns=["document_id"]).to_batches()
-            for name in dict.fromkeys(batch.column("document_id").to_pylist())]
+    with closing(kind.open(path)) as store:
+        held = [document_id for document_id, _ in store.document_hashes()]
     with closing(Sources(path)) as places:
         unfinished.forget(path, places.emptied(held))
         places.forget_all_but(held)

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ...rag.errors import ConfigError, IndexNotFound
-from ...rag.paths import local_path
-from ..stores.lance.leases import versions
-from ..stores.lance.store import LanceStore
-from ..stores.lance.writer import StoreWriter, locked
+from ..stores.locks import locked
+from ..stores.opening import located
+from ..stores.protocols import StoreKind, Writer
 from ..views import build_view, view_specs
 from .chosen import expect_models_chosen
-from .compaction import compact_locked, expect_removable
+from .compaction import compact_locked
 from .sources import FILE, Sources, source_name
 
 
@@ -46,24 +45,24 @@ def delete_documents(
     ``DeletionRefused`` where a tag or an open reader (after ``wait`` seconds) uses a version that a purge would remove, ``ConfigError``
     where ``document_ids`` is one text, or holds anything but texts.
     """
-    path, start = local_path(index, "index"), time.perf_counter()
+    (kind, path), start = located(index), time.perf_counter()
     document_ids = _ids(document_ids)
-    with closing(LanceStore(path)) as store:  # raises before ``locked`` makes a folder
+    with closing(kind.open(path)) as store:  # raises before ``locked`` makes a folder
         expect_models_chosen(store)  # views are brought up to date, some by a model that the index names
     report = DeletionReport(str(index))
     with locked(path):
-        writer = _writer(path)
+        writer = kind.write(path)
         wanted = {*document_ids, *(_documents_of(path, writer, source) if source is not None else ())}
         held = sorted(_held(writer, sorted(wanted)))
         report.documents, report.unknown = len(held), len(wanted) - len(held)
         if purge:
-            expect_removable(writer.dataset, versions(writer.dataset), wait)
+            kind.upkeep(path).expect_removable(0, wait)
         if held:
             report.passages = writer.delete(held)
         if purge:
-            compact_locked(path, purge=True, wait=wait)
+            compact_locked(kind, path, purge=True, wait=wait)
         elif held:
-            _update_views(path)
+            _update_views(kind, path)
     report.purged = purge
     report.seconds = time.perf_counter() - start
     return report
@@ -80,33 +79,25 @@ def _ids(document_ids: Any) -> list[str]:
     return ids
 
 
-def _writer(path: Path) -> StoreWriter:
-    with closing(LanceStore(path)) as store:
-        return StoreWriter(path, chunker=store.manifest["chunker"])
-
-
-def _update_views(path: Path) -> None:
-    with closing(LanceStore(path)) as store:
+def _update_views(kind: StoreKind, path: Path) -> None:
+    with closing(kind.open(path)) as store:
         for spec in view_specs(path):
             build_view(store, spec)
 
 
-def _held(writer: StoreWriter, document_ids: Sequence[str]) -> set[str]:
+def _held(writer: Writer, document_ids: Sequence[str]) -> set[str]:
     """Which of these documents the index holds."""
-    wanted, found = set(document_ids), set[str]()
-    for batch in writer.dataset.scanner(columns=["document_id"]).to_batches() if wanted else ():
-        found.update(wanted.intersection(batch.column("document_id").to_pylist()))
-    return found
+    wanted = set(document_ids)
+    return {document_id for document_id, _ in writer.document_hashes() if document_id in wanted} if wanted else set()
 
 
-def _documents_of(path: Path, writer: StoreWriter, source: str | Path) -> Iterator[str]:
+def _documents_of(path: Path, writer: Writer, source: str | Path) -> Iterator[str]:
     """The stored documents that were last read from ``source``. Raises ``IndexNotFound`` for one that the index does not know."""
     name = source_name(source)
     with closing(Sources(path)) as places:
         if name not in places.names():
             raise IndexNotFound(f"nothing in this index is known to come from {name}", where=str(path / FILE),
                                 hint=f"name one of: {', '.join(places.names()) or 'none is known; name the documents'}")
-        for batch in writer.dataset.scanner(columns=["document_id"]).to_batches():
-            for document_id in dict.fromkeys(batch.column("document_id").to_pylist()):
-                if places.source_of(document_id) == name:
-                    yield document_id
+        for document_id, _ in writer.document_hashes():
+            if places.source_of(document_id) == name:
+                yield document_id

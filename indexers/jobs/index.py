@@ -19,18 +19,20 @@ from typing import Any
 
 import numpy as np
 
+from ...rag.dag.stores import index_of, store_uri
 from ...rag.errors import ConfigError, EmptyCorpusError, IndexNotFound, Interrupted, RegardError
 from ...rag.models.encoding import Encoder, Vectors, close_encoder, open_encoder
 from ...rag.nouns import Document, Passage
-from ...rag.paths import local_path
 from ...rag.progress import Advance, progress_bar
 from ..chunkers.chunkers import Chunker
 from ..chunkers.chunkers import chunker as make_chunker
 from ..corpus import Limits, Skip, detect_format, estimate_size, objects, parsing, read_corpus
 from ..corpus.limits import as_limits
 from ..corpus.skips import Unreadable
-from ..stores.lance.store import LanceStore, content_hash, exists
-from ..stores.lance.writer import Shard, StoreWriter, document_hash, joined, locked
+from ..stores.changes import Changes, content_hash, document_hash, joined
+from ..stores.locks import locked
+from ..stores.opening import located
+from ..stores.protocols import Store, StoreKind, Writer
 from ..stores.unfinished import UnfinishedJob, unfinished
 from ..views import ViewSpec, build_view, parse_view, view_specs
 from ..views.faiss_view import import_faiss
@@ -124,7 +126,7 @@ def build_index(
     ever lost. Ctrl-C commits what is encoded and raises ``Interrupted``, a ``KeyboardInterrupt``. Raises ``CorpusError`` (for an
     iterable: where an item is no document), ``EmptyCorpusError``, ``FingerprintMismatch``, ``StorageError``, ``MissingDependency``.
     """
-    path, report, start, limits = local_path(index, "index"), IndexReport(str(index)), time.perf_counter(), as_limits(limits)
+    (kind, path), report, start, limits = located(index), IndexReport(str(index)), time.perf_counter(), as_limits(limits)
     _expect_settings(chunker, views, shard_passages, commit_seconds)
     expect_share(prune_limit)
     left_out = LeftOut()
@@ -135,7 +137,7 @@ def build_index(
         if on_skip:
             on_skip(item)
 
-    existing = LanceStore(path) if exists(path) else None
+    existing = kind.open(path) if kind.exists(path) else None
     choose_named(encoder, chunker, views)
     if existing is not None:
         expect_models_chosen(existing)
@@ -148,27 +150,27 @@ def build_index(
     documents, total = (_nothing_new(existing, path), None) if sources is None else _documents(sources, names, format, limits, skip)
     if sources is not None:
         documents = _not_empty(documents, report, existing)
-    again = UnfinishedJob(_command(sources, names, path, format, encoder, chunker, views, text, limits, prune), _sources(sources, names),
+    again = UnfinishedJob(_command(sources, names, index_of(store_uri(index)), format, encoder, chunker, views, text, limits, prune), _sources(sources, names),
                           [spec.slug for spec in specs])
     try:
         for one in encoders.values():
             open_encoder(one)  # before the index is made: a model that cannot be loaded leaves nothing behind
-        with locked(path), unfinished(path, again):
-            writer = StoreWriter(path, chunker={"spec": splitter.spec, "fingerprint": splitter.fingerprint()}, text=text,
-                                 encoders={name: one.fingerprint() for name, one in encoders.items()})
+        with locked(path), unfinished(path, again, kind.version):
+            writer = kind.write(path, chunker={"spec": splitter.spec, "fingerprint": splitter.fingerprint()}, text=text,
+                                encoders={name: one.fingerprint() for name, one in encoders.items()})
             for name, one in encoders.items():
                 encode_existing(writer, name, one, progress=progress, commit_seconds=commit_seconds)
             with progress_bar("indexing", total, "documents", enabled=progress) as advance, closing(Sources(path)) as places:
-                job = _Job(writer, splitter, encoders, report, skip, places, shard_passages, commit_seconds, limits)
+                job = _Job(kind, writer, splitter, encoders, report, skip, places, shard_passages, commit_seconds, limits)
                 job.run(documents, advance)
                 doomed = job.doomed([_origin(name, format) for name in names], left_out)
                 refused = prune_documents(writer, places, doomed, prune_limit) if prune else None
                 report.pruned = sum(map(len, doomed.values())) if prune and not refused else 0
-            store = LanceStore(path)
+            store = kind.open(path)
             for spec in specs:
                 build_view(store, spec, progress=progress)
     except KeyboardInterrupt:
-        raise Interrupted(f"{_held(path)}; the same command goes on from there") from None
+        raise Interrupted(f"{_held(kind, path)}; the same command goes on from there") from None
     finally:
         parsing.close()
         for one in encoders.values():
@@ -200,9 +202,10 @@ class _Job:
     """
 
     def __init__(
-        self, writer: StoreWriter, chunker: Chunker, encoders: dict[str, Encoder], report: IndexReport, skip: Callable[[Skip], None],
+        self, kind: StoreKind, writer: Writer, chunker: Chunker, encoders: dict[str, Encoder], report: IndexReport, skip: Callable[[Skip], None],
         places: Sources, shard_passages: int, commit_seconds: float, limits: Limits,
     ) -> None:
+        self.kind = kind
         self.writer = writer
         self.chunker = chunker
         self.encoders = encoders
@@ -215,8 +218,8 @@ class _Job:
         self.stored = _stored_documents(writer)
         self.seen = SeenDocuments()
         self.next_row = writer.next_row()
-        self.block = Shard()
-        self.encoded: list[Shard] = []
+        self.block = Changes()
+        self.encoded: list[Changes] = []
         self.known: dict[str, dict[bytes, Vectors]] = {}  # by encoder and content hash, until the next commit
         self.waiting = 0  # documents that were read and are not yet done
 
@@ -232,7 +235,7 @@ class _Job:
         except BaseException as error:
             self._commit()
             if isinstance(error, RegardError):
-                error.add_note(f"{_held(self.writer.path)}; the same command goes on from there")
+                error.add_note(f"{_held(self.kind, self.writer.path)}; the same command goes on from there")
             raise
 
     def _done(self, documents: int) -> None:
@@ -289,7 +292,7 @@ class _Job:
             size = min(self.pace.block, self.shard_passages)
         elif not self.block:
             self._done(self.waiting)
-        passages, characters = sum(map(len, self.encoded)), sum(shard.characters for shard in self.encoded)
+        passages, characters = sum(map(len, self.encoded)), sum(block.characters for block in self.encoded)
         if passages + size > self.shard_passages or characters + _BLOCK_CHARACTERS > _SHARD_CHARACTERS:
             self._commit()
         elif self.pace.due:
@@ -298,7 +301,7 @@ class _Job:
             self._commit()
 
     def _encode_block(self) -> None:
-        block, self.block = self.block, Shard()
+        block, self.block = self.block, Changes()
         if block:
             start, before, ways = self.pace.now(), self.report.encoded, len(self.encoders)
             block.vectors = {name: self._encode(name, one, block, self.waiting // ways) for name, one in self.encoders.items()}
@@ -310,17 +313,17 @@ class _Job:
 
     def _commit(self) -> None:
         """Commit the encoded blocks. They are let go of first: whatever happens, nothing is written twice."""
-        shard, self.encoded, self.known = joined(self.encoded), [], {}
+        changes, self.encoded, self.known = joined(self.encoded), [], {}
         self.places.commit()  # first: who has an id must be known once its document is there
-        if len(shard):
-            self.writer.commit(shard, self.next_row)
-            self.next_row += len(shard)
-            self.report.passages += len(shard)
-        elif shard.replaced:
-            self.writer.delete(shard.replaced)
+        if len(changes):
+            self.writer.commit(changes, self.next_row)
+            self.next_row += len(changes)
+            self.report.passages += len(changes)
+        elif changes.replaced:
+            self.writer.delete(changes.replaced)
         self.pace.restart()
 
-    def _encode(self, name: str, one: Encoder, block: Shard, documents: int) -> Vectors:
+    def _encode(self, name: str, one: Encoder, block: Changes, documents: int) -> Vectors:
         """Vectors of the block's passages; each distinct text is encoded once, and not at all where the store has its vector.
 
         Encoding all of them counts as the work for ``documents`` documents.
@@ -345,7 +348,7 @@ class _Job:
     def doomed(self, origins: Sequence[Origin], left_out: LeftOut) -> Doomed:
         """Report what has vanished; what of it may be pruned, since no record that could not be read may be it."""
         found: Doomed = {}
-        for document_id, origin in vanished(self.writer.dataset, origins, self.seen, self.places, left_out):
+        for document_id, origin in vanished(self.writer, origins, self.seen, self.places, left_out):
             self.report.vanish(document_id)
             if not left_out.leaves_doubt(origin):
                 found.setdefault(origin.source, []).append(document_id)
@@ -358,10 +361,9 @@ def _cuts(n: int) -> list[int]:
     return [n * i // max(1, pieces) for i in range(pieces + 1)]
 
 
-def _stored_documents(writer: StoreWriter) -> SeenDocuments:
+def _stored_documents(writer: Writer) -> SeenDocuments:
     stored = SeenDocuments()
-    for batch in writer.dataset.scanner(columns=["document_id", "document_hash"]).to_batches():
-        stored.add(zip(batch.column("document_id").to_pylist(), batch.column("document_hash").to_pylist(), strict=True))
+    stored.add(writer.document_hashes())
     return stored
 
 
@@ -395,7 +397,7 @@ def _origin(source: str | Path, format: str) -> Origin:
     return Origin(source_name(source), files=(detect_format(source) if format == "auto" else format) == "folder")
 
 
-def _nothing_new(existing: LanceStore | None, path: Path) -> Iterator[Sourced]:
+def _nothing_new(existing: Store | None, path: Path) -> Iterator[Sourced]:
     """No documents, for an index that is there."""
     if existing is None:
         raise IndexNotFound(f"there is no index at {path} to add to, and no source to make one from", where=str(path),
@@ -403,7 +405,7 @@ def _nothing_new(existing: LanceStore | None, path: Path) -> Iterator[Sourced]:
     return iter(())
 
 
-def _not_empty(documents: Iterator[Sourced], report: IndexReport, existing: LanceStore | None) -> Iterator[Sourced]:
+def _not_empty(documents: Iterator[Sourced], report: IndexReport, existing: Store | None) -> Iterator[Sourced]:
     """The same stream; raises before anything is written when it holds nothing."""
     first = next(documents, None)
     if first is None:
@@ -422,12 +424,12 @@ def _clean(document: Document) -> Document:
     return replace(document, id=id, text=text, title=title)
 
 
-def _held(path: Path) -> str:
+def _held(kind: StoreKind, path: Path) -> str:
     """What is committed now."""
-    if not exists(path):
+    if not kind.exists(path):
         return "nothing is committed"
-    writer = LanceStore(path)
-    return f"{len(writer):,} passages of {writer.documents():,} documents are committed to {path}"
+    store = kind.open(path)
+    return f"{len(store):,} passages of {store.documents():,} documents are committed to {path}"
 
 
 def _sources(sources: Corpus | None, names: list[str | Path]) -> list[str]:
@@ -436,27 +438,27 @@ def _sources(sources: Corpus | None, names: list[str | Path]) -> list[str]:
 
 
 def _command(
-    sources: Corpus | None, names: list[str | Path], path: Path, format: str, encoder: str | Encoder | None, chunker: str,
+    sources: Corpus | None, names: list[str | Path], index: Path, format: str, encoder: str | Encoder | None, chunker: str,
     views: Sequence[str] | None, text: bool, limits: Limits, prune: bool,
 ) -> str:
     """How to run this job again."""
     if (sources is not None and not names) or not isinstance(encoder, str | None):
-        return f"call build_index for {str(path)!r} again with the same arguments"
+        return f"call build_index for {str(index)!r} again with the same arguments"
     options = [("--format", format, "auto"), ("--encoder", encoder or "none", "auto"), ("--chunker", chunker, "auto")]
     given = [word for option, value, default in options if value != default for word in (option, value)]
     given += [word for view in views or () for word in ("--view", view)]
     given += [word for limit in limits.settings() for word in ("--limit", limit)]
-    return shlex.join(["regard", "index", *map(str, names), "--index", str(path), *given, *([] if text else ["--no-text"]),
+    return shlex.join(["regard", "index", *map(str, names), "--index", str(index), *given, *([] if text else ["--no-text"]),
                        *(["--prune"] if prune else [])])
 
 
-def _chunker_spec(chunker: str, existing: LanceStore | None) -> str:
+def _chunker_spec(chunker: str, existing: Store | None) -> str:
     if chunker != "auto":
         return chunker
     return str(existing.manifest["chunker"]["spec"]) if existing is not None else DEFAULT_CHUNKER
 
 
-def _views(views: Sequence[str] | None, existing: LanceStore | None, path: Path, encoders: list[str], text: bool) -> list[ViewSpec]:
+def _views(views: Sequence[str] | None, existing: Store | None, path: Path, encoders: list[str], text: bool) -> list[ViewSpec]:
     """The views to build: those asked for, and those that the index has already."""
     default_encoder = encoders[-1] if encoders else ""
     wanted = views if views is not None else (["faiss:flat"] if encoders else []) + (["bm25"] if text else [])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from ...rag.errors import ConfigError, DeletionRefused
-from ..stores.lance.writer import StoreWriter
+from ..stores.protocols import Writer
 from .seen import SeenDocuments
 from .sources import LeftOut, Origin, Sources
 
@@ -22,12 +21,12 @@ def expect_share(limit: float) -> None:
 
 
 def vanished(
-    dataset: Any, origins: Sequence[Origin], seen: SeenDocuments, places: Sources, left_out: LeftOut,
+    writer: Writer, origins: Sequence[Origin], seen: SeenDocuments, places: Sources, left_out: LeftOut,
 ) -> Iterator[tuple[str, Origin]]:
     """The stored documents that were last read from one of ``origins``, and this time were not ``seen`` there; each once."""
     by_name = {origin.source: origin for origin in origins}
     given = SeenDocuments()
-    for document_id in _documents(dataset) if origins else ():
+    for document_id, _ in writer.document_hashes() if origins else ():
         if seen.get(document_id) is not None or given.get(document_id) is not None:
             continue
         origin = by_name.get(places.source_of(document_id) or "")
@@ -36,9 +35,9 @@ def vanished(
             given.add([(document_id, b"")])  # its passages may lie in several batches
 
 
-def prune(writer: StoreWriter, places: Sources, doomed: Doomed, limit: float) -> DeletionRefused | None:
+def prune(writer: Writer, places: Sources, doomed: Doomed, limit: float) -> DeletionRefused | None:
     """Delete the ``doomed`` documents in one commit, or none: says why when more than the share ``limit`` of a source's would go."""
-    held = _held(writer.dataset, places) if any(doomed.values()) else {}
+    held = _held(writer, places) if any(doomed.values()) else {}
     crowds = [f"{len(ids):,} of {held[source]:,} documents of {source}"
               for source, ids in doomed.items() if len(ids) > limit * held[source]]
     if crowds:
@@ -51,17 +50,11 @@ def prune(writer: StoreWriter, places: Sources, doomed: Doomed, limit: float) ->
     return None
 
 
-def _held(dataset: Any, places: Sources) -> Mapping[str, int]:
+def _held(writer: Writer, places: Sources) -> Mapping[str, int]:
     """How many stored documents were last read from each source."""
     counted, held = SeenDocuments(), Counter[str]()
-    for document_id in _documents(dataset):
+    for document_id, _ in writer.document_hashes():
         if counted.get(document_id) is None:
             counted.add([(document_id, b"")])
             held[places.source_of(document_id) or ""] += 1
     return held
-
-
-def _documents(dataset: Any) -> Iterator[str]:
-    """The id of each stored document, at least once."""
-    for batch in dataset.scanner(columns=["document_id"]).to_batches():
-        yield from dict.fromkeys(batch.column("document_id").to_pylist())

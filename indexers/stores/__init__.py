@@ -1,8 +1,13 @@
 """Passage stores: a folder a kind, and what all share.
 
-Lives here: ``filters`` (which passages meet a query's), ``unfinished`` (what a job has not ended), ``lance``.
-May import: ``regard.rag`` (but ``rag.app``).
+Lives here: ``protocols`` (what a store, its writer, its upkeep and its check promise), ``opening`` (an index by its name), ``changes`` (what
+a commit holds), ``filters`` (which passages meet a query's), ``locks``, ``serving`` (which version is read), ``unfinished`` (what a job has
+not ended), ``findings``; ``lance``. May import: ``integrity``, ``regard.rag`` (but ``rag.app``), the rest of ``regard.indexers`` but
+``views`` and ``jobs``.
 """
 
-STORES = {"lance": ".lance.serving:open_store"}
-"""By the scheme of their URI."""
+STORES = {
+    "lance": ".lance.kind:Lance",
+    "path": ".lance.kind:Lance",  # what an index is that is named by its path alone
+}
+"""Kinds of stores (``protocols.StoreKind``) by the scheme of their URIs."""

@@ -6,17 +6,15 @@ that broke off, leaves it; the next successful job over the same sources removes
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...rag.errors import IndexNotFound, RegardError
 from ...rag.files import replace_text
-from .lance.store import open_dataset
-from .lance.writer import storage_errors
+from .locks import is_locked, storage_errors
 
 FILE = "unfinished.json"
 RERUN = "rerun the job, it goes on where it stopped"
@@ -33,19 +31,19 @@ class UnfinishedJob:
 
 
 @contextmanager
-def unfinished(path: Path, job: UnfinishedJob) -> Iterator[None]:
+def unfinished(path: Path, job: UnfinishedJob, version: Callable[[Path], int | None]) -> Iterator[None]:
     """Note ``job`` on the index at ``path`` while the block runs, and for as long as it has not succeeded.
 
-    A job that breaks off before it has changed anything leaves the note as it was.
+    ``version`` gives the index's newest version (``StoreKind.version``). A job that breaks off before it has changed anything leaves the note as it was.
     """
     before = jobs(path)
     rest = [other for other in before if not set(other.sources) <= set(job.sources)]
-    version = _version(path)
+    begun_from = version(path)
     _write(path, [*rest, job])
     try:
         yield
     except BaseException:
-        if _version(path) == version:
+        if version(path) == begun_from:
             _write(path, before)
         raise
     _write(path, rest)
@@ -84,22 +82,3 @@ def _write(path: Path, left: Collection[UnfinishedJob]) -> None:
             (path / FILE).unlink(missing_ok=True)
             return
         replace_text(path / FILE, json.dumps({"jobs": [asdict(job) for job in left]}, indent=1))
-
-
-def _version(path: Path) -> int | None:
-    try:
-        return int(open_dataset(path).version)
-    except IndexNotFound:
-        return None
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a process holds the index's lock now."""
-    try:
-        with (path / ".lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True

@@ -30,8 +30,9 @@ from ...rag.models import resolve, weights_hash
 from ...rag.nouns import Rows
 from ...rag.progress import progress_bar
 from ..integrity import expect_whole
-from ..stores.lance.store import LanceStore, content_hash
-from ..stores.lance.writer import storage_errors
+from ..stores.changes import content_hash
+from ..stores.locks import storage_errors
+from ..stores.protocols import Store
 from .attention_layout import Half, Layout, tensor_of
 from .attention_shards import Ids, Shard, Table, clear_unfinished, expect_whole_shard, shards_in, write_shard
 from .footprint import Footprint
@@ -101,7 +102,7 @@ class Prefix:
         np.savez(folder / PREFIX, ids=self.ids, numbers=self.numbers)
 
 
-def bring_up_to_date(store: LanceStore, spec: ViewSpec, made_by: Recipe, progress: bool | None) -> tuple[Prefix, list[Shard]]:
+def bring_up_to_date(store: Store, spec: ViewSpec, made_by: Recipe, progress: bool | None) -> tuple[Prefix, list[Shard]]:
     """The shards that hold all passages of ``store`` and no others; those that were not there are left, committed, in a pending folder.
 
     Says what they will take (on standard error, unless ``progress`` is False) before it starts. Raises ``StorageError`` then when the
@@ -148,7 +149,7 @@ def _key(row: int, content: list[int]) -> tuple[int, ...]:
 class _Job:
     """``shards`` are those so far."""
 
-    def __init__(self, store: LanceStore, spec: ViewSpec, layout: Layout, pending: Path) -> None:
+    def __init__(self, store: Store, spec: ViewSpec, layout: Layout, pending: Path) -> None:
         self.store = store
         self.spec = spec
         self.layout = layout

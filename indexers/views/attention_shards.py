@@ -23,7 +23,7 @@ from ...rag.errors import IndexFormatError
 from ...rag.files import sync
 from ...rag.nouns import Rows
 from ..integrity import Files, describe_files, expect_whole, read_sealed, remember, sealed
-from ..stores.lance.store import Contents
+from ..stores.changes import Contents
 from .attention_layout import Bytes, Layout
 
 Table = NDArray[np.int64]

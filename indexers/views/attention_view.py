@@ -10,12 +10,12 @@ from dataclasses import asdict
 from hashlib import blake2b
 from json import dumps, loads
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...rag.dag.stores import open_store
+from ...rag.dag.stores import folder_of
 from ...rag.dag.trace import record
 from ...rag.errors import FingerprintMismatch, IndexFormatError, IndexNotFound, StageError
 from ...rag.lm import describe
@@ -24,7 +24,9 @@ from ...rag.lm.prefill import Prefill, Span, plan, tiled
 from ...rag.models import resolve, weights_hash
 from ...rag.nouns import Ranking, Rows
 from ..integrity import Files
-from ..stores.lance.store import Contents, LanceStore
+from ..stores.changes import Contents
+from ..stores.opening import shared_store
+from ..stores.protocols import Store
 from .attention_job import FORMAT, SHARDS, Prefix, Recipe, bring_up_to_date, half_of, layout_of
 from .attention_layout import slots
 from .attention_shards import CUT, SCORED, Shard, link_folder, shard_files, shards_in
@@ -43,18 +45,12 @@ def open_prefills(index: str, lm: str, form: Format, last: int) -> AttentionView
     ``FingerprintMismatch`` when it was made with other weights or another format, or for fewer layers.
     """
     try:
-        return _opened(_store(index), lm, form, last)
+        return _opened(shared_store(index), lm, form, last)
     except (OSError, IndexFormatError):  # a job may have put a newer version in the place of the one that was found
-        return _opened(_store(index), lm, form, last)
+        return _opened(shared_store(index), lm, form, last)
 
 
-def _store(index: str) -> LanceStore:
-    store = open_store(f"lance:{index}")
-    assert isinstance(store, LanceStore)
-    return store
-
-
-def _opened(store: LanceStore, lm: str, form: Format, last: int) -> AttentionView:
+def _opened(store: Store, lm: str, form: Format, last: int) -> AttentionView:
     version = _version_of(store, lm)
     if not version.damaged:
         _expect_same(version, lm, form, last, store)
@@ -79,7 +75,7 @@ class AttentionView:
         self._first = np.cumsum([0, *(len(shard.rows) for shard in shards)])
 
     @classmethod
-    def build(cls, store: LanceStore, spec: ViewSpec, made_by: Recipe, progress: bool | None) -> Self:
+    def build(cls, store: Store, spec: ViewSpec, made_by: Recipe, progress: bool | None) -> Self:
         """Compute what is neither in an older version of the view nor in an unfinished job's shards (see ``attention_job``)."""
         prefix, shards = bring_up_to_date(store, spec, made_by, progress)
         return cls(store.path, store.manifest["id"], made_by, prefix, shards)
@@ -158,8 +154,7 @@ class AttentionView:
     def _expect_same_store(self, ranking: Ranking) -> None:
         """Row numbers mean something only in the dataset that gave them."""
         store = ranking.store
-        scheme, _, path = store.uri.partition(":")
-        same = scheme == "lance" and Path(path).resolve() == self.home.resolve()
+        same = bool(store.uri) and folder_of(store.uri).resolve() == self.home.resolve()
         if not same or store.fingerprint.partition(":")[0] != self.dataset:
             raise StageError(f"the ranking's passages are in {store.uri or 'memory'} ({store.fingerprint}), the cache is of the index "
                              f"{self.home} ({self.dataset})", where="attention cache",
@@ -168,14 +163,13 @@ class AttentionView:
 
     def _expect_same_contents(self, ranking: Ranking, places: NDArray[np.int64]) -> None:
         """In another history of the index (a restored one, a copy that went its own way) a row may be another passage."""
-        store = ranking.store
-        assert isinstance(store, LanceStore)  # its uri says so
+        store = cast(Store, ranking.store)  # its uri says so
         if not np.array_equal(store.contents(ranking.rows), self._contents[places]):
             raise StageError("the index's passages are no longer those that the view was made of", where=str(self.home),
                              hint=f"bring it up to date: regard index --index {self.home}")
 
 
-def _version_of(store: LanceStore, lm: str) -> Version:
+def _version_of(store: Store, lm: str) -> Version:
     """The view by this model: by its weights, else, for the error that follows, by its name."""
     views = [_of_this(version, store) for version in newest_versions(store.path) if version.spec.kind == ATTENTION]
     views.sort(key=lambda version: version.spec.encoder != lm)
@@ -189,12 +183,12 @@ def _version_of(store: LanceStore, lm: str) -> Version:
     return named
 
 
-def _of_this(newest: Version, store: LanceStore) -> Version:
+def _of_this(newest: Version, store: Store) -> Version:
     """The view for the store's own version where it is there, else the newest."""
     return next((v for v in versions_of(newest.folder.parent, store) if v.meta.get("commit") == store.commit), newest)
 
 
-def _expect_same(version: Version, lm: str, form: Format, last: int, store: LanceStore) -> None:
+def _expect_same(version: Version, lm: str, form: Format, last: int, store: Store) -> None:
     """Raise ``FingerprintMismatch`` unless what is stored is what the reranker would compute."""
     info = describe(lm)
     stored = {**version.meta["made_by"], "dataset": version.meta["dataset"]}
@@ -210,7 +204,7 @@ def _expect_same(version: Version, lm: str, form: Format, last: int, store: Lanc
             f"    wanted: { {key: wanted[key] for key in show} }", where=str(version.folder), hint=_remedy(different, store, lm, last))
 
 
-def _remedy(different: set[str], store: LanceStore, lm: str, last: int) -> str:
+def _remedy(different: set[str], store: Store, lm: str, last: int) -> str:
     if "prompt" in different:
         return f"rerank with the format of the cache (policy, max_words, turn: the defaults), or without cache; it was made for {Format()}"
     if different == {"layers"}:

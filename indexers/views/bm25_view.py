@@ -15,7 +15,7 @@ import numpy as np
 from ...rag.errors import StageError
 from ...rag.nouns import Rows, Scores
 from ..integrity import Files, look_once
-from ..stores.lance.store import LanceStore
+from ..stores.protocols import Store
 from .spec import ViewSpec
 from .versions import damaged_view
 
@@ -60,7 +60,7 @@ class BM25View:
         self._analyze = Analyzer()
 
     @classmethod
-    def build(cls, store: LanceStore, spec: ViewSpec) -> Self:
+    def build(cls, store: Store, spec: ViewSpec) -> Self:
         """Raises ``StageError`` for an index that keeps no text."""
         if not store.has_text:
             raise StageError("BM25 needs the passages' text, and this index stores none", where=str(store.path),
@@ -72,7 +72,7 @@ class BM25View:
             index.index((ids, vocabulary), show_progress=False)
         return cls(index, spec, store.rows)
 
-    def extended(self, store: LanceStore, spec: ViewSpec) -> Self | None:
+    def extended(self, store: Store, spec: ViewSpec) -> Self | None:
         """Never: every new passage changes every word's document frequency."""
         return None
 
@@ -155,7 +155,7 @@ def _keep_compiled() -> None:
         scorer.enable_caching()
 
 
-def _token_ids(store: LanceStore) -> tuple[list[array[int]], dict[str, int]]:
+def _token_ids(store: Store) -> tuple[list[array[int]], dict[str, int]]:
     """Every passage as an array of word ids (four bytes a word, not a Python object), and the vocabulary."""
     analyze, vocabulary = Analyzer(), {"": 0}
     documents = [

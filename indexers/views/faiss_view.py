@@ -15,7 +15,7 @@ from ...rag.errors import DimensionMismatch, MissingDependency, StageError
 from ...rag.models.encoding import Vectors
 from ...rag.nouns import Rows, Scores
 from ..integrity import Files
-from ..stores.lance.store import LanceStore
+from ..stores.protocols import Store
 from .filtered import FilterPlan, Positions, only_allowed, search_exactly
 from .spec import ViewSpec
 from .versions import damaged_view
@@ -56,7 +56,7 @@ class FaissView:
         self._by_row = None if (np.diff(rows) > 0).all() else np.argsort(rows, kind="stable")
 
     @classmethod
-    def build(cls, store: LanceStore, spec: ViewSpec) -> Self:
+    def build(cls, store: Store, spec: ViewSpec) -> Self:
         """Stream the vectors out of the store; besides the index itself a few thousand are in memory."""
         dimension = int(store.encoders[spec.encoder]["dimension"])
         view = cls(_make(store, spec, dimension), spec, store.rows)
@@ -64,7 +64,7 @@ class FaissView:
             view.index.add(np.ascontiguousarray(block))
         return view
 
-    def extended(self, store: LanceStore, spec: ViewSpec) -> Self | None:
+    def extended(self, store: Store, spec: ViewSpec) -> Self | None:
         """Add the vectors of the rows that the store has gained."""
         for block in store.vectors(spec.encoder, start=len(self.rows)):
             self.index.add(np.ascontiguousarray(block))
@@ -185,7 +185,7 @@ class FaissView:
         return None
 
 
-def _make(store: LanceStore, spec: ViewSpec, dimension: int) -> Any:
+def _make(store: Store, spec: ViewSpec, dimension: int) -> Any:
     """An empty FAISS index of the kind that ``spec`` names, trained where it needs that."""
     faiss = import_faiss()
     if spec.kind == "faiss:flat":
@@ -202,7 +202,7 @@ def _make(store: LanceStore, spec: ViewSpec, dimension: int) -> Any:
     return index
 
 
-def _sample(store: LanceStore, encoder: str, size: int) -> Vectors:
+def _sample(store: Store, encoder: str, size: int) -> Vectors:
     """At most ``size`` vectors, evenly spread over the store, the same ones each time."""
     step = max(1, -(-len(store) // size))
     start, kept = 0, []

@@ -23,8 +23,10 @@ from ...rag.errors import IndexFormatError
 from ...rag.files import replace_text, sync, sync_tree
 from ...rag.nouns import Rows
 from ..integrity import Files, describe_files, read_sealed, remember, sealed
-from ..stores.lance.store import LanceStore
-from ..stores.lance.writer import locked, storage_errors
+from ..stores.locks import locked, storage_errors
+from ..stores.opening import open_index
+from ..stores.protocols import Store
+from ..stores.serving import DESCRIPTION
 from ..stores.unfinished import incomplete
 from .attention_job import PENDING, Recipe, recipe
 from .attention_shards import link_tree
@@ -34,7 +36,6 @@ from .faiss_view import FaissView
 from .missing import missing_view
 from .spec import ATTENTION, ViewSpec
 from .versions import (
-    DESCRIPTION,
     ROWS,
     SPEC,
     Version,
@@ -70,13 +71,13 @@ class SearchView(View, Protocol):
     def load(cls, folder: Path, spec: ViewSpec, rows: Rows) -> Self: ...
 
     @classmethod
-    def build(cls, store: LanceStore, spec: ViewSpec) -> Self: ...
+    def build(cls, store: Store, spec: ViewSpec) -> Self: ...
 
-    def extended(self, store: LanceStore, spec: ViewSpec) -> Self | None:
+    def extended(self, store: Store, spec: ViewSpec) -> Self | None:
         """This view with the rows that ``store`` has gained, or None where it must be built anew."""
 
 
-def build_view(store: LanceStore, spec: ViewSpec, *, progress: bool | None = None) -> Path:
+def build_view(store: Store, spec: ViewSpec, *, progress: bool | None = None) -> Path:
     """Bring the view up to the store's version; its folder. Does nothing when it is there already.
 
     ``progress``: as in ``build_index``; only an ``attention`` view takes so long that it shows any.
@@ -92,12 +93,12 @@ def build_view(store: LanceStore, spec: ViewSpec, *, progress: bool | None = Non
     return folder
 
 
-def open_view(store: LanceStore, spec: ViewSpec) -> FaissView | BM25View:
+def open_view(store: Store, spec: ViewSpec) -> FaissView | BM25View:
     """Open a view for searching, fresh for the store's version. Raises ``IndexNotFound`` when it was never built."""
     return load_view(fresh_view(store, spec))
 
 
-def fresh_view(store: LanceStore, spec: ViewSpec) -> Version:
+def fresh_view(store: Store, spec: ViewSpec) -> Version:
     """The view of this name for the store's version, with the parameters it was last built with; extended or built anew if need be.
 
     A search over half a corpus is warned of.
@@ -133,7 +134,7 @@ def load_view(version: Version) -> FaissView | BM25View:
     return view
 
 
-def _is_current(folder: Path, store: LanceStore, spec: ViewSpec, made_by: Recipe | None) -> bool:
+def _is_current(folder: Path, store: Store, spec: ViewSpec, made_by: Recipe | None) -> bool:
     meta = read_meta(folder, store)
     if meta is None or meta.get("commit") != store.commit or meta["spec"] != spec_json(spec) or meta.get("made_by") != made_by:
         return False
@@ -149,13 +150,13 @@ def _kind(spec: ViewSpec) -> type[FaissView] | type[BM25View]:
     return FaissView if spec.dense else BM25View
 
 
-def _built(home: Path, store: LanceStore, spec: ViewSpec, made_by: Recipe | None, progress: bool | None) -> View:
+def _built(home: Path, store: Store, spec: ViewSpec, made_by: Recipe | None, progress: bool | None) -> View:
     if made_by is not None:
         return AttentionView.build(store, spec, made_by, progress)
     return _extended(home, store, spec) or _kind(spec).build(store, spec)
 
 
-def _extended(home: Path, store: LanceStore, spec: ViewSpec) -> FaissView | BM25View | None:
+def _extended(home: Path, store: Store, spec: ViewSpec) -> FaissView | BM25View | None:
     """The newest older view of this history, extended; None when there is none, it has other settings, or rows of it are gone."""
     for version in versions_of(home, store):
         if version.meta["spec"] != spec_json(spec) or not is_ancestor(version, store):
@@ -172,7 +173,7 @@ def _extended(home: Path, store: LanceStore, spec: ViewSpec) -> FaissView | BM25
     return None
 
 
-def carry_view(store: LanceStore, version: Version) -> bool:
+def carry_view(store: Store, version: Version) -> bool:
     """Make a view of the same passages, in the same order, the view of the store's own version; whether it is one then.
 
     The files stay as they are, and so does what the description says of them. Needs no model.
@@ -182,13 +183,13 @@ def carry_view(store: LanceStore, version: Version) -> bool:
         return _carry(version, folder, store)
 
 
-def _carried(folder: Path, store: LanceStore, spec: ViewSpec, made_by: Recipe | None) -> bool:
+def _carried(folder: Path, store: Store, spec: ViewSpec, made_by: Recipe | None) -> bool:
     """Whether an older view of this very recipe has become the store's, since a compaction only moved its passages to other files."""
     alike = (v for v in versions_of(folder.parent, store) if v.meta["spec"] == spec_json(spec) and v.meta.get("made_by") == made_by)
     return any(_carry(version, folder, store) for version in alike if version.folder != folder)
 
 
-def _carry(version: Version, folder: Path, store: LanceStore) -> bool:
+def _carry(version: Version, folder: Path, store: Store) -> bool:
     if version.meta.get("commit") == store.commit:
         return version.folder == folder
     if not store.unchanged_since(version.meta.get("commit", "")):
@@ -209,7 +210,7 @@ def _carry(version: Version, folder: Path, store: LanceStore) -> bool:
     return True
 
 
-def _write(view: View, folder: Path, store: LanceStore, spec: ViewSpec, made_by: Recipe | None) -> None:
+def _write(view: View, folder: Path, store: Store, spec: ViewSpec, made_by: Recipe | None) -> None:
     def save(temporary: Path) -> dict[str, Any]:
         known = view.save(temporary)
         np.save(temporary / ROWS, store.rows)
@@ -220,7 +221,7 @@ def _write(view: View, folder: Path, store: LanceStore, spec: ViewSpec, made_by:
     remember(folder, _put_in_place(folder, store, save)["files"])
 
 
-def _put_in_place(folder: Path, store: LanceStore, save: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+def _put_in_place(folder: Path, store: Store, save: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """``folder`` with what ``save`` writes into the folder it is given, and the description that it returns; whole or not at all."""
     home = folder.parent
     temporary = Path(tempfile.mkdtemp(prefix=NEW, dir=home))
@@ -242,7 +243,7 @@ def _put_in_place(folder: Path, store: LanceStore, save: Callable[[Path], dict[s
     return meta
 
 
-def _sweep(home: Path, store: LanceStore) -> None:
+def _sweep(home: Path, store: Store) -> None:
     """Remove what the view in place makes superfluous."""
     for old in home.iterdir():
         unfinished = old.name.startswith((NEW, PENDING))  # new-: a killed job left it; pending-: it is in the view now
@@ -250,7 +251,7 @@ def _sweep(home: Path, store: LanceStore) -> None:
             shutil.rmtree(old, ignore_errors=True)
     later = [version for version in versions_of(home, store) if version.meta["version"] > store.version]
     if later:
-        newest = LanceStore(store.path)  # built after this store was opened, or of a history that a restore has ended
+        newest = open_index(store.uri)  # built after this store was opened, or of a history that a restore has ended
         for version in later:
             if not is_ancestor(version, newest):
                 shutil.rmtree(version.folder, ignore_errors=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...rag.errors import IndexNotFound
-from ..stores.unfinished import RERUN, is_locked, jobs
+from ..stores.locks import is_locked
+from ..stores.unfinished import RERUN, jobs
 from .spec import ViewSpec
 from .versions import view_specs
 

@@ -14,10 +14,10 @@ import numpy as np
 from ...rag.errors import IndexFormatError
 from ...rag.nouns import Rows
 from ..integrity import Reading, expect_whole, read_json, read_sealed
-from ..stores.lance.store import LanceStore
+from ..stores.protocols import Store
+from ..stores.serving import DESCRIPTION
 from .spec import ViewSpec, is_spec
 
-DESCRIPTION = "view.json"
 SPEC = "spec.json"
 ROWS = "rows.npy"
 _KEYS = {"spec", "dataset", "version", "commit", "passages", "build", "files"}
@@ -85,18 +85,18 @@ def view_specs(path: Path) -> list[ViewSpec]:
     return [version.spec for version in newest_versions(path)]
 
 
-def versions_of(home: Path, store: LanceStore) -> list[Version]:
+def versions_of(home: Path, store: Store) -> list[Version]:
     """The versions of one view by folders of ``store``'s very dataset, newest first, of whatever history."""
     folders = sorted((f for f in home.glob("*/") if f.name.isdigit()), key=lambda folder: int(folder.name), reverse=True)
     return [Version(folder, meta) for folder in folders if (meta := read_meta(folder, store))]
 
 
-def is_ancestor(version: Version, store: LanceStore) -> bool:
+def is_ancestor(version: Version, store: Store) -> bool:
     """Whether the view was built from a version in ``store``'s own history."""
     return store.descends_from(version.meta["version"], version.meta.get("commit", ""))
 
 
-def read_meta(folder: Path, store: LanceStore) -> dict[str, Any] | None:
+def read_meta(folder: Path, store: Store) -> dict[str, Any] | None:
     """The description of the view in ``folder``, when it belongs to ``store``'s very dataset."""
     meta = read_description(folder)
     return meta if meta is not None and meta["dataset"] == store.manifest["id"] else None

@@ -88,9 +88,10 @@ def index(
     as_json: Json = False,
 ) -> None:
     """Index documents; run it again to add, to update, or to finish a job that was killed. Ctrl-C keeps what is done."""
+    from ..dag.stores import index_exists
     from ..tables import table
 
-    if (index / "passages.lance").exists():
+    if index_exists(index):
         _consent([index], trust)
     try:
         report = table("regard.jobs")["index"](

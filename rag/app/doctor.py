@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import TypedDict
 
 from .. import models
-from ..dag.stores import open_store
+from ..dag.stores import open_store, store_uri
 from ..errors import RegardError
 from ..markup import size
 from ..paths import local_path
 from ..tables import table
-
-FOOTPRINT = "footprint.json"
-"""Beside a large view: its name (``view``), and the ``passages`` and ``bytes`` it has when it is whole."""
 
 
 class Finding(TypedDict):
@@ -96,7 +93,9 @@ def _model(name: str) -> Finding:
 
 def _views(index: Path) -> list[Finding]:
     """The views of ``index`` that keep a footprint: whether what they lack fits."""
-    store = open_store(f"lance:{index}")
+    from ...indexers.views.footprint import FOOTPRINT
+
+    store = open_store(store_uri(index))
     passages = len(store) if isinstance(store, Sized) else 0
     return [_view(file, passages) for file in sorted(index.glob(f"views/*/{FOOTPRINT}"))]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..dag.pipeline import Pipeline
-from ..dag.stores import open_store
+from ..dag.stores import open_store, store_uri
 from ..nouns import Query
 from ..tables import table
 
@@ -35,7 +35,7 @@ def default_pipeline(
     pipeline = Pipeline("default")
     query = pipeline.input(Query)
     lexical = pipeline.add(_make("BM25", index=index, k=CANDIDATES), query)
-    if index is None or getattr(open_store(f"lance:{index}"), "encoders", None):
+    if index is None or getattr(open_store(store_uri(index)), "encoders", None):
         dense = pipeline.add(_make("Dense", index=index, k=CANDIDATES), query)
         first = pipeline.add(_make("Fuse", method="zscore", k=CANDIDATES), lexical, dense)
         reread = pipeline.add(_make("CrossEncoder", model=cross_encoder, depth=RERANKED), query, first)

@@ -10,10 +10,10 @@ from .answer import ENTAILED, Answer, Citation, Context, Sentence, Usage
 from .batch import Batch
 from .query import Query
 from .ranking import Hit, Ranking, Scores, ScoreSpace, Step, Touch
-from .store import PassageList, PassageStore, Rows
+from .store import FilteredStore, PassageList, PassageStore, Rows
 from .text import Document, Metadata, Passage
 
 __all__ = [
-    "ENTAILED", "Answer", "Batch", "Citation", "Context", "Document", "Hit", "Metadata", "Passage", "PassageList", "PassageStore", "Query",
-    "Ranking", "Rows", "ScoreSpace", "Scores", "Sentence", "Step", "Touch", "Usage",
+    "ENTAILED", "Answer", "Batch", "Citation", "Context", "Document", "FilteredStore", "Hit", "Metadata", "Passage", "PassageList",
+    "PassageStore", "Query", "Ranking", "Rows", "ScoreSpace", "Scores", "Sentence", "Step", "Touch", "Usage",
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ class PassageStore(Protocol):
 
     @property
     def uri(self) -> str:
-        """Where ``regard.rag.dag.registry.open_store`` finds this store again; empty for a store in memory."""
+        """Where ``regard.rag.dag.stores.open_store`` finds this store again; empty for a store in memory."""
 
     @property
     def fingerprint(self) -> str:
@@ -34,6 +34,17 @@ class PassageStore(Protocol):
 
     def document_ids(self, rows: Sequence[int] | Rows) -> list[str]:
         """The document of each of ``rows``, without fetching text."""
+
+
+class FilteredStore(PassageStore, Protocol):
+    """A passage store that knows which of its passages meet a query's filters."""
+
+    def select(self, filters: Mapping[str, Any]) -> Rows:
+        """The rows whose passage meets ``filters``, int64 in the store's order: on its metadata, ``id``, ``document_id`` and ``title``
+        (``indexers.stores.filters``).
+
+        Raises ``QueryError`` for a field that no passage has, and for an operator that there is not.
+        """
 
 
 class PassageList:

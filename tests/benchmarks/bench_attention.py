@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from bench_quality import candidates
 from common import DATA, Figures, arguments, collection, collection_index, forget_peak, median, peak_memory
-from regard.indexers import LanceStore
+from regard.indexers.stores.lance.store import LanceStore
 from regard.rag import Batch, Passage, PassageList, Query, Ranking
 from regard.rag.evaluation import read_beir
 from regard.rag.lm import LanguageModel

@@ -13,8 +13,9 @@ from time import perf_counter
 
 import numpy as np
 from common import Figures, arguments, collection, forget_peak, median, peak_memory
-from regard.indexers import LanceStore, build_index
+from regard.indexers import build_index
 from regard.indexers.corpus import read_corpus
+from regard.indexers.stores.lance.store import LanceStore
 from regard.rag import Batch, Query, Ranking
 from regard.rag.dag.stores import open_prefills
 from regard.rag.evaluation import BeirFolder, read_beir, read_run

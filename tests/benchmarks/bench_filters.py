@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from common import Figures, alternate, arguments, collection, collection_index, median
 from numpy.typing import NDArray
-from regard.indexers import LanceStore
+from regard.indexers.stores.lance.store import LanceStore
 from regard.indexers.views import FaissView, filtered, parse_view
 from regard.rag.evaluation import read_beir
 from regard.rag.models.encoding import Vectors, encoder

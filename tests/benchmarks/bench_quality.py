@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from common import Figures, arguments, collection, collection_index
-from regard.indexers import LanceStore
+from regard.indexers.stores.lance.store import LanceStore
 from regard.rag import Pipeline, Query
 from regard.rag.app.presets import CROSS_ENCODER_WEIGHT, RERANKED
 from regard.rag.evaluation import BeirFolder, evaluate, read_beir, read_run, run_from_rankings

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import Figures, alternate, arguments, collection, collection_index, median
-from regard.indexers import LanceStore
+from regard.indexers.stores.lance.store import LanceStore
 from regard.indexers.views.faiss_view import import_faiss
 from regard.kernels.codes import Codes, encode_codes
 from regard.kernels.topk_search import topk_search

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from regard.indexers import LanceStore
-from regard.indexers.stores.lance.writer import Shard, StoreWriter, locked
+from regard.indexers.stores.changes import Changes
+from regard.indexers.stores.lance.store import LanceStore
+from regard.indexers.stores.lance.writer import StoreWriter
+from regard.indexers.stores.locks import locked
 from regard.indexers.views import build_view, open_view, parse_view
 from regard.rag import Passage
 
@@ -35,7 +37,7 @@ def make(index: Path, passages: int, dimension: int) -> None:
             texts = [" ".join(row) for row in WORDS[draw.zipf(1.3, (BLOCK, 40)) % len(WORDS)]]
             vectors = draw.standard_normal((BLOCK, dimension), dtype=np.float32)
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-            shard = Shard([Passage(f"p{start + i}", f"p{start + i}", text, 0, len(text)) for i, text in enumerate(texts)],
+            shard = Changes([Passage(f"p{start + i}", f"p{start + i}", text, 0, len(text)) for i, text in enumerate(texts)],
                           [b"0" * 16] * BLOCK, {"random": vectors})
             writer.commit(shard, start)
     for view in ("faiss:flat", "bm25"):

@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 import transformers
 from pydantic import ValidationError
-from regard.indexers import LanceStore, build_index
-from regard.indexers.stores.lance.writer import StoreWriter, locked
+from regard.indexers import build_index
+from regard.indexers.stores.lance.store import LanceStore
+from regard.indexers.stores.lance.writer import StoreWriter
+from regard.indexers.stores.locks import locked
 from regard.indexers.views import build_view, parse_view
 from regard.rag import Document
 from regard.rag.dag.stage import Stage

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 from conftest import HashEncoder  # type: ignore[attr-defined]  # tests/conftest.py
-from regard.indexers import LanceStore, build_index, verify_index
+from regard.indexers import build_index, verify_index
+from regard.indexers.stores.lance.store import LanceStore
 from regard.indexers.views import open_view, view_specs
 from regard.rag import Document, Query
 from regard.rag.dag.cache import StageCache

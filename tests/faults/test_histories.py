@@ -9,7 +9,8 @@ from typing import Any
 
 import lance
 import pytest
-from regard.indexers import LanceStore, build_index
+from regard.indexers import build_index
+from regard.indexers.stores.lance.store import LanceStore
 from regard.rag import Document, Pipeline, Query
 from regard.rag.errors import RegardError
 from regard.retrievers import BM25, Dense

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from regard.indexers import LanceStore, build_index
+from regard.indexers import build_index
+from regard.indexers.stores.lance.store import LanceStore
 from regard.rag import Document
 
 SAMPLED = 5

@@ -24,9 +24,10 @@ import pyarrow as pa
 import torch
 import transformers
 from conftest import HashEncoder
-from regard.indexers import LanceStore, build_index, compact, delete_documents
-from regard.indexers.stores.lance.digests import Digest, Ledger
-from regard.indexers.stores.lance.store import DATASET
+from regard.indexers import build_index, compact, delete_documents
+from regard.indexers.integrity import Digest
+from regard.indexers.stores.lance.digests import Ledger
+from regard.indexers.stores.lance.store import DATASET, LanceStore
 from regard.indexers.views import attention_job, view_specs
 from regard.indexers.views.files import built_view, fresh_view, load_view
 from regard.rag import Batch, Document, Query, Ranking

@@ -18,9 +18,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from regard.indexers import LanceStore, build_index, delete_documents, verify_index
+from regard.indexers import build_index, delete_documents, verify_index
 from regard.indexers.chunkers.chunkers.chunkers import chunker
-from regard.indexers.stores.lance.writer import Shard, StoreWriter, locked
+from regard.indexers.stores.changes import Changes
+from regard.indexers.stores.lance.store import LanceStore
+from regard.indexers.stores.lance.writer import StoreWriter
+from regard.indexers.stores.locks import locked
 from regard.indexers.views import attention_job, attention_shards, build_view, fresh_view, parse_view, view_specs
 from regard.indexers.views.attention_layout import Half, Layout, slots
 from regard.indexers.views.attention_shards import CUT, TOKENS
@@ -107,7 +110,7 @@ def add_passages(path: Path, texts: list[str]) -> LanceStore:
     passages = [Passage(f"x{i}", f"x{i}", text, 0, len(text)) for i, text in enumerate(texts)]
     with locked(path):
         writer = StoreWriter(path, chunker=store.manifest["chunker"])
-        writer.commit(Shard(passages, [b"0" * 16] * len(texts), {}, []), writer.next_row())
+        writer.commit(Changes(passages, [b"0" * 16] * len(texts), {}, []), writer.next_row())
     return LanceStore(path)
 
 

@@ -19,15 +19,16 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from regard.indexers import LanceStore, build_index, compact, delete_documents
+from regard.indexers import build_index, compact, delete_documents
 from regard.indexers.integrity import sealed
 from regard.indexers.jobs import sources
 from regard.indexers.jobs.columns import encode_existing
 from regard.indexers.stores import unfinished
 from regard.indexers.stores.lance import digests, leases
 from regard.indexers.stores.lance.leases import versions
-from regard.indexers.stores.lance.store import DATASET
-from regard.indexers.stores.lance.writer import StoreWriter, locked
+from regard.indexers.stores.lance.store import DATASET, LanceStore
+from regard.indexers.stores.lance.writer import StoreWriter
+from regard.indexers.stores.locks import locked
 from regard.indexers.stores.unfinished import UnfinishedJob
 from regard.indexers.views import open_view, parse_view, view_specs
 from regard.rag import Document
@@ -507,7 +508,7 @@ def test_a_view_whose_model_is_gone_is_removed_by_a_purge_and_kept_by_a_compacti
     assert _planted_in(index) == []
 
 
-_IMPORTS = "import sys; from regard.indexers import LanceStore, compact, delete_documents; "
+_IMPORTS = "import sys; from regard.indexers import compact, delete_documents; from regard.indexers.stores.lance.store import LanceStore; "
 
 
 def test_a_disk_that_is_full_for_a_while_costs_a_purge_no_view(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:

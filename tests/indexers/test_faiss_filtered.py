@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from regard.indexers import LanceStore
+from regard.indexers.stores.lance.store import LanceStore
 from regard.indexers.views import FaissView, faiss_view, filtered
 from regard.indexers.views.filtered import FilterPlan, describe, search_exactly
 from regard.indexers.views.spec import parse_view

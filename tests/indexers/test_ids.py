@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from regard.indexers import LanceStore, build_index, delete_documents
+from regard.indexers import build_index, delete_documents
 from regard.indexers.jobs import sources
+from regard.indexers.stores.lance.store import LanceStore
 from regard.rag import Document
 
 

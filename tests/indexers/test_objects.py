@@ -20,8 +20,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.documents import Document as LangChainDocument
-from regard.indexers import LanceStore, build_index
+from regard.indexers import build_index
 from regard.indexers.corpus import Limits, Skip, objects
+from regard.indexers.stores.lance.store import LanceStore
 from regard.rag import Document
 from regard.rag.errors import CorpusError
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from regard.indexers import LanceStore, build_index, delete_documents
+from regard.indexers import build_index, delete_documents
 from regard.indexers.jobs import sources
 from regard.indexers.stores import unfinished
+from regard.indexers.stores.lance.store import LanceStore
 from regard.indexers.views import fresh_view, parse_view
 from regard.rag import Document
 from regard.rag.app.cli import app

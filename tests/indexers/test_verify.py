@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from regard.indexers import LanceStore, build_index, delete_documents, verify_index
+from regard.indexers import build_index, delete_documents, verify_index
 from regard.indexers.jobs.compaction import compact
 from regard.indexers.stores.lance.digests import LEDGER
-from regard.indexers.stores.lance.store import reading
+from regard.indexers.stores.lance.store import LanceStore, reading
 from regard.rag import Document, Query
 from regard.rag.app.cli import app
 from regard.rag.dag.cache import StageCache

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from regard.indexers import LanceStore, build_index
+from regard.indexers import build_index
 from regard.indexers.stores.filters import compile_filters
+from regard.indexers.stores.lance.store import LanceStore
 from regard.indexers.views import build_view, built_view, load_view, open_view, parse_view, view_specs
 from regard.indexers.views.spec import ViewSpec
 from regard.rag import Document
@@ -141,7 +142,9 @@ def test_query_vectors_of_another_dimension_are_refused(built: tuple[Path, Any])
 def test_a_stale_view_is_extended_before_it_is_used(built: tuple[Path, Any]) -> None:
     path, encoder = built
     before = set((path / "views").rglob("view.json"))
-    from regard.indexers.stores.lance.writer import Shard, StoreWriter, document_hash, locked
+    from regard.indexers.stores.changes import Changes, document_hash
+    from regard.indexers.stores.lance.writer import StoreWriter
+    from regard.indexers.stores.locks import locked
 
     store = LanceStore(path)
     document = Document("late", "latecomer arrives")
@@ -150,7 +153,7 @@ def test_a_stale_view_is_extended_before_it_is_used(built: tuple[Path, Any]) -> 
     passages = chunker("whole").chunk(document)
     with locked(path):  # what a job does that is killed before its views are built
         writer = StoreWriter(path, chunker=store.manifest["chunker"])
-        writer.commit(Shard(passages, [document_hash(document)], {"hash_encoder": encoder.encode_passages(["latecomer arrives"])}, []), 300)
+        writer.commit(Changes(passages, [document_hash(document)], {"hash_encoder": encoder.encode_passages(["latecomer arrives"])}, []), 300)
     fresh = LanceStore(path)
     rows, _ = open_view(fresh, parse_view("faiss:flat@hash_encoder")).search(encoder.encode_queries(["latecomer arrives"]), 1)
     assert rows.tolist() == [[300]]

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 from regard.indexers import build_index, delete_documents, integrity
-from regard.indexers.stores.lance.writer import locked
+from regard.indexers.stores.locks import locked
 from regard.rag import Batch, Document, Pipeline, Query, Ranking, Stage, models
 from regard.rag.errors import PipelineError
 from regard.retrievers import BM25, Dense, Fuse
@@ -152,14 +152,15 @@ def test_beside_a_job_the_last_finished_version_is_read(hash_encoder: Any, tmp_p
     add(tmp_path, encoder, 0)
     built = {file: file.stat().st_mtime_ns for file in (tmp_path / "views").rglob("view.json")}
     with locked(tmp_path):
-        from regard.indexers import LanceStore
-        from regard.indexers.stores.lance.writer import Shard, StoreWriter
+        from regard.indexers.stores.changes import Changes
+        from regard.indexers.stores.lance.store import LanceStore
+        from regard.indexers.stores.lance.writer import StoreWriter
         from regard.rag import Passage
 
         writer = StoreWriter(tmp_path, chunker=LanceStore(tmp_path).manifest["chunker"])
         text = "common words of generation g9"
         vectors = {"hash_encoder": encoder.encode_passages([text])}
-        writer.commit(Shard([Passage("x", "x", text, 0, len(text))], [b"0" * 16], vectors, []), writer.next_row())
+        writer.commit(Changes([Passage("x", "x", text, 0, len(text))], [b"0" * 16], vectors, []), writer.next_row())
         with hybrid(tmp_path, encoder, follow=True) as p:
             for _ in range(3):
                 assert generations(p.run("common words").both) == {"g0"}

@@ -17,8 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
-from regard.indexers import LanceStore, build_index
-from regard.indexers.stores.lance.writer import StoreWriter, locked
+from regard.indexers import build_index
+from regard.indexers.stores.lance.store import LanceStore
+from regard.indexers.stores.lance.writer import StoreWriter
+from regard.indexers.stores.locks import locked
 from regard.rag import Answer, Batch, Document, Passage, PassageList, Pipeline, Query, Ranking, Stage
 from regard.rag.dag.config import dump
 from regard.rag.errors import ConfigError, StageError

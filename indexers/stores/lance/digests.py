@@ -1,36 +1,19 @@
-"""What the files of an index hold, so that damage is told from data.
+"""The digests of a dataset's files, in ``digests.jsonl`` beside them: one line a file, noted before the file is committed.
 
-Files that are committed never change; whoever commits one notes its size and SHA-256 first: a view in its description, the passage store
-in ``digests.jsonl``, one line a file, beside the data files that it is about. A line for a file that was never committed does no harm.
+A line for a file that was never committed does no harm.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ....rag.files import replace_text
+from ...integrity import Digest
 
 LEDGER = "digests.jsonl"
-
-
-@dataclass(frozen=True, slots=True)
-class Digest:
-    """A file's size in bytes and the SHA-256 of its content, in hexadecimal; of what describes a version also which commit it is of,
-    since another history gives the same name to another file."""
-
-    bytes: int
-    sha256: str
-    commit: str = ""
-
-    @classmethod
-    def of(cls, file: Path) -> Digest:
-        with file.open("rb") as opened:
-            return cls(os.fstat(opened.fileno()).st_size, hashlib.file_digest(opened, "sha256").hexdigest())
 
 
 class Ledger:

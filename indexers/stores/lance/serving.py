@@ -1,8 +1,4 @@
-"""Which version of an index a pipeline reads, and when there is another one.
-
-While a job is writing, that is the version that the job began from: every commit in between has no views yet, and building them for each
-would be as much work as the job's own. Otherwise it is the newest one.
-"""
+"""Which version of an index a pipeline reads, and when there is another one (see ``stores.serving``)."""
 
 from __future__ import annotations
 
@@ -12,13 +8,11 @@ from pathlib import Path
 
 from ....rag.errors import IndexFormatError
 from ....rag.paths import local_path
-from ...views.versions import versions_of
-from ..unfinished import is_locked
+from ..locks import is_locked
+from ..serving import Marks, finished, marks, view_marks
 from .store import DATASET, LanceStore
 
 log = logging.getLogger(__name__)
-
-Marks = tuple[int, ...]
 
 
 class ServedStore(LanceStore):
@@ -30,22 +24,22 @@ class ServedStore(LanceStore):
 
     def superseded(self) -> bool:
         """Whether the index would be opened at another commit now; costs a few ``stat`` calls as long as nothing has changed."""
-        marks = _marks(self.path)
-        if marks == self._marks:
+        now = _marks(self.path)
+        if now == self._marks:
             return False
-        with closing(open_store(str(self.path))) as served:
+        with closing(serve(self.path)) as served:
             if served.fingerprint != self.fingerprint:
                 return True
-        self._marks = marks
+        self._marks = now
         return False
 
 
-def open_store(path: str) -> ServedStore:
-    """Entry point ``regard.stores: lance``."""
+def serve(path: str | Path) -> ServedStore:
+    """The newest version; while a job is writing, the newest that has its views."""
     newest = ServedStore(path)
     if not is_locked(newest.path):
         return newest
-    version = _finished(newest)
+    version = finished(newest)
     if version is None or version == newest.version:
         return newest
     try:
@@ -53,26 +47,11 @@ def open_store(path: str) -> ServedStore:
     except IndexFormatError:  # removed in the meantime
         return newest
     newest.close()
-    log.info("a job is writing to %s: version %d is read, the newest that has its views, and not %d", path, version, newest.version)
+    log.info("a job is writing to %s: version %d is read, the newest that has its views, and not %d",
+             path, version, newest.version)
     return served
-
-
-def _finished(store: LanceStore) -> int | None:
-    """The newest version in the store's history for which each of its views lies on disk; None where there is none."""
-    homes = list((store.path / "views").glob("*/"))
-    built = [{v.meta["version"] for v in versions_of(home, store) if store.descends_from(v.meta["version"], v.meta.get("commit", ""))}
-             for home in homes]
-    return max(set.intersection(*built), default=None) if built else None
 
 
 def _marks(path: Path) -> Marks:
     """What changes with every commit, and with every view that is put in place."""
-    folders = [path / DATASET / "_versions", path / "views", *sorted((path / "views").glob("*/"))]
-    return tuple(_changed(folder) for folder in folders)
-
-
-def _changed(folder: Path) -> int:
-    try:
-        return folder.stat().st_mtime_ns
-    except OSError:
-        return 0
+    return marks(path / DATASET / "_versions") + view_marks(path)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +26,17 @@ from ....rag.models.encoding import Vectors
 from ....rag.nouns import Passage, Rows
 from ....rag.parts.identity import same_key
 from ....rag.paths import local_path
+from ..changes import Contents, content_hash
 from ..filters import compile_filters, expect_known
 from .leases import leased
 
+SCHEME = "lance"
 DATASET = "passages.lance"
 FORMAT = 1
 KEY = b"regard"
 _PASSAGE_COLUMNS = ["row", "id", "document_id", "text", "start", "end", "title", "metadata", "content_hash"]
 _FILTERS_KEPT = 32
 _MANIFEST = {"id": str, "chunker": dict, "text": bool}
-
-Contents = NDArray[np.int64]
-"""[n, 2]: the two halves of each passage's content hash."""
 
 
 class LanceStore:
@@ -68,7 +66,7 @@ class LanceStore:
 
     @property
     def uri(self) -> str:
-        return f"lance:{self.path}"
+        return f"{SCHEME}:{self.path}"
 
     @property
     def fingerprint(self) -> str:
@@ -91,8 +89,7 @@ class LanceStore:
     def encoders(self) -> dict[str, dict[str, Any]]:
         """Fingerprint of each dense encoder, by its name in this index."""
         with reading(self.path):
-            return {field.name.removeprefix("vector_"): json.loads(field.metadata[KEY]) for field in self._dataset.schema
-                    if field.name.startswith("vector_")}
+            return encoders_of(self._dataset)
 
     def __len__(self) -> int:
         with reading(self.path):
@@ -104,6 +101,11 @@ class LanceStore:
         for batch in self.scan(["document_id"]):
             found.update(batch.column("document_id").to_pylist())
         return len(found)
+
+    def document_hashes(self) -> Iterator[tuple[str, bytes]]:
+        """The id and the hash of each document, at least once."""
+        for batch in self.scan(["document_id", "document_hash"]):
+            yield from hashes_in(batch)
 
     # -- rows --------------------------------------------------------------------------
 
@@ -167,7 +169,7 @@ class LanceStore:
         return [ids[i] for i in back]
 
     def contents(self, rows: Sequence[int] | Rows | None = None) -> Contents:
-        """What each of ``rows`` (None: of all, in the dataset's order) reads to an encoder, as the 16 bytes of ``writer.content_hash``:
+        """What each of ``rows`` (None: of all, in the dataset's order) reads to an encoder, as the 16 bytes of ``changes.content_hash``:
         int64 [n, 2]. Two rows of two histories with the same number are the same passage only where these agree."""
         if rows is None:
             blocks = [_words(batch.column("content_hash")) for batch in self.scan(["content_hash"])]
@@ -325,9 +327,16 @@ def _said(error: BaseException) -> str:
     return str(error).split(", /")[0].partition("\n")[0][:300] or type(error).__name__
 
 
-def content_hash(passage: Passage) -> bytes:
-    """16 bytes of what an encoder reads: passages with the same hash have the same vector."""
-    return blake2b(passage.full_text.encode(), digest_size=16).digest()
+def encoders_of(dataset: Any) -> dict[str, dict[str, Any]]:
+    """Fingerprint of each dense encoder, by its name."""
+    return {field.name.removeprefix("vector_"): json.loads(field.metadata[KEY]) for field in dataset.schema
+            if field.name.startswith("vector_")}
+
+
+def hashes_in(batch: Any) -> Iterator[tuple[str, bytes]]:
+    """The documents of a batch with the columns document_id and document_hash, each once."""
+    documents, hashes = (batch.column(name).to_pylist() for name in ("document_id", "document_hash"))
+    yield from dict(zip(documents, hashes, strict=True)).items()
 
 
 def full_texts(batch: Any) -> list[str]:

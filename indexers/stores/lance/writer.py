@@ -2,82 +2,60 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ....rag.errors import DimensionMismatch, FingerprintMismatch, StorageError
-from ....rag.files import make_folder
+from ....rag.errors import DimensionMismatch, FingerprintMismatch, IndexNotFound
 from ....rag.models.encoding import Vectors
-from ....rag.nouns import Document, Passage
+from ..changes import Changes, content_hash
+from ..locks import storage_errors
 from . import commits
-from .store import DATASET, FORMAT, KEY, content_hash, exists, open_dataset, read_manifest
+from .pending import LancePending, discard_pending
+from .store import (
+    DATASET,
+    FORMAT,
+    KEY,
+    encoders_of,
+    exists,
+    full_texts,
+    hashes_in,
+    open_dataset,
+    read_manifest,
+)
 
-
-def document_hash(document: Document) -> bytes:
-    """16 bytes that change whenever the document does."""
-    content = json.dumps([document.text, document.title, document.metadata], sort_keys=True, default=str)
-    return hashlib.blake2b(content.encode(), digest_size=16).digest()
-
-
-@dataclass(slots=True)
-class Shard:
-    """What one commit writes: passages, the hash of each one's document, and their vectors by encoder name."""
-
-    passages: list[Passage] = field(default_factory=list)
-    hashes: list[bytes] = field(default_factory=list)
-    vectors: dict[str, Vectors] = field(default_factory=dict)
-    replaced: list[str] = field(default_factory=list)
-    """Documents whose older passages this commit removes."""
-
-    characters: int = 0
-
-    def add(self, passages: Sequence[Passage], document: bytes) -> None:
-        """The passages of one document, whose hash is ``document``."""
-        self.passages += passages
-        self.hashes += [document] * len(passages)
-        self.characters += sum(len(passage.text) for passage in passages)
-
-    def __len__(self) -> int:
-        return len(self.passages)
-
-    def __bool__(self) -> bool:
-        """Whether there is anything to commit."""
-        return bool(self.passages or self.replaced)
-
-
-def joined(shards: Sequence[Shard]) -> Shard:
-    """One shard that holds what ``shards`` hold, in order."""
-    vectors = {name: np.concatenate([shard.vectors[name] for shard in shards]) for name in (shards[0].vectors if shards else ())}
-    return Shard([p for s in shards for p in s.passages], [h for s in shards for h in s.hashes], vectors,
-                 [name for s in shards for name in s.replaced], sum(s.characters for s in shards))
+_BLOCK = 2048
 
 
 class StoreWriter:
-    """The only writer of an index. Make it inside :func:`locked`."""
+    """The only writer of an index. Make it inside ``locks.locked``."""
+
+    atomic = True
 
     def __init__(
-        self, path: Path, *, chunker: Mapping[str, Any], text: bool = True, encoders: Mapping[str, Mapping[str, Any]] | None = None,
+        self, path: Path, *, chunker: Mapping[str, Any] | None = None, text: bool = True,
+        encoders: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Open the index at ``path``, or create it with the columns of ``encoders`` (fingerprints by name).
 
-        ``chunker`` is ``{"spec": ..., "fingerprint": {...}}``; ``text`` and ``encoders`` are for a new index only.
-        Raises ``FingerprintMismatch`` when the index was made with another chunker.
+        ``chunker`` is ``{"spec": ..., "fingerprint": {...}}``, None for the index's own; ``text`` and ``encoders`` are for a new index
+        only. Raises ``FingerprintMismatch`` when the index was made with another chunker, ``IndexNotFound`` where there is none to open
+        and no chunker to make one with.
         """
         self.path = path
         if exists(path):
             self.dataset = open_dataset(path, session=commits.without_cache())
             self.manifest = read_manifest(self.dataset, path)
-            self._same_chunker(chunker)
+            if chunker is not None:
+                self._same_chunker(chunker)
         else:
+            if chunker is None:
+                raise IndexNotFound(f"there is no index at {path}", where=str(path),
+                                    hint=f"make one: regard index SOURCE --index {path}")
             self.manifest = {"format": FORMAT, "id": uuid.uuid4().hex, "chunker": dict(chunker), "text": text}
             self.dataset = self._create(encoders or {})
 
@@ -105,12 +83,36 @@ class StoreWriter:
         """The first row number that was never given out."""
         return next_row(self.dataset)
 
-    def commit(self, shard: Shard, first_row: int) -> None:
-        """Write ``shard`` whole or not at all; its passages get the rows from ``first_row`` on."""
-        table = self._table(shard, first_row)
+    @property
+    def encoders(self) -> dict[str, dict[str, Any]]:
+        """Fingerprint of each dense encoder, by its name."""
+        return encoders_of(self.dataset)
+
+    def document_hashes(self) -> Iterator[tuple[str, bytes]]:
+        """The id and the hash of each document, at least once."""
+        for batch in self.dataset.scanner(columns=["document_id", "document_hash"]).to_batches():
+            yield from hashes_in(batch)
+
+    def texts(self, batch_size: int = _BLOCK, start: int = 0) -> Iterator[list[str]]:
+        """What encoders read of every passage from position ``start`` on, in the dataset's order."""
+        scanner = self.dataset.scanner(columns=["title", "text"], batch_size=batch_size, offset=start or None,
+                                       scan_in_order=True)
+        for batch in scanner.to_batches():
+            yield full_texts(batch)
+
+    def pending(self, name: str, fingerprint: Mapping[str, Any]) -> LancePending:
+        """The vectors that an earlier job computed for this column and these passages."""
+        return LancePending(self.path, name, self.dataset, fingerprint)
+
+    def discard_pending(self) -> None:
+        discard_pending(self.path)
+
+    def commit(self, changes: Changes, first_row: int) -> None:
+        """Write ``changes`` whole or not at all; their passages get the rows from ``first_row`` on."""
+        table = self._table(changes, first_row)
         with storage_errors(self.path, "the disk refused a commit; everything committed before is safe"):
-            if shard.replaced:
-                self.dataset = commits.replace(self.dataset, table, "id", _among(shard.replaced))
+            if changes.replaced:
+                self.dataset = commits.replace(self.dataset, table, "id", _among(changes.replaced))
             else:
                 self.dataset = commits.append(self.dataset, table)
 
@@ -131,10 +133,10 @@ class StoreWriter:
         block = np.asarray(vectors.flatten()).reshape(len(vectors), -1) if len(vectors) else np.zeros((0, 1), np.float32)
         return dict(zip(table["content_hash"].to_pylist(), block, strict=True))
 
-    def _table(self, shard: Shard, first_row: int) -> Any:
+    def _table(self, changes: Changes, first_row: int) -> Any:
         import pyarrow as pa
 
-        schema, passages, keep = self.dataset.schema, shard.passages, self.manifest["text"]
+        schema, passages, keep = self.dataset.schema, changes.passages, self.manifest["text"]
         columns: dict[str, Any] = {
             "row": np.arange(first_row, first_row + len(passages), dtype=np.int64),
             "id": [p.id for p in passages], "document_id": [p.document_id for p in passages],
@@ -142,11 +144,11 @@ class StoreWriter:
             "start": [p.start for p in passages], "end": [p.end for p in passages],
             "title": [p.title for p in passages],
             "metadata": [json.dumps(p.metadata, sort_keys=True, default=str) for p in passages],
-            "content_hash": [content_hash(p) for p in passages], "document_hash": shard.hashes,
+            "content_hash": [content_hash(p) for p in passages], "document_hash": changes.hashes,
         }
         for column in schema:
             if column.name.startswith("vector_"):
-                columns[column.name] = vector_array(shard.vectors[column.name.removeprefix("vector_")], column.type)
+                columns[column.name] = vector_array(changes.vectors[column.name.removeprefix("vector_")], column.type)
         return pa.table({column.name: columns[column.name] for column in schema}, schema=schema)
 
 
@@ -157,34 +159,6 @@ def next_row(dataset: Any) -> int:
         if len(batch):
             kept = max(kept, int(np.asarray(batch.column("row")).max()) + 1)
     return kept
-
-
-@contextmanager
-def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock of the folder ``path`` (an index, or one of its views); the kernel drops it when the process dies.
-
-    Raises ``StorageError`` when another process holds it, unless it is to ``wait``.
-    """
-    with storage_errors(path, "the folder cannot be made"):
-        make_folder(path)
-        file = (path / ".lock").open("w")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StorageError("another job is writing to this index", where=str(path), hint="wait for it, or stop it") from None
-        yield
-
-
-@contextmanager
-def storage_errors(path: Path, what: str) -> Iterator[None]:
-    """Turn the file system's and Lance's refusals into a ``StorageError``."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        reason = str(error).split(", /home/runner")[0][:300]
-        raise StorageError(f"{what}: {reason}", where=str(path), hint="free some space or check the permissions, then run the same command "
-                           "again: it goes on where it stopped") from error
 
 
 def _schema(manifest: Mapping[str, Any], encoders: Mapping[str, Mapping[str, Any]]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -15,6 +14,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list
 from pydantic import Field, SkipValidation
 
+from ....indexers.corpus.objects import from_langchain_document
 from ...dag.pipeline import Pipeline, Result
 from ...dag.threads import in_thread
 from ...errors import ConfigError
@@ -103,18 +103,7 @@ def from_langchain(documents: Iterable[LangChainDocument]) -> Iterator[Document]
     (the pages of a PDF), the second is ``SOURCE#2``, and so on. ``title`` is taken from the metadata.
     """
     seen: Counter[str] = Counter()
-    return (one_from_langchain(document, seen) for document in documents)
-
-
-def one_from_langchain(document: LangChainDocument, seen: Counter[str]) -> Document:
-    """One document of a stream; ``seen`` counts the stream's sources."""
-    metadata: dict[str, Any] = dict(document.metadata)
-    identity, source = document.id, metadata.get("source")
-    if identity is None and source:
-        seen[str(source)] += 1
-        identity = f"{source}#{seen[str(source)]}" if seen[str(source)] > 1 else str(source)
-    identity = identity or hashlib.blake2b(document.page_content.encode(), digest_size=12).hexdigest()
-    return Document(str(identity), document.page_content, str(metadata.pop("title", "") or ""), metadata)
+    return (from_langchain_document(document, seen) for document in documents)
 
 
 def _metadata(hit: Any) -> dict[str, Any]:
