@@ -19,7 +19,7 @@ import pytest
 import torch
 import transformers
 from regard.indexers import build_index, delete_documents, verify_index
-from regard.indexers.chunkers.chunkers.chunkers import chunker
+from regard.indexers.chunkers.chunkers import chunker
 from regard.indexers.stores.changes import Changes
 from regard.indexers.stores.lance.store import LanceStore
 from regard.indexers.stores.lance.writer import StoreWriter
