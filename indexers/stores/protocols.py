@@ -195,6 +195,8 @@ class StoreKind(Protocol):
     """How stores of one kind are found, opened and made. A kind has a line in the table ``regard.stores``, under its ``scheme``."""
 
     scheme: str
+    packages: Mapping[str, str]
+    """The distribution of each module that it needs beyond Regard's own, for ``regard doctor``."""
 
     def exists(self, path: Path) -> bool:
         """Whether there is such a store in the folder; none where a creation was killed."""

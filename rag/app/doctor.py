@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 from collections.abc import Sized
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypedDict
@@ -42,7 +43,6 @@ _PACKAGES = {
     "sentence_transformers": (["sentence-transformers"], "pip install sentence-transformers"),
     "gguf": (["gguf"], "pip install gguf (GGUF language models)"),
     "accelerate": (["accelerate"], "pip install accelerate (GGUF language models)"),
-    "lance": (["pylance"], "pip install pylance"),
     "bm25s": (["bm25s"], "pip install bm25s"),
     "numba": (["numba"], "pip install numba (BM25 is forty times slower without)"),
     "Stemmer": (["PyStemmer"], "pip install PyStemmer"),
@@ -61,7 +61,7 @@ def examine(index: str | Path | None = None) -> Findings:
     """
     folder = None if index is None else local_path(index, "index")
     return {
-        "packages": [_package(module, names, hint) for module, (names, hint) in _PACKAGES.items()],
+        "packages": [_package(module, names, hint) for module, (names, hint) in {**_PACKAGES, **_stores()}.items()],
         "models": [_model(name) for name in models.EMBEDDED],
         "views": [] if folder is None else _views(folder),
         "devices": _devices(),
@@ -70,6 +70,15 @@ def examine(index: str | Path | None = None) -> Findings:
             "hub": "offline (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else "online when asked",
         },
     }
+
+
+def _stores() -> dict[str, tuple[list[str], str]]:
+    """The packages that the registered kinds of stores need; a kind that cannot be imported says so when it is used."""
+    kinds, needed = table("regard.stores"), dict[str, str]()
+    for name in kinds:
+        with suppress(RegardError):
+            needed |= kinds[name].packages
+    return {module: ([package], f"pip install {package}") for module, package in needed.items()}
 
 
 def _package(module: str, distributions: list[str], hint: str) -> Finding:

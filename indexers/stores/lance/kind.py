@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from ....rag.errors import IndexNotFound
 from ..protocols import Fingerprint
@@ -18,6 +19,7 @@ class Lance:
     """A ``StoreKind``: every commit is one transaction; older versions are kept until a compaction removes them."""
 
     scheme = SCHEME
+    packages: ClassVar = {"lance": "pylance"}
 
     def exists(self, path: Path) -> bool:
         return exists(path)
