@@ -1,8 +1,9 @@
-"""From files on disk to a searchable index: corpus readers, chunkers, encoders, the passage store, views, the indexing job.
+"""From files on disk to a searchable index: corpus readers, chunkers, encoders, the passage store, views, the indexing
+job.
 
-Lives here, each part importing those before it: ``corpus`` (readers), ``chunkers``, ``encoders``, ``stores`` (passages and their vectors) with
-``integrity`` (whether files are what was written), ``views`` (FAISS, BM25, attention), ``jobs`` (``build_index``, and an index's life
-afterwards).
+Lives here, each part importing those before it: ``corpus`` (readers), ``chunkers``, ``encoders``, ``stores`` (passages
+and their vectors) with ``integrity`` (whether files are what was written), ``views`` (FAISS, BM25, attention), ``jobs``
+(``build_index``, and an index's life afterwards).
 
 May import: ``regard.rag``, ``regard.kernels``.
 """

@@ -1,11 +1,13 @@
-"""What the files of an index hold, so that damage is told from data; and whether the files of a view are those that its description names.
+"""What the files of an index hold, so that damage is told from data; and whether the files of a view are those that its
+description names.
 
-Files that are committed never change; whoever commits one notes its size and SHA-256 first: a view in its description, a store where it
-keeps such notes. Sizes are compared at every opening, which costs a look at each file's entry. A file's whole content is compared the first time that it is
-opened on this machine, since what FAISS, and numba for BM25, are given they do not check: a damaged file would crash the process or give
-wrong results. Which files were found good is remembered by path, inode, size and time of change, in this process and in
-``models.cache_dir()``; ``regard verify`` reads all of them again. With the environment variable ``REGARD_CHECK_VIEWS=0`` an opening
-compares sizes only (of ``rows.npy`` the content too): for storage that checks itself, and views that are too large to be read once.
+Files that are committed never change; whoever commits one notes its size and SHA-256 first: a view in its description,
+a store where it keeps such notes. Sizes are compared at every opening, which costs a look at each file's entry. A
+file's whole content is compared the first time that it is opened on this machine, since what FAISS, and numba for BM25,
+are given they do not check: a damaged file would crash the process or give wrong results. Which files were found good
+is remembered by path, inode, size and time of change, in this process and in ``models.cache_dir()``; ``regard verify``
+reads all of them again. With the environment variable ``REGARD_CHECK_VIEWS=0`` an opening compares sizes only (of
+``rows.npy`` the content too): for storage that checks itself, and views that are too large to be read once.
 
 A digest tells damage and not malice: who can write to an index can write its digests too.
 """
@@ -35,8 +37,8 @@ _remembered: dict[str, _Mark] = {}
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """A file's size in bytes and the SHA-256 of its content, in hexadecimal; of what describes a version also which commit it is of,
-    since another history gives the same name to another file."""
+    """A file's size in bytes and the SHA-256 of its content, in hexadecimal; of what describes a version also which
+    commit it is of, since another history gives the same name to another file."""
 
     bytes: int
     sha256: str
@@ -54,7 +56,8 @@ def sealed(description: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def read_sealed(file: Path) -> dict[str, Any] | None:
-    """What :func:`sealed` made, out of a JSON file; None where there is no such file, or it is not as it was written."""
+    """What :func:`sealed` made, out of a JSON file; None where there is no such file, or it is not as it was
+    written."""
     data = read_json(file)
     return data if data is not None and data.get(_SEAL) == _seal(data, file.name) else None
 
@@ -69,7 +72,8 @@ def read_json(file: Path) -> dict[str, Any] | None:
 
 
 def describe_files(folder: Path, known: Files) -> dict[str, dict[str, Any]]:
-    """The files in ``folder``; ``known`` are those that need not be read, their digests having been taken when they were written."""
+    """The files in ``folder``; ``known`` are those that need not be read, their digests having been taken when they
+    were written."""
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     return {name: dict(known[name]) if name in known else digest_of(folder / name) for name in names}
 
@@ -123,8 +127,8 @@ def remember(folder: Path, files: Files) -> None:
 
 
 def look_once(folder: Path, name: str, what: str, look: Callable[[], object]) -> None:
-    """Call ``look``, which raises unless the file's content is good in some further way, ``what``; not for a file that it found good on
-    this machine before."""
+    """Call ``look``, which raises unless the file's content is good in some further way, ``what``; not for a file that
+    it found good on this machine before."""
     memory = _Memory(folder)
     mark = f"{name}#{what}"
     if not memory.holds(mark, what):

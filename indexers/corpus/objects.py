@@ -1,7 +1,8 @@
-"""Corpora that are Python objects: lists and generators of records, data frames, Hugging Face and ir_datasets' datasets.
+"""Corpora that are Python objects: lists and generators of records, data frames, Hugging Face and ir_datasets'
+datasets.
 
-A record is a ``Document``, a mapping, a named tuple, a LangChain document, or any object with an id and a text (``records.IDS``,
-``records.TEXTS``). The libraries are known by what their objects can do, and none is imported.
+A record is a ``Document``, a mapping, a named tuple, a LangChain document, or any object with an id and a text
+(``records.IDS``, ``records.TEXTS``). The libraries are known by what their objects can do, and none is imported.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ _KINDS = ("a Document, a mapping, a named tuple, a LangChain document or an obje
 def read(corpus: Any, limits: Limits, on_skip: OnSkip) -> Iterator[Document]:
     """The documents of ``corpus`` in its order.
 
-    A record without id or text (None, NaN), or over one of ``limits``, is a skip at its position, counted from 0. Raises
-    ``CorpusError`` for what is no record: at once where that can be seen beforehand (the items of a list, the columns of a table), else
-    when its position is reached.
+    A record without id or text (None, NaN), or over one of ``limits``, is a skip at its position, counted from 0.
+    Raises ``CorpusError`` for what is no record: at once where that can be seen beforehand (the items of a list, the
+    columns of a table), else when its position is reached.
     """
     items = _items(corpus)
     if isinstance(items, Sequence):
@@ -147,7 +148,8 @@ def _fields(item: Any) -> Mapping[str, Any]:
 
 
 def _with_default_text(item: Any) -> dict[str, Any]:
-    """A named tuple's fields; where none is a text, what ir_datasets calls the document's default text, without its title."""
+    """A named tuple's fields; where none is a text, what ir_datasets calls the document's default text, without its
+    title."""
     fields: dict[str, Any] = item._asdict()
     if not fields.keys() & set(records.TEXTS) and callable(getattr(item, "default_text", None)):
         text = item.default_text()

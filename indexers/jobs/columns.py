@@ -42,7 +42,8 @@ def require_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any],
 
 
 def chosen_encoder(fingerprint: Mapping[str, Any], index: object, device: str | None = None) -> Encoder:
-    """The encoder that ``index`` names, if the user has named its model too. Raises ``UntrustedModel`` where not; nothing of it is read."""
+    """The encoder that ``index`` names, if the user has named its model too. Raises ``UntrustedModel`` where not;
+    nothing of it is read."""
     model = own_model(fingerprint)
     if model is not None:
         expect_chosen(model, "encoder", index)
@@ -92,8 +93,9 @@ def index_encoders(wanted: str | Encoder | None, existing: Store | None, default
 def encode_existing(writer: Writer, name: str, one: Encoder, *, progress: bool | None, commit_seconds: float) -> None:
     """Make sure the store has the column of ``one``; encode the passages that are there already.
 
-    The vectors gather beside the store, written after so many passages or ``commit_seconds``, so that a killed job goes on where it
-    stopped; one commit then adds them all. Raises ``FingerprintMismatch`` when the column holds another encoder's vectors.
+    The vectors gather beside the store, written after so many passages or ``commit_seconds``, so that a killed job goes
+    on where it stopped; one commit then adds them all. Raises ``FingerprintMismatch`` when the column holds another
+    encoder's vectors.
     """
     fingerprint = one.fingerprint()
     stored = writer.encoders

@@ -1,10 +1,12 @@
 """Compaction: an index's passages in few files, and no byte more than it needs.
 
-An index grows by a fragment with each commit, and keeps every version. A compaction has the store write small fragments together and
-deleted passages out of them, in one commit that changes no passage and no order; the views are carried over to that commit. Then it removes
-older versions, but for those that a tag names or that are being read, and all files that no version names any more.
+An index grows by a fragment with each commit, and keeps every version. A compaction has the store write small fragments
+together and deleted passages out of them, in one commit that changes no passage and no order; the views are carried
+over to that commit. Then it removes older versions, but for those that a tag names or that are being read, and all
+files that no version names any more.
 
-Everything happens under the index's lock, in an order in which a kill at any point leaves a whole index, and the same call completes it.
+Everything happens under the index's lock, in an order in which a kill at any point leaves a whole index, and the same
+call completes it.
 """
 
 from __future__ import annotations
@@ -29,15 +31,16 @@ from .sources import Sources
 log = logging.getLogger(__name__)
 
 KEEP = 1
-"""Versions that stay by default. Tags and open readers keep theirs beside it, so more are needed only where readers cannot be seen."""
+"""Versions that stay by default. Tags and open readers keep theirs beside it, so more are needed only where readers
+cannot be seen."""
 
 
 @dataclass(slots=True)
 class CompactionReport:
     """What a compaction did. ``bytes_before`` and ``bytes_after``: all files of the index.
 
-    ``kept`` names older versions that stay, and why; ``views_removed`` the views that held what was to be purged and could not be built
-    anew (their model is not there); ``regard index DIR --view NAME`` makes them again.
+    ``kept`` names older versions that stay, and why; ``views_removed`` the views that held what was to be purged and
+    could not be built anew (their model is not there); ``regard index DIR --view NAME`` makes them again.
     """
 
     index: str
@@ -56,12 +59,14 @@ class CompactionReport:
 
 
 def compact(index: str | Path, *, keep: int = KEEP, purge: bool = False, wait: float = 0.0) -> CompactionReport:
-    """Compact the index, and remove all versions but the newest ``keep``, those with a tag and those that are being read.
+    """Compact the index, and remove all versions but the newest ``keep``, those with a tag and those that are being
+    read.
 
-    ``purge``: afterwards no byte of a deleted document's text, title, id or metadata is in the folder, nor of what was made from them
-    (vectors, words, keys and values, notes on sources and on unfinished jobs). Raises ``DeletionRefused``, naming them, where a tag or an
-    open reader keeps an older version; readers get ``wait`` seconds to close. Outside its reach are stage caches, traces and other files
-    that were written elsewhere, and copies below the files: backups, snapshots, unallocated blocks, an SSD's spare ones.
+    ``purge``: afterwards no byte of a deleted document's text, title, id or metadata is in the folder, nor of what was
+    made from them (vectors, words, keys and values, notes on sources and on unfinished jobs). Raises
+    ``DeletionRefused``, naming them, where a tag or an open reader keeps an older version; readers get ``wait`` seconds
+    to close. Outside its reach are stage caches, traces and other files that were written elsewhere, and copies below
+    the files: backups, snapshots, unallocated blocks, an SSD's spare ones.
 
     Raises ``IndexNotFound``, ``StorageError`` (beside another job, or for what the disk refuses), ``ConfigError``.
     """
@@ -147,8 +152,8 @@ def _sweep_views(path: Path, newest: int, purge: bool) -> None:
 
 
 def _purge_notes(kind: StoreKind, path: Path) -> None:
-    """What is noted of deleted documents, and of sources that none is left of. Where documents came from is last: a call that is run
-    again looks there for what to delete."""
+    """What is noted of deleted documents, and of sources that none is left of. Where documents came from is last: a
+    call that is run again looks there for what to delete."""
     with closing(kind.open(path)) as store:
         held = [document_id for document_id, _ in store.document_hashes()]
     with closing(Sources(path)) as places:

@@ -1,4 +1,5 @@
-"""Deleting documents. Their passages are not found any more; their bytes go when a compaction removes the versions that held them."""
+"""Deleting documents. Their passages are not found any more; their bytes go when a compaction removes the versions that
+held them."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from .sources import FILE, Sources, source_name
 
 @dataclass(slots=True)
 class DeletionReport:
-    """What was deleted: ``documents`` with their ``passages``; ``unknown`` counts the ids that the index did not hold."""
+    """What was deleted: ``documents`` with their ``passages``; ``unknown`` counts the ids that the index did not
+    hold."""
 
     index: str
     documents: int = 0
@@ -37,13 +39,15 @@ class DeletionReport:
 def delete_documents(
     index: str | Path, document_ids: Sequence[str] = (), *, source: str | Path | None = None, purge: bool = False, wait: float = 0.0,
 ) -> DeletionReport:
-    """Delete documents in one commit, and bring the views up to date; with ``source``, also all that were last read from it.
+    """Delete documents in one commit, and bring the views up to date; with ``source``, also all that were last read
+    from it.
 
-    Ids that the index does not hold are counted; without any other there is no commit. Older versions still hold the text until
-    ``compact`` removes them. ``purge`` does that at once, and more (see ``compact``); what it needs is checked before anything is
-    deleted. Killed at any point, the same call completes it. Raises ``IndexNotFound``, ``StorageError`` beside another job,
-    ``DeletionRefused`` where a tag or an open reader (after ``wait`` seconds) uses a version that a purge would remove, ``ConfigError``
-    where ``document_ids`` is one text, or holds anything but texts.
+    Ids that the index does not hold are counted; without any other there is no commit. Older versions still hold the
+    text until ``compact`` removes them. ``purge`` does that at once, and more (see ``compact``); what it needs is
+    checked before anything is deleted. Killed at any point, the same call completes it. Raises ``IndexNotFound``,
+    ``StorageError`` beside another job, ``DeletionRefused`` where a tag or an open reader (after ``wait`` seconds) uses
+    a version that a purge would remove, ``ConfigError`` where ``document_ids`` is one text, or holds anything but
+    texts.
     """
     (kind, path), start = located(index), time.perf_counter()
     document_ids = _ids(document_ids)
@@ -92,7 +96,8 @@ def _held(writer: Writer, document_ids: Sequence[str]) -> set[str]:
 
 
 def _documents_of(path: Path, writer: Writer, source: str | Path) -> Iterator[str]:
-    """The stored documents that were last read from ``source``. Raises ``IndexNotFound`` for one that the index does not know."""
+    """The stored documents that were last read from ``source``. Raises ``IndexNotFound`` for one that the index does
+    not know."""
     name = source_name(source)
     with closing(Sources(path)) as places:
         if name not in places.names():

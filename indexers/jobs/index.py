@@ -1,8 +1,8 @@
 """The indexing job: read -> chunk -> deduplicate -> encode -> commit, a stream in bounded memory.
 
-Each commit is one transaction of whole documents with their vectors, so a job that is killed leaves a prefix of its work and a
-rerun goes on after it: a document whose hash is stored is not chunked again, a passage whose hash is stored is not encoded again.
-A job that breaks off (Ctrl-C, an error) first commits what it has encoded.
+Each commit is one transaction of whole documents with their vectors, so a job that is killed leaves a prefix of its
+work and a rerun goes on after it: a document whose hash is stored is not chunked again, a passage whose hash is stored
+is not encoded again. A job that breaks off (Ctrl-C, an error) first commits what it has encoded.
 """
 
 from __future__ import annotations
@@ -62,9 +62,10 @@ Sourced = tuple[Document, Origin | None]
 class IndexReport:
     """What a job did. Times in seconds; ``skips`` holds the first hundred of ``skipped``.
 
-    ``vanished`` counts the documents in the index that were last read from one of this job's sources and are no longer there (a file that
-    is there and could not be read has not vanished); ``vanished_ids`` holds the first hundred. They stay in the index, but for the
-    ``pruned`` ones. ``replaced_from_other_source``: documents with the id of one that another source, which is there still, gave before.
+    ``vanished`` counts the documents in the index that were last read from one of this job's sources and are no longer
+    there (a file that is there and could not be read has not vanished); ``vanished_ids`` holds the first hundred. They
+    stay in the index, but for the ``pruned`` ones. ``replaced_from_other_source``: documents with the id of one that
+    another source, which is there still, gave before.
     """
 
     index: str
@@ -109,22 +110,26 @@ def build_index(
 ) -> IndexReport:
     """Index documents into the folder ``index``; run it again to add, to update, or to finish a job that was killed.
 
-    ``sources`` are files, folders or ``python:`` (see ``corpus``); or an iterable of documents: ``Document``, mappings, named tuples,
-    LangChain documents, objects with an id and a text, a pandas DataFrame, a Hugging Face ``Dataset``, an ir_datasets dataset (see
-    ``corpus.objects``; further fields become metadata). None only adds encoders and views to an index that is there. ``encoder`` is a
-    model name, an ``Encoder``, None for no further one, or ``"auto"``: the index's own, ``minilm`` for a new index. ``chunker`` likewise
-    (``"auto"``: sentences packed to 200 tokens). ``views`` default to ``faiss:flat`` and ``bm25``, as far as the index can hold them;
-    ``text`` False stores no text, and so has no BM25. ``attention:smollm2`` holds the passages' keys and values by that model, for
-    ``AttentionReranker(cache=index)``; what it will take is said on standard error before it starts, unless ``progress`` is False.
+    ``sources`` are files, folders or ``python:`` (see ``corpus``); or an iterable of documents: ``Document``, mappings,
+    named tuples, LangChain documents, objects with an id and a text, a pandas DataFrame, a Hugging Face ``Dataset``, an
+    ir_datasets dataset (see ``corpus.objects``; further fields become metadata). None only adds encoders and views to
+    an index that is there. ``encoder`` is a model name, an ``Encoder``, None for no further one, or ``"auto"``: the
+    index's own, ``minilm`` for a new index. ``chunker`` likewise (``"auto"``: sentences packed to 200 tokens).
+    ``views`` default to ``faiss:flat`` and ``bm25``, as far as the index can hold them; ``text`` False stores no text,
+    and so has no BM25. ``attention:smollm2`` holds the passages' keys and values by that model, for
+    ``AttentionReranker(cache=index)``; what it will take is said on standard error before it starts, unless
+    ``progress`` is False.
 
-    ``prune`` deletes the documents that have vanished from these sources (``IndexReport.vanished``), in one commit at the end; see
-    ``sources`` for the ids of files. Where more than ``prune_limit`` of a source's documents have vanished (its disk may not be mounted)
-    none is deleted, and ``DeletionRefused`` is raised when all else is done; 1 allows any number.
+    ``prune`` deletes the documents that have vanished from these sources (``IndexReport.vanished``), in one commit at
+    the end; see ``sources`` for the ids of files. Where more than ``prune_limit`` of a source's documents have vanished
+    (its disk may not be mounted) none is deleted, and ``DeletionRefused`` is raised when all else is done; 1 allows any
+    number.
 
-    Work is committed, in whole documents, after ``shard_passages`` passages or ``commit_seconds`` of work, whichever comes first. A bad
-    document, or one over one of ``limits`` (``Limits``, or settings as ``"record_bytes=64M"``), is a counted skip; nothing committed is
-    ever lost. Ctrl-C commits what is encoded and raises ``Interrupted``, a ``KeyboardInterrupt``. Raises ``CorpusError`` (for an
-    iterable: where an item is no document), ``EmptyCorpusError``, ``FingerprintMismatch``, ``StorageError``, ``MissingDependency``.
+    Work is committed, in whole documents, after ``shard_passages`` passages or ``commit_seconds`` of work, whichever
+    comes first. A bad document, or one over one of ``limits`` (``Limits``, or settings as ``"record_bytes=64M"``), is a
+    counted skip; nothing committed is ever lost. Ctrl-C commits what is encoded and raises ``Interrupted``, a
+    ``KeyboardInterrupt``. Raises ``CorpusError`` (for an iterable: where an item is no document), ``EmptyCorpusError``,
+    ``FingerprintMismatch``, ``StorageError``, ``MissingDependency``.
     """
     (kind, path), report, start, limits = located(index), IndexReport(str(index)), time.perf_counter(), as_limits(limits)
     _expect_settings(chunker, views, shard_passages, commit_seconds)
@@ -198,7 +203,8 @@ def _expect_settings(chunker: Any, views: Any, shard_passages: Any, commit_secon
 class _Job:
     """The stream itself: what is collected for the next commit, and what was seen.
 
-    Documents gather in ``block`` until there are enough passages to encode at once; encoded blocks wait for the next commit.
+    Documents gather in ``block`` until there are enough passages to encode at once; encoded blocks wait for the next
+    commit.
     """
 
     def __init__(
@@ -224,7 +230,8 @@ class _Job:
         self.waiting = 0  # documents that were read and are not yet done
 
     def run(self, documents: Iterable[Sourced], advance: Advance) -> None:
-        """``advance`` is told of documents as they are done: at once when there is nothing to encode, else as encoding goes on."""
+        """``advance`` is told of documents as they are done: at once when there is nothing to encode, else as encoding
+        goes on."""
         self.advance = advance
         try:
             for document, origin in documents:
@@ -324,7 +331,8 @@ class _Job:
         self.pace.restart()
 
     def _encode(self, name: str, one: Encoder, block: Changes, documents: int) -> Vectors:
-        """Vectors of the block's passages; each distinct text is encoded once, and not at all where the store has its vector.
+        """Vectors of the block's passages; each distinct text is encoded once, and not at all where the store has its
+        vector.
 
         Encoding all of them counts as the work for ``documents`` documents.
         """
@@ -417,7 +425,8 @@ def _not_empty(documents: Iterator[Sourced], report: IndexReport, existing: Stor
 
 
 def _clean(document: Document) -> Document:
-    """A lone surrogate cannot be stored as UTF-8: it becomes U+FFFD, one character for one, so that spans stay right."""
+    """A lone surrogate cannot be stored as UTF-8: it becomes U+FFFD, one character for one, so that spans stay
+    right."""
     if document.text.isascii() and document.title.isascii() and document.id.isascii():
         return document
     id, text, title = (_SURROGATE.sub("\ufffd", part) for part in (document.id, document.text, document.title))

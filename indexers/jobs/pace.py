@@ -1,5 +1,5 @@
-"""How much a job encodes at once and how often it commits: by the clock, so that what an interruption costs grows neither with the
-shard nor with the model's slowness."""
+"""How much a job encodes at once and how often it commits: by the clock, so that what an interruption costs grows
+neither with the shard nor with the model's slowness."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ clock = time.monotonic
 class Pace:
     """When to commit, for at most ``seconds`` of work between two commits.
 
-    ``block`` is how many passages to encode before looking at the clock again: 256, fewer (a power of two) only where 256 would take too
-    long, so that which texts are encoded together, and with that a vector's last digit, does not hang on a fast machine's timing.
+    ``block`` is how many passages to encode before looking at the clock again: 256, fewer (a power of two) only where
+    256 would take too long, so that which texts are encoded together, and with that a vector's last digit, does not
+    hang on a fast machine's timing.
     """
 
     def __init__(self, seconds: float = COMMIT_SECONDS) -> None:

@@ -1,4 +1,5 @@
-"""Documents of an index that are no longer in their source: counted by every job, deleted where that is asked for (``prune``)."""
+"""Documents of an index that are no longer in their source: counted by every job, deleted where that is asked for
+(``prune``)."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ def expect_share(limit: float) -> None:
 def vanished(
     writer: Writer, origins: Sequence[Origin], seen: SeenDocuments, places: Sources, left_out: LeftOut,
 ) -> Iterator[tuple[str, Origin]]:
-    """The stored documents that were last read from one of ``origins``, and this time were not ``seen`` there; each once."""
+    """The stored documents that were last read from one of ``origins``, and this time were not ``seen`` there; each
+    once."""
     by_name = {origin.source: origin for origin in origins}
     given = SeenDocuments()
     for document_id, _ in writer.document_hashes() if origins else ():
@@ -36,7 +38,8 @@ def vanished(
 
 
 def prune(writer: Writer, places: Sources, doomed: Doomed, limit: float) -> DeletionRefused | None:
-    """Delete the ``doomed`` documents in one commit, or none: says why when more than the share ``limit`` of a source's would go."""
+    """Delete the ``doomed`` documents in one commit, or none: says why when more than the share ``limit`` of a source's
+    would go."""
     held = _held(writer, places) if any(doomed.values()) else {}
     crowds = [f"{len(ids):,} of {held[source]:,} documents of {source}"
               for source, ids in doomed.items() if len(ids) > limit * held[source]]

@@ -1,15 +1,18 @@
-"""Where each document was last read from, so that a job can tell which ones are no longer there, and two sources' files apart.
+"""Where each document was last read from, so that a job can tell which ones are no longer there, and two sources' files
+apart.
 
-This is bookkeeping beside the index, in ``sources.sqlite``, and not part of it: noting that a folder has moved must not make every view
-stale. What it says of a document ("last seen in this source") is true whether or not the document's passages were committed, so a kill
-cannot make it wrong. A document that it does not know (an index from before, a corpus of Python objects) counts as never missing.
+This is bookkeeping beside the index, in ``sources.sqlite``, and not part of it: noting that a folder has moved must not
+make every view stale. What it says of a document ("last seen in this source") is true whether or not the document's
+passages were committed, so a kill cannot make it wrong. A document that it does not know (an index from before, a
+corpus of Python objects) counts as never missing.
 
-**Ids.** The id of a file is its path inside its source, and two sources may both have a ``README.md``. The first one keeps the plain id.
-A file whose id another file has gets a qualified one: the path with the name of the source's folder before it (``handbook/README.md``),
-with the folders above that as well, until no other file has it; at last with a hash of the source's real path. A file that has an id keeps
-it. An id is another file's as long as that file is there: when a source is moved, its files keep their ids under its new name.
-Ids that the user gave (JSON lines, BEIR, TREC, Parquet, Python objects) are never changed: a later document replaces an earlier one, and
-the job's report counts those that another source gave before (``replaced_from_other_source``).
+**Ids.** The id of a file is its path inside its source, and two sources may both have a ``README.md``. The first one
+keeps the plain id. A file whose id another file has gets a qualified one: the path with the name of the source's folder
+before it (``handbook/README.md``), with the folders above that as well, until no other file has it; at last with a hash
+of the source's real path. A file that has an id keeps it. An id is another file's as long as that file is there: when a
+source is moved, its files keep their ids under its new name. Ids that the user gave (JSON lines, BEIR, TREC, Parquet,
+Python objects) are never changed: a later document replaces an earlier one, and the job's report counts those that
+another source gave before (``replaced_from_other_source``).
 """
 
 # ruff: noqa: PTH110, PTH112, PTH118, PTH120  # an id may be no file's name (too long, a null): os.path says False, Path raises
@@ -44,12 +47,14 @@ CREATE TABLE IF NOT EXISTS qualified (id BLOB PRIMARY KEY, name TEXT, path TEXT)
 CREATE INDEX IF NOT EXISTS qualified_paths ON qualified (path);
 COMMIT;
 """
-"""A commit waits for no disk: a power failure may take the last ones, as if their documents had not been noted, and damages nothing."""
+"""A commit waits for no disk: a power failure may take the last ones, as if their documents had not been noted, and
+damages nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a document was read from: the source's name, and whether its documents are files, whose ids are their paths in it."""
+    """What a document was read from: the source's name, and whether its documents are files, whose ids are their paths
+    in it."""
 
     source: str
     files: bool = False
@@ -61,7 +66,8 @@ def source_name(source: str | Path) -> str:
 
 
 class Sources:
-    """The source of each document of the index at ``path``. Open it under the index's lock; what is not committed is lost."""
+    """The source of each document of the index at ``path``. Open it under the index's lock; what is not committed is
+    lost."""
 
     def __init__(self, path: Path) -> None:
         """Raises ``StorageError``."""
@@ -76,7 +82,8 @@ class Sources:
             self._database.execute("BEGIN")
 
     def id_of(self, document_id: str, origin: Origin | None) -> str:
-        """The id of the document that ``origin`` calls ``document_id``: another one for a file whose id another file has (see above)."""
+        """The id of the document that ``origin`` calls ``document_id``: another one for a file whose id another file
+        has (see above)."""
         if origin is None or not origin.files:
             return document_id
         if self._numbers.get(origin.source) not in self._qualifying and self.source_of(document_id) in (None, origin.source):
@@ -88,7 +95,8 @@ class Sources:
         return next(own, None) or next(free, candidates[-1])
 
     def note(self, document_id: str, origin: Origin | None, path: str | None = None) -> None:
-        """The document was just read from ``origin``; None: from something without a name. ``path``: what it is called there."""
+        """The document was just read from ``origin``; None: from something without a name. ``path``: what it is called
+        there."""
         key = document_key(document_id)
         with self._errors():
             number = None if origin is None else self._number(origin.source)
@@ -118,7 +126,8 @@ class Sources:
         return sorted(self._numbers)
 
     def is_elsewhere(self, document_id: str, origin: Origin | None, path: str) -> bool:
-        """Whether the document, called ``path`` in ``origin``, was last read from another source, which is there still."""
+        """Whether the document, called ``path`` in ``origin``, was last read from another source, which is there
+        still."""
         holder = self._holder(document_id)
         if holder is None or (origin is not None and holder[0] == origin.source):
             return False
@@ -171,7 +180,8 @@ class Sources:
         self._database.execute("DELETE FROM qualified WHERE id = ?", (key,))
 
     def _left_behind(self, path: str) -> list[str]:
-        """Qualified ids of files of this path in sources that are no longer there: perhaps the file's own, before its source was moved."""
+        """Qualified ids of files of this path in sources that are no longer there: perhaps the file's own, before its
+        source was moved."""
         found = self._database.execute("SELECT name FROM qualified WHERE path = ? ORDER BY name", (path,)).fetchall()
         return [name for (name,) in found]
 
@@ -221,7 +231,8 @@ def _file(source: str, path: str) -> str:
 
 
 class LeftOut:
-    """What a reader skipped: a file that is there and cannot be read has not vanished, nor has what lies in an unreadable folder.
+    """What a reader skipped: a file that is there and cannot be read has not vanished, nor has what lies in an
+    unreadable folder.
 
     Which record of a file of many could not be read is not known: none of that source's counts as surely gone.
     """

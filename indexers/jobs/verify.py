@@ -1,7 +1,8 @@
-"""``regard verify``: every byte of an index against the digests that its commits noted; and, if asked, mending what is damaged.
+"""``regard verify``: every byte of an index against the digests that its commits noted; and, if asked, mending what is
+damaged.
 
-The store checks and mends itself (``stores.protocols.Check``). Views can always be built anew. What the store has lost is taken out of it,
-in whole documents, and named: indexing the same sources again brings it back.
+The store checks and mends itself (``stores.protocols.Check``). Views can always be built anew. What the store has lost
+is taken out of it, in whole documents, and named: indexing the same sources again brings it back.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from .sources import FILE as SOURCES
 
 @dataclass(slots=True)
 class Report:
-    """``problems``: what is damaged. ``notes``: what is not, but is worth knowing. ``repaired``: what was done. ``lost``: the ids of
-    documents that were taken out, and have to be indexed again."""
+    """``problems``: what is damaged. ``notes``: what is not, but is worth knowing. ``repaired``: what was done.
+    ``lost``: the ids of documents that were taken out, and have to be indexed again."""
 
     index: str
     version: int | None = None
@@ -60,8 +61,8 @@ class Report:
 def verify_index(index: str | Path, *, repair: bool = False, progress: bool | None = None) -> Report:
     """Read the newest version of the index in the folder ``index``, and its views, whole.
 
-    With ``repair`` mend what is damaged, and say in the report what is left after that. Raises ``IndexNotFound`` where there is no index,
-    and for a repair ``StorageError``.
+    With ``repair`` mend what is damaged, and say in the report what is left after that. Raises ``IndexNotFound`` where
+    there is no index, and for a repair ``StorageError``.
     """
     (kind, path), start = located(index), time.perf_counter()
     if not kind.exists(path):

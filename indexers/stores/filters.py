@@ -25,14 +25,16 @@ _ORDERS = ("gt", "gte", "lt", "lte")
 def compile_filters(filters: Mapping[str, Any]) -> Accept:
     """A predicate over a passage's fields (its metadata, and ``id``, ``document_id``, ``title``).
 
-    A plain value must be equal, a list must hold the value, a mapping gives operators: eq, ne, gt, gte, lt, lte, in, contains. Of a field
-    that is a list, a list must hold one value at least (any overlap); ``contains`` asks for one value in a list, or a part of a text.
-    A passage without the field, or with a value that cannot be compared, is left out.
+    A plain value must be equal, a list must hold the value, a mapping gives operators: eq, ne, gt, gte, lt, lte, in,
+    contains. Of a field that is a list, a list must hold one value at least (any overlap); ``contains`` asks for one
+    value in a list, or a part of a text. A passage without the field, or with a value that cannot be compared, is left
+    out.
 
-    Dates lie in metadata as ISO 8601 text. A ``date`` is compared with the day of such a text, a ``datetime`` with its moment (midnight
-    where it has no time, UTC where it has no zone); text that is no date is left out.
+    Dates lie in metadata as ISO 8601 text. A ``date`` is compared with the day of such a text, a ``datetime`` with its
+    moment (midnight where it has no time, UTC where it has no zone); text that is no date is left out.
 
-    Raises ``QueryError`` for an unknown operator, and for a value that an operator cannot use (``{"in": 5}``, ``{"gte": nan}``).
+    Raises ``QueryError`` for an unknown operator, and for a value that an operator cannot use (``{"in": 5}``, ``{"gte":
+    nan}``).
     """
     tests = [(field, *_condition(field, condition)) for field, condition in filters.items()]
 

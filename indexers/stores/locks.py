@@ -1,4 +1,5 @@
-"""The lock of an index, or of one of its views: one process at a time writes. The kernel drops it when the process dies."""
+"""The lock of an index, or of one of its views: one process at a time writes. The kernel drops it when the process
+dies."""
 
 from __future__ import annotations
 

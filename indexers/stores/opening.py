@@ -23,5 +23,6 @@ def open_index(index: str | Path) -> Store:
 
 
 def shared_store(index: str | Path) -> Store:
-    """The passages of the index at the version that pipelines read, opened once in a pipeline (``rag.dag.stores.open_store``)."""
+    """The passages of the index at the version that pipelines read, opened once in a pipeline
+    (``rag.dag.stores.open_store``)."""
     return cast(Store, stores.open_store(stores.store_uri(index)))

@@ -1,7 +1,7 @@
 """Which version of an index pipelines read, as far as it hangs on what lies in the index's folder beside the store.
 
-While a job is writing, that is the newest version that has its views: every commit in between has none yet, and building them for each
-would be as much work as the job's own.
+While a job is writing, that is the newest version that has its views: every commit in between has none yet, and
+building them for each would be as much work as the job's own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which jobs on an index have begun and not ended, so that a search over half a corpus can say so.
 
-``unfinished.json`` beside the index is written before a job's first change and goes with its success. A job whose process was killed, or
-that broke off, leaves it; the next successful job over the same sources removes it.
+``unfinished.json`` beside the index is written before a job's first change and goes with its success. A job whose
+process was killed, or that broke off, leaves it; the next successful job over the same sources removes it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ RERUN = "rerun the job, it goes on where it stopped"
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedJob:
-    """``command``: how to run it again. ``sources``: the names of what it reads; none for a job that only adds views or encoders.
-    ``views``: the folder names of those that it builds."""
+    """``command``: how to run it again. ``sources``: the names of what it reads; none for a job that only adds views or
+    encoders. ``views``: the folder names of those that it builds."""
 
     command: str
     sources: list[str]
@@ -34,7 +34,8 @@ class UnfinishedJob:
 def unfinished(path: Path, job: UnfinishedJob, version: Callable[[Path], int | None]) -> Iterator[None]:
     """Note ``job`` on the index at ``path`` while the block runs, and for as long as it has not succeeded.
 
-    ``version`` gives the index's newest version (``StoreKind.version``). A job that breaks off before it has changed anything leaves the note as it was.
+    ``version`` gives the index's newest version (``StoreKind.version``). A job that breaks off before it has changed
+    anything leaves the note as it was.
     """
     before = jobs(path)
     rest = [other for other in before if not set(other.sources) <= set(job.sources)]

@@ -1,7 +1,7 @@
 """Passage stores, and what is stored with them, opened by name: the folders above are found through their tables.
 
-An index is named by the URI of its store, ``scheme:/path``, or by the path alone, which means the kind that the table ``regard.stores``
-lists as ``path``.
+An index is named by the URI of its store, ``scheme:/path``, or by the path alone, which means the kind that the table
+``regard.stores`` lists as ``path``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ BARE = "path"
 
 
 def kind(scheme: str) -> Any:
-    """What the table lists for the scheme (``indexers.stores.protocols.StoreKind``). Raises ``ConfigError`` for an unknown one."""
+    """What the table lists for the scheme (``indexers.stores.protocols.StoreKind``). Raises ``ConfigError`` for an
+    unknown one."""
     return table("regard.stores")[scheme]()
 
 
@@ -72,6 +73,7 @@ def _one_name(place: str) -> str:
 
 
 def open_prefills(index: str, lm: str, form: Format, last: int) -> StoredPrefills:
-    """The keys and values of the passages of ``index`` by model ``lm`` up to layer ``last``, for prompts of ``form``."""
+    """The keys and values of the passages of ``index`` by model ``lm`` up to layer ``last``, for prompts of
+    ``form``."""
     stored: StoredPrefills = table("regard.prefills")["attention"](index, lm, form, last)
     return stored

@@ -1,7 +1,8 @@
 """Every byte of the passage store against the digests that its commits noted; and mending it.
 
-What has no digest (an index of an older release, or one whose ledger is damaged) is no damage; its passages are compared with the hashes
-of their content instead, and its vectors looked at for NaN. What is lost is taken out, in whole documents.
+What has no digest (an index of an older release, or one whose ledger is damaged) is no damage; its passages are
+compared with the hashes of their content instead, and its vectors looked at for NaN. What is lost is taken out, in
+whole documents.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ _THREADS = 2
 class LanceCheck:
     """A ``Check`` of the index at ``path``.
 
-    ``fragments``: those of the dataset that are damaged, by the ``damaged`` of their files; ``undescribed``: whether the version's own
-    files are; ``later``: descriptions of versions after this one that are missing.
+    ``fragments``: those of the dataset that are damaged, by the ``damaged`` of their files; ``undescribed``: whether
+    the version's own files are; ``later``: descriptions of versions after this one that are missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -109,7 +110,8 @@ class LanceCheck:
         advance(size, f"{self.files} files")
 
     def _contents(self, dataset: Any) -> None:
-        """Compare every passage with the hash of its content, fragment by fragment, and look for vectors that are not finite."""
+        """Compare every passage with the hash of its content, fragment by fragment, and look for vectors that are not
+        finite."""
         for fragment in dataset.get_fragments():
             number = fragment.fragment_id
             if number in self.fragments:
@@ -160,7 +162,8 @@ class LanceCheck:
         return done, lost
 
     def _encode_again(self, encode: Encode) -> Iterator[str]:
-        """Compute anew what damaged files held, where that was vectors only (of an encoder that was added later), and texts are whole."""
+        """Compute anew what damaged files held, where that was vectors only (of an encoder that was added later), and
+        texts are whole."""
         store = LanceStore(self.path)
         for fragment in store._dataset.get_fragments():
             damaged = [file for file in fragment.metadata.files if f"data/{file.path}" in self.damaged]
@@ -178,7 +181,8 @@ class LanceCheck:
             yield f"{len(table)} passages are encoded again: {', '.join(sorted(names))}"
 
     def _drop_fragments(self) -> list[str]:
-        """Take the damaged fragments out in one commit, and what else there is of their documents in another: the ids of these."""
+        """Take the damaged fragments out in one commit, and what else there is of their documents in another: the ids
+        of these."""
         import lance
 
         writer = StoreWriter(self.path)

@@ -1,4 +1,5 @@
-"""How a Lance dataset is made and changed: what a version names is on the disk, and noted in the ledger of digests, before the version is.
+"""How a Lance dataset is made and changed: what a version names is on the disk, and noted in the ledger of digests,
+before the version is.
 
 One process at a time may do this to a dataset: hold its lock.
 """
@@ -21,8 +22,8 @@ _ROARING_WITH_RUNS = 12347
 
 
 def create(folder: Path, schema: Any) -> Any:
-    """An empty dataset in ``folder``, in the place of what lies there. It is made beside it and renamed: a creation that is killed leaves
-    no dataset, and nothing in the way of the next one."""
+    """An empty dataset in ``folder``, in the place of what lies there. It is made beside it and renamed: a creation
+    that is killed leaves no dataset, and nothing in the way of the next one."""
     import lance
 
     temporary = folder.with_name(f"{folder.name}.new")
@@ -46,8 +47,8 @@ def append(dataset: Any, table: Any) -> Any:
 
 
 def replace(dataset: Any, table: Any, key: str, condition: str = "") -> Any:
-    """The dataset with the rows of ``table``, each in the place of the one with the same ``key``, and without the other rows that meet
-    ``condition`` (SQL), if any is given."""
+    """The dataset with the rows of ``table``, each in the place of the one with the same ``key``, and without the other
+    rows that meet ``condition`` (SQL), if any is given."""
     merge = dataset.merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
     if condition:
         merge = merge.when_not_matched_by_source_delete(condition)
@@ -70,7 +71,8 @@ def delete(dataset: Any, condition: str) -> Any:
 
 
 def add_column(dataset: Any, field: Any, values: Iterator[Any]) -> Any:
-    """The dataset with a column more: ``field`` of pyarrow with its metadata, ``values`` blocks of it in the dataset's order."""
+    """The dataset with a column more: ``field`` of pyarrow with its metadata, ``values`` blocks of it in the dataset's
+    order."""
     import lance
     import pyarrow as pa
     from lance.schema import LanceSchema
@@ -85,8 +87,8 @@ def add_column(dataset: Any, field: Any, values: Iterator[Any]) -> Any:
 
 
 def compact(dataset: Any) -> Any:
-    """The dataset with its small fragments, and those with deleted rows, written together, in the same order; the same version where there
-    are none such."""
+    """The dataset with its small fragments, and those with deleted rows, written together, in the same order; the same
+    version where there are none such."""
     import lance
     from lance.optimize import Compaction
 
@@ -113,8 +115,8 @@ def configure(dataset: Any, **settings: str) -> Any:
 
 
 def commit(dataset: Any, operation: Any, fragments: Iterable[Any] = ()) -> Any:
-    """The dataset after ``operation``, which is on ``fragments`` (``FragmentMetadata``): what of their files is new reaches the disk, and
-    the ledger, before the version that names it."""
+    """The dataset after ``operation``, which is on ``fragments`` (``FragmentMetadata``): what of their files is new
+    reaches the disk, and the ledger, before the version that names it."""
     import lance
 
     folder = Path(dataset.uri)
@@ -137,15 +139,16 @@ def _note_commit(folder: Path, version: int, made_by: str, transactions: Iterabl
 
 
 def without_cache() -> Any:
-    """A writer reads no version twice; Lance would keep every one's manifest, which grows with the square of the commits."""
+    """A writer reads no version twice; Lance would keep every one's manifest, which grows with the square of the
+    commits."""
     import lance
 
     return lance.Session(metadata_cache_size_bytes=0)
 
 
 def _new_files(dataset: Any, folder: Path, fragment: Any) -> list[Path]:
-    """The files of a fragment that the dataset does not have yet. Raises ``OSError`` for one that is cut off: Lance does not always learn
-    that the disk refused its last write to a file."""
+    """The files of a fragment that the dataset does not have yet. Raises ``OSError`` for one that is cut off: Lance
+    does not always learn that the disk refused its last write to a file."""
     before = dataset.get_fragment(fragment.id)
     old = before.metadata if before else None
     sizes = {f"data/{file.path}": file.file_size_bytes for file in fragment.files}
@@ -163,8 +166,8 @@ def _new_files(dataset: Any, folder: Path, fragment: Any) -> list[Path]:
 
 
 def deletions_size(data: bytes) -> int:
-    """How long a file of deletions should be by what it begins with: an Arrow file, or a Roaring bitmap in its portable format
-    (github.com/RoaringBitmap/RoaringFormatSpec); -1 for one that does not get so far."""
+    """How long a file of deletions should be by what it begins with: an Arrow file, or a Roaring bitmap in its portable
+    format (github.com/RoaringBitmap/RoaringFormatSpec); -1 for one that does not get so far."""
     if data.startswith(_ARROW):
         return len(data) if data.endswith(_ARROW) and len(data) > 2 * len(_ARROW) else -1
     try:

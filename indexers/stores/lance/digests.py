@@ -1,4 +1,5 @@
-"""The digests of a dataset's files, in ``digests.jsonl`` beside them: one line a file, noted before the file is committed.
+"""The digests of a dataset's files, in ``digests.jsonl`` beside them: one line a file, noted before the file is
+committed.
 
 A line for a file that was never committed does no harm.
 """
@@ -23,7 +24,8 @@ class Ledger:
         self._folder = folder
 
     def note(self, files: Iterable[Path], commit: str = "") -> None:
-        """Write down the digests of ``files``, which lie in the folder and will not change; the ledger is the caller's to sync."""
+        """Write down the digests of ``files``, which lie in the folder and will not change; the ledger is the caller's
+        to sync."""
         found = {file.relative_to(self._folder).as_posix(): replace(Digest.of(file), commit=commit) for file in files}
         lines = [json.dumps({"file": name, **asdict(digest)}) for name, digest in found.items()]
         with (self._folder / LEDGER).open("a", encoding="utf-8") as ledger:

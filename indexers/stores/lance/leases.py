@@ -1,12 +1,13 @@
 """Which versions of a passage store are in use, in this process or in another.
 
-A reader holds a shared ``flock`` on the manifest file of the version that it reads. That leaves nothing behind: the kernel drops the lock
-when the reader closes or dies, and there is no file beside the index to be made or cleaned up, so a read-only folder works as well.
-Whoever removes a version takes the exclusive lock first, which fails while there is a reader, and unlinks the manifest while holding
-it; a reader that was waiting for its own lock then finds the manifest gone and opens the newest version instead.
+A reader holds a shared ``flock`` on the manifest file of the version that it reads. That leaves nothing behind: the
+kernel drops the lock when the reader closes or dies, and there is no file beside the index to be made or cleaned up, so
+a read-only folder works as well. Whoever removes a version takes the exclusive lock first, which fails while there is a
+reader, and unlinks the manifest while holding it; a reader that was waiting for its own lock then finds the manifest
+gone and opens the newest version instead.
 
-Where the file system has no locks (some network folders), readers on other machines are not seen: keep older versions there
-(``keep`` of ``compact``).
+Where the file system has no locks (some network folders), readers on other machines are not seen: keep older versions
+there (``keep`` of ``compact``).
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Lease:
 
 
 def leased(open_version: Callable[[], Any]) -> tuple[Any, Lease | None]:
-    """What ``open_version`` opens (a Lance dataset), and the lease on its version; None where there is nothing to lock."""
+    """What ``open_version`` opens (a Lance dataset), and the lease on its version; None where there is nothing to
+    lock."""
     for _ in range(_TRIES):
         dataset = open_version()
         try:
@@ -113,7 +115,8 @@ def _open_manifest(folder: Path, version: int) -> int:
 
 
 def _number(stem: str) -> int:
-    """The version of a manifest's name: Lance counts down from 2^64 - 1, in 20 digits, so that the newest is listed first."""
+    """The version of a manifest's name: Lance counts down from 2^64 - 1, in 20 digits, so that the newest is listed
+    first."""
     return _HIGHEST - int(stem) if len(stem) == 20 else int(stem)
 
 

@@ -1,7 +1,7 @@
 """Vectors on their way into the store: a Lance dataset of their own, valid for one encoder and one commit of the store.
 
-It is made by a job that encodes what is already stored, and written after so many passages, so that a killed job goes on where it stopped;
-one transaction of the store then adds them all.
+It is made by a job that encodes what is already stored, and written after so many passages, so that a killed job goes
+on where it stopped; one transaction of the store then adds them all.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def discard_pending(path: Path) -> None:
 
 
 def carry_pending(path: Path, dataset: Any) -> None:
-    """Vectors on their way into the index stay those of its passages where these are the same; others are of no use to anybody."""
+    """Vectors on their way into the index stay those of its passages where these are the same; others are of no use to
+    anybody."""
     import lance
 
     commit = commit_of(dataset, int(dataset.version))

@@ -23,7 +23,8 @@ class ServedStore(LanceStore):
         super().__init__(path, version)
 
     def superseded(self) -> bool:
-        """Whether the index would be opened at another commit now; costs a few ``stat`` calls as long as nothing has changed."""
+        """Whether the index would be opened at another commit now; costs a few ``stat`` calls as long as nothing has
+        changed."""
         now = _marks(self.path)
         if now == self._marks:
             return False

@@ -1,13 +1,13 @@
 """The passage store, read side: a Lance dataset at one version, the single source of truth of an index.
 
-Version numbers are given out again after a restore or a lost manifest, in a history that is another one. What is derived from a store
-(views, cached outputs, pending vectors) therefore names its *commit*: the random identity that Lance gives each transaction and keeps in
-that version's own manifest.
+Version numbers are given out again after a restore or a lost manifest, in a history that is another one. What is
+derived from a store (views, cached outputs, pending vectors) therefore names its *commit*: the random identity that
+Lance gives each transaction and keeps in that version's own manifest.
 
-One table row a passage: ``row`` (int64, given once and never to another passage), ids, character span, text, title, metadata
-(JSON), the hash of what encoders read, the hash of its document, and one ``vector_<encoder>`` column for each dense encoder.
-The manifest (chunker, format) lies in the schema's metadata and each encoder's fingerprint in its column's metadata, so they are
-committed with the data and cannot disagree with it.
+One table row a passage: ``row`` (int64, given once and never to another passage), ids, character span, text, title,
+metadata (JSON), the hash of what encoders read, the hash of its document, and one ``vector_<encoder>`` column for each
+dense encoder. The manifest (chunker, format) lies in the schema's metadata and each encoder's fingerprint in its
+column's metadata, so they are committed with the data and cannot disagree with it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class LanceStore:
         # read once: Lance lends a dataset's history to one thread at a time, and this object is shared by many
         self.version = int(self._dataset.version)
         self.commit = commit_of(self._dataset, self.version)
-        """The random identity of the transaction that made this version, never given out twice; a copied folder keeps it."""
+        """The random identity of the transaction that made this version, never given out twice; a copied folder keeps
+        it."""
         self._rows: Rows | None = None
         self._filtered: dict[str, Rows] = {}
 
@@ -73,12 +74,13 @@ class LanceStore:
         return f"{self.manifest['id']}:{self.version}:{self.commit}"
 
     def descends_from(self, version: int, commit: str) -> bool:
-        """Whether ``commit`` is what made ``version`` in this very history; False too where that version was cleaned up."""
+        """Whether ``commit`` is what made ``version`` in this very history; False too where that version was cleaned
+        up."""
         return version <= self.version and commit_of(open_dataset(self.path, self.version), version, missing="") == commit != ""
 
     def unchanged_since(self, commit: str) -> bool:
-        """Whether ``commit`` holds these very passages in this very order: what came after it only moved them to other files, or changed
-        settings. False too where the versions in between were removed."""
+        """Whether ``commit`` holds these very passages in this very order: what came after it only moved them to other
+        files, or changed settings. False too where the versions in between were removed."""
         return unchanged_since(open_dataset(self.path, self.version), commit)
 
     @property
@@ -169,8 +171,9 @@ class LanceStore:
         return [ids[i] for i in back]
 
     def contents(self, rows: Sequence[int] | Rows | None = None) -> Contents:
-        """What each of ``rows`` (None: of all, in the dataset's order) reads to an encoder, as the 16 bytes of ``changes.content_hash``:
-        int64 [n, 2]. Two rows of two histories with the same number are the same passage only where these agree."""
+        """What each of ``rows`` (None: of all, in the dataset's order) reads to an encoder, as the 16 bytes of
+        ``changes.content_hash``: int64 [n, 2]. Two rows of two histories with the same number are the same passage only
+        where these agree."""
         if rows is None:
             blocks = [_words(batch.column("content_hash")) for batch in self.scan(["content_hash"])]
             return np.concatenate(blocks) if blocks else np.zeros((0, 2), np.int64)
@@ -201,7 +204,8 @@ class LanceStore:
             yield from scanner.to_batches()
 
     def select(self, filters: Mapping[str, Any]) -> Rows:
-        """The rows whose passage meets ``filters`` (see ``filters``), int64 in the dataset's order; kept for the next call.
+        """The rows whose passage meets ``filters`` (see ``filters``), int64 in the dataset's order; kept for the next
+        call.
 
         Raises ``QueryError`` for a field that no passage has, and for an operator that there is not.
         """
@@ -231,8 +235,8 @@ class LanceStore:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is an index at ``path``. A creation that was killed left none; in older releases it left folders for versions,
-    without one."""
+    """Whether there is an index at ``path``. A creation that was killed left none; in older releases it left folders
+    for versions, without one."""
     folder = path / DATASET
     if not folder.is_dir() or any((folder / "_versions").glob("*.manifest")):
         return folder.exists()
@@ -305,8 +309,8 @@ def read_manifest(dataset: Any, path: Path) -> dict[str, Any]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what Lance, Arrow and the JSON in their columns say of a damaged index into an ``IndexFormatError``; Lance's Rust panics
-    too, which are no ``Exception``."""
+    """Turn what Lance, Arrow and the JSON in their columns say of a damaged index into an ``IndexFormatError``; Lance's
+    Rust panics too, which are no ``Exception``."""
     try:
         yield
     except (RegardError, ImportError):

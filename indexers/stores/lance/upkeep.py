@@ -1,6 +1,8 @@
-"""Compaction of a Lance dataset: small fragments written together, versions that nobody needs removed, and all files that none names.
+"""Compaction of a Lance dataset: small fragments written together, versions that nobody needs removed, and all files
+that none names.
 
-An index grows by a fragment with each commit, and keeps every version. Tags and open readers (see ``leases``) keep theirs.
+An index grows by a fragment with each commit, and keeps every version. Tags and open readers (see ``leases``) keep
+theirs.
 """
 
 from __future__ import annotations

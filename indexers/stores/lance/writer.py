@@ -1,4 +1,5 @@
-"""The passage store, write side: every commit is one Lance transaction that holds passages and their vectors together."""
+"""The passage store, write side: every commit is one Lance transaction that holds passages and their vectors
+together."""
 
 from __future__ import annotations
 
@@ -42,9 +43,9 @@ class StoreWriter:
     ) -> None:
         """Open the index at ``path``, or create it with the columns of ``encoders`` (fingerprints by name).
 
-        ``chunker`` is ``{"spec": ..., "fingerprint": {...}}``, None for the index's own; ``text`` and ``encoders`` are for a new index
-        only. Raises ``FingerprintMismatch`` when the index was made with another chunker, ``IndexNotFound`` where there is none to open
-        and no chunker to make one with.
+        ``chunker`` is ``{"spec": ..., "fingerprint": {...}}``, None for the index's own; ``text`` and ``encoders`` are
+        for a new index only. Raises ``FingerprintMismatch`` when the index was made with another chunker,
+        ``IndexNotFound`` where there is none to open and no chunker to make one with.
         """
         self.path = path
         if exists(path):
@@ -71,7 +72,8 @@ class StoreWriter:
                 hint="use the index's chunker, or index into a new folder")
 
     def add_encoder(self, name: str, fingerprint: Mapping[str, Any], vectors: Iterator[Vectors] | None = None) -> None:
-        """Add an encoder's column in one transaction. ``vectors`` gives those of the passages already there, in order."""
+        """Add an encoder's column in one transaction. ``vectors`` gives those of the passages already there, in
+        order."""
         field = _vector_field(name, fingerprint)
         with storage_errors(self.path, f"the vectors of {name!r} cannot be added"):
             self.dataset = commits.add_column(self.dataset, field, (vector_array(block, field.type) for block in vectors or ()))
@@ -126,7 +128,8 @@ class StoreWriter:
         return before - len(self)
 
     def stored_vectors(self, document_ids: Sequence[str], encoder: str) -> dict[bytes, Any]:
-        """Vectors of these documents' passages by content hash, so that an edited document re-encodes only what changed."""
+        """Vectors of these documents' passages by content hash, so that an edited document re-encodes only what
+        changed."""
         column = f"vector_{encoder}"
         table = self.dataset.to_table(columns=["content_hash", column], filter=_among(document_ids))
         vectors = table[column].combine_chunks()
