@@ -140,7 +140,8 @@ def look_once(folder: Path, name: str, what: str, look: Callable[[], object]) ->
 def _unlike(folder: Path, name: str, file: Mapping[str, Any]) -> str:
     """What a look at the file's entry tells; empty: nothing."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not isinstance(file, Mapping) or not isinstance(file.get("sha256"), str):
+    described = isinstance(file, Mapping) and isinstance(file.get("sha256"), str)
+    if path.is_absolute() or ".." in path.parts or not described:
         return "is not described"
     try:
         found = (folder / name).stat()
@@ -188,7 +189,8 @@ class _Memory:
         """A cache that cannot be written costs reading again, never an opening."""
         if not self._changed:
             return
-        kept = {key: mark for key, mark in self._stored().items() if (self._folder.parent / key.partition("#")[0]).exists()}
+        kept = {key: mark for key, mark in self._stored().items()
+                if (self._folder.parent / key.partition("#")[0]).exists()}
         kept |= {f"{self._folder.name}/{name}": mark for name, mark in self._changed.items()}
         temporary = self._file.with_name(f"{self._file.name}.{os.getpid()}")
         try:

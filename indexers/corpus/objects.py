@@ -70,15 +70,16 @@ def _rows(frame: Any) -> Iterator[dict[Any, Any]]:
     if frame.index.name in records.IDS:
         frame = frame.reset_index()
     columns = list(frame.columns)
-    _require_columns(columns, "rename(columns={...}) gives a column the name, reset_index(names='id') makes one of the index")
+    _require_columns(columns,
+                     "rename(columns={...}) gives a column the name, reset_index(names='id') makes one of the index")
     return (dict(zip(columns, row, strict=True)) for row in frame.itertuples(index=False, name=None))
 
 
 def _require_columns(columns: list[Any], advice: str) -> None:
     for what, names in (("id", records.IDS), ("text", records.TEXTS)):
         if not set(names) & set(columns):
-            raise CorpusError(f"the table has no {what} column; its columns are {', '.join(map(str, columns))}", where="sources",
-                              hint=f"name one of {', '.join(names)}: {advice}")
+            raise CorpusError(f"the table has no {what} column; its columns are {', '.join(map(str, columns))}",
+                              where="sources", hint=f"name one of {', '.join(names)}: {advice}")
 
 
 def _documents(items: Iterable[Any], kind: str, limits: Limits, on_skip: OnSkip) -> Iterator[Document]:
@@ -110,8 +111,10 @@ def _require_record(item: Any, position: int) -> None:
         return
     hint = f"each item is {_KINDS}"
     if isinstance(item, str | Path):
-        hint = "file names cannot be mixed with documents, nor come from a generator: pass a list of them; a text needs an id beside it"
-    raise CorpusError(f"the item at position {position} is no document: {type(item).__name__} {item!r:.60}", where="sources", hint=hint)
+        hint = ("file names cannot be mixed with documents, nor come from a generator: pass a list of them; a text "
+                "needs an id beside it")
+    raise CorpusError(f"the item at position {position} is no document: {type(item).__name__} {item!r:.60}",
+                      where="sources", hint=hint)
 
 
 def _is_named_tuple(item: Any) -> bool:

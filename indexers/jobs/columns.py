@@ -37,7 +37,8 @@ def require_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any],
     """Raise ``FingerprintMismatch`` with both fingerprints unless they agree."""
     if not same_encoder(stored, given):
         raise FingerprintMismatch(
-            f"the vectors of {name!r} were made by another encoder:\n     index: {dict(stored)}\n   encoder: {dict(given)}", where=where,
+            f"the vectors of {name!r} were made by another encoder:\n"
+            f"     index: {dict(stored)}\n   encoder: {dict(given)}", where=where,
             hint="use the encoder that the index was made with, or index again into a new folder")
 
 
@@ -73,7 +74,8 @@ def stored_encoder(fingerprint: Mapping[str, Any], device: str | None = None) ->
     except ModelNotFound:
         if kind in _OUR_KINDS:
             raise  # one that can be made by name, if its folder were still there
-    raise ConfigError(f"this index was made by an encoder object, which no name gives back ({dict(fingerprint)})", where="encoder",
+    raise ConfigError(f"this index was made by an encoder object, which no name gives back ({dict(fingerprint)})",
+                      where="encoder",
                       hint="pass that object: Dense(index, encoder=...), build_index(documents, index, encoder=...)")
 
 
@@ -82,9 +84,11 @@ def index_encoders(wanted: str | Encoder | None, existing: Store | None, default
     stored = existing.encoders if existing is not None else {}
     chosen = (None if existing is not None else default) if wanted == "auto" else wanted
     if chosen is not None and (not chosen or not isinstance(chosen, str | Encoder)):
-        raise ConfigError(f"{chosen!r:.80} is no encoder", where="encoder", hint="give a model's name or an object of the protocol Encoder")
+        raise ConfigError(f"{chosen!r:.80} is no encoder", where="encoder",
+                          hint="give a model's name or an object of the protocol Encoder")
     asked = make_encoder(chosen) if isinstance(chosen, str) else chosen
-    encoders = {name: stored_encoder(f) for name, f in stored.items() if asked is None or name != column_name(asked.name)}
+    replaced = None if asked is None else column_name(asked.name)
+    encoders = {name: stored_encoder(fingerprint) for name, fingerprint in stored.items() if name != replaced}
     if asked is not None:
         encoders[column_name(asked.name)] = asked
     return encoders
@@ -148,8 +152,10 @@ def checked_vectors(one: Encoder, texts: Sequence[str]) -> Vectors:
     """Encode, and refuse vectors of another shape or with NaN before they reach the store."""
     vectors = one.encode_passages(texts)
     if vectors.shape != (len(texts), one.dimension):
-        raise DimensionMismatch(f"the encoder gave {vectors.shape} for {len(texts)} passages of {one.dimension} components",
-                                where=f"encoder {one.name!r}", hint="its dimension and its output must agree")
+        raise DimensionMismatch(
+            f"the encoder gave {vectors.shape} for {len(texts)} passages of {one.dimension} components",
+            where=f"encoder {one.name!r}", hint="its dimension and its output must agree")
     if not np.isfinite(vectors).all():
-        raise StageError("a vector is not finite", where=f"encoder {one.name!r}", hint="the model gave NaN: try another dtype or device")
+        raise StageError("a vector is not finite", where=f"encoder {one.name!r}",
+                         hint="the model gave NaN: try another dtype or device")
     return vectors

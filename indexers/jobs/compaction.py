@@ -71,8 +71,8 @@ def compact(index: str | Path, *, keep: int = KEEP, purge: bool = False, wait: f
     Raises ``IndexNotFound``, ``StorageError`` (beside another job, or for what the disk refuses), ``ConfigError``.
     """
     if keep < 1 or (purge and keep > 1):
-        raise ConfigError(f"{keep} versions cannot be kept" + (" when all but the newest are to be purged" if purge else ""),
-                          where="keep", hint="1 is the newest alone")
+        when = " when all but the newest are to be purged" if purge else ""
+        raise ConfigError(f"{keep} versions cannot be kept{when}", where="keep", hint="1 is the newest alone")
     kind, path = located(index)
     with closing(kind.open(path)) as store:  # raises before ``locked`` makes a folder
         expect_models_chosen(store)  # views may have to be built anew, some by a model that the index names
@@ -80,7 +80,9 @@ def compact(index: str | Path, *, keep: int = KEEP, purge: bool = False, wait: f
         return compact_locked(kind, path, keep=keep, purge=purge, wait=wait)
 
 
-def compact_locked(kind: StoreKind, path: Path, *, keep: int = KEEP, purge: bool = False, wait: float = 0.0) -> CompactionReport:
+def compact_locked(
+    kind: StoreKind, path: Path, *, keep: int = KEEP, purge: bool = False, wait: float = 0.0,
+) -> CompactionReport:
     """``compact`` for who holds the index's lock."""
     report, start = CompactionReport(str(path), _size(path), purged=purge), time.perf_counter()
     store = kind.upkeep(path)
@@ -120,11 +122,12 @@ def _update_views(kind: StoreKind, path: Path, purge: bool) -> list[str]:
                 build_view(store, version.spec)
             except StorageError:
                 raise  # a disk that is full now: the same call builds it when there is room
-            except RegardError as error:  # its model is gone: the view of an older version is of use to those who have it
+            except RegardError as error:  # its model is gone: the older version's view is of use to those who have it
                 if not purge:
                     log.warning("the view %s is not up to date: %s", version.spec, str(error))
                     continue
-                log.warning("the view %s is removed, since it may hold what is to be purged: %s", version.spec, str(error))
+                log.warning("the view %s is removed, since it may hold what is to be purged: %s",
+                            version.spec, str(error))
                 shutil.rmtree(version.folder.parent)
                 removed.append(str(version.spec))
     return removed

@@ -37,7 +37,8 @@ class DeletionReport:
 
 
 def delete_documents(
-    index: str | Path, document_ids: Sequence[str] = (), *, source: str | Path | None = None, purge: bool = False, wait: float = 0.0,
+    index: str | Path, document_ids: Sequence[str] = (), *, source: str | Path | None = None, purge: bool = False,
+    wait: float = 0.0,
 ) -> DeletionReport:
     """Delete documents in one commit, and bring the views up to date; with ``source``, also all that were last read
     from it.
@@ -75,7 +76,8 @@ def delete_documents(
 def _ids(document_ids: Any) -> list[str]:
     hint = 'delete_documents(index, ["id"])'
     if isinstance(document_ids, str | bytes) or not isinstance(document_ids, Iterable):
-        raise ConfigError(f"document ids are given as a list, not as {document_ids!r:.80}", where="delete_documents", hint=hint)
+        raise ConfigError(f"document ids are given as a list, not as {document_ids!r:.80}", where="delete_documents",
+                          hint=hint)
     ids = list(document_ids)
     for name in ids:
         if not isinstance(name, str):

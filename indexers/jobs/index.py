@@ -103,10 +103,10 @@ class IndexReport:
 
 
 def build_index(
-    sources: Corpus | None, index: str | Path, *, format: str = "auto", encoder: str | Encoder | None = "auto", chunker: str = "auto",
-    views: Sequence[str] | None = None, text: bool = True, shard_passages: int = 2048, commit_seconds: float = COMMIT_SECONDS,
-    limits: Limits | Sequence[str] = (), prune: bool = False, prune_limit: float = 0.5, progress: bool | None = None,
-    on_skip: Callable[[Skip], None] | None = None,
+    sources: Corpus | None, index: str | Path, *, format: str = "auto", encoder: str | Encoder | None = "auto",
+    chunker: str = "auto", views: Sequence[str] | None = None, text: bool = True, shard_passages: int = 2048,
+    commit_seconds: float = COMMIT_SECONDS, limits: Limits | Sequence[str] = (), prune: bool = False,
+    prune_limit: float = 0.5, progress: bool | None = None, on_skip: Callable[[Skip], None] | None = None,
 ) -> IndexReport:
     """Index documents into the folder ``index``; run it again to add, to update, or to finish a job that was killed.
 
@@ -131,7 +131,8 @@ def build_index(
     ``KeyboardInterrupt``. Raises ``CorpusError`` (for an iterable: where an item is no document), ``EmptyCorpusError``,
     ``FingerprintMismatch``, ``StorageError``, ``MissingDependency``.
     """
-    (kind, path), report, start, limits = located(index), IndexReport(str(index)), time.perf_counter(), as_limits(limits)
+    (kind, path), report, start = located(index), IndexReport(str(index)), time.perf_counter()
+    limits = as_limits(limits)
     _expect_settings(chunker, views, shard_passages, commit_seconds)
     expect_share(prune_limit)
     left_out = LeftOut()
@@ -152,11 +153,13 @@ def build_index(
     if any(spec.dense for spec in specs):
         import_faiss()  # a missing package is reported before the work, not after it
     names = _names(sources)
-    documents, total = (_nothing_new(existing, path), None) if sources is None else _documents(sources, names, format, limits, skip)
-    if sources is not None:
+    if sources is None:
+        documents, total = _nothing_new(existing, path), None
+    else:
+        documents, total = _documents(sources, names, format, limits, skip)
         documents = _not_empty(documents, report, existing)
-    again = UnfinishedJob(_command(sources, names, index_of(store_uri(index)), format, encoder, chunker, views, text, limits, prune), _sources(sources, names),
-                          [spec.slug for spec in specs])
+    command = _command(sources, names, index_of(store_uri(index)), format, encoder, chunker, views, text, limits, prune)
+    again = UnfinishedJob(command, _sources(sources, names), [spec.slug for spec in specs])
     try:
         for one in encoders.values():
             open_encoder(one)  # before the index is made: a model that cannot be loaded leaves nothing behind
@@ -165,8 +168,12 @@ def build_index(
                                 encoders={name: one.fingerprint() for name, one in encoders.items()})
             for name, one in encoders.items():
                 encode_existing(writer, name, one, progress=progress, commit_seconds=commit_seconds)
-            with progress_bar("indexing", total, "documents", enabled=progress) as advance, closing(Sources(path)) as places:
-                job = _Job(kind, writer, splitter, encoders, report, skip, places, shard_passages, commit_seconds, limits)
+            with (
+                progress_bar("indexing", total, "documents", enabled=progress) as advance,
+                closing(Sources(path)) as places,
+            ):
+                job = _Job(kind, writer, splitter, encoders, report, skip, places, shard_passages, commit_seconds,
+                           limits)
                 job.run(documents, advance)
                 doomed = job.doomed([_origin(name, format) for name in names], left_out)
                 refused = prune_documents(writer, places, doomed, prune_limit) if prune else None
@@ -191,13 +198,17 @@ def build_index(
 def _expect_settings(chunker: Any, views: Any, shard_passages: Any, commit_seconds: Any) -> None:
     """Raise ``ConfigError`` for what only a caller from Python can get wrong."""
     if not isinstance(chunker, str):
-        raise ConfigError(f"{chunker!r:.80} is no chunker", where="build_index", hint='chunker="sentences:200,overlap=40"')
+        raise ConfigError(f"{chunker!r:.80} is no chunker", where="build_index",
+                          hint='chunker="sentences:200,overlap=40"')
     if views is not None and (not isinstance(views, list | tuple) or not all(isinstance(view, str) for view in views)):
-        raise ConfigError(f"views are a list of names, not {views!r:.80}", where="build_index", hint='views=["faiss:flat", "bm25"]')
+        raise ConfigError(f"views are a list of names, not {views!r:.80}", where="build_index",
+                          hint='views=["faiss:flat", "bm25"]')
     if not isinstance(shard_passages, int) or shard_passages < 1:
-        raise ConfigError(f"shard_passages is {shard_passages!r:.80}", where="build_index", hint="a whole number, at least 1")
+        raise ConfigError(f"shard_passages is {shard_passages!r:.80}", where="build_index",
+                          hint="a whole number, at least 1")
     if not isinstance(commit_seconds, int | float) or not commit_seconds > 0:
-        raise ConfigError(f"commit_seconds is {commit_seconds!r:.80}", where="build_index", hint="a number of seconds above 0")
+        raise ConfigError(f"commit_seconds is {commit_seconds!r:.80}", where="build_index",
+                          hint="a number of seconds above 0")
 
 
 class _Job:
@@ -208,8 +219,8 @@ class _Job:
     """
 
     def __init__(
-        self, kind: StoreKind, writer: Writer, chunker: Chunker, encoders: dict[str, Encoder], report: IndexReport, skip: Callable[[Skip], None],
-        places: Sources, shard_passages: int, commit_seconds: float, limits: Limits,
+        self, kind: StoreKind, writer: Writer, chunker: Chunker, encoders: dict[str, Encoder], report: IndexReport,
+        skip: Callable[[Skip], None], places: Sources, shard_passages: int, commit_seconds: float, limits: Limits,
     ) -> None:
         self.kind = kind
         self.writer = writer
@@ -311,7 +322,8 @@ class _Job:
         block, self.block = self.block, Changes()
         if block:
             start, before, ways = self.pace.now(), self.report.encoded, len(self.encoders)
-            block.vectors = {name: self._encode(name, one, block, self.waiting // ways) for name, one in self.encoders.items()}
+            block.vectors = {name: self._encode(name, one, block, self.waiting // ways)
+                             for name, one in self.encoders.items()}
             seconds, texts = self.pace.now() - start, self.report.encoded - before
             self.report.encode_seconds += seconds
             self.pace.encoded(texts // ways if ways else len(block), seconds)
@@ -351,7 +363,9 @@ class _Job:
             known.update(zip(digests[start:stop], checked_vectors(one, texts[start:stop]), strict=True))
             self.report.encoded += stop - start
             self._done(documents * stop // len(texts) - documents * start // len(texts))
-        return np.stack([known[digest] for digest in hashes]) if hashes else np.empty((0, one.dimension), dtype=np.float32)
+        if not hashes:
+            return np.empty((0, one.dimension), dtype=np.float32)
+        return np.stack([known[digest] for digest in hashes])
 
     def doomed(self, origins: Sequence[Origin], left_out: LeftOut) -> Doomed:
         """Report what has vanished; what of it may be pruned, since no record that could not be read may be it."""
@@ -420,7 +434,8 @@ def _not_empty(documents: Iterator[Sourced], report: IndexReport, existing: Stor
         reasons = "; ".join(f"{s.location}: {s.reason}" for s in report.skips[:3])
         skipped = f" ({report.skipped} skipped: {reasons})" if report.skipped else ""
         kept = "; what the index holds stays" if existing and len(existing) else ""
-        raise EmptyCorpusError(f"the corpus holds no document{skipped}{kept}", where=report.index, hint="check the path and --format")
+        raise EmptyCorpusError(f"the corpus holds no document{skipped}{kept}", where=report.index,
+                               hint="check the path and --format")
     return chain([first], documents)
 
 
@@ -447,8 +462,8 @@ def _sources(sources: Corpus | None, names: list[str | Path]) -> list[str]:
 
 
 def _command(
-    sources: Corpus | None, names: list[str | Path], index: Path, format: str, encoder: str | Encoder | None, chunker: str,
-    views: Sequence[str] | None, text: bool, limits: Limits, prune: bool,
+    sources: Corpus | None, names: list[str | Path], index: Path, format: str, encoder: str | Encoder | None,
+    chunker: str, views: Sequence[str] | None, text: bool, limits: Limits, prune: bool,
 ) -> str:
     """How to run this job again."""
     if (sources is not None and not names) or not isinstance(encoder, str | None):
@@ -457,8 +472,8 @@ def _command(
     given = [word for option, value, default in options if value != default for word in (option, value)]
     given += [word for view in views or () for word in ("--view", view)]
     given += [word for limit in limits.settings() for word in ("--limit", limit)]
-    return shlex.join(["regard", "index", *map(str, names), "--index", str(index), *given, *([] if text else ["--no-text"]),
-                       *(["--prune"] if prune else [])])
+    given += [*([] if text else ["--no-text"]), *(["--prune"] if prune else [])]
+    return shlex.join(["regard", "index", *map(str, names), "--index", str(index), *given])
 
 
 def _chunker_spec(chunker: str, existing: Store | None) -> str:
@@ -467,7 +482,9 @@ def _chunker_spec(chunker: str, existing: Store | None) -> str:
     return str(existing.manifest["chunker"]["spec"]) if existing is not None else DEFAULT_CHUNKER
 
 
-def _views(views: Sequence[str] | None, existing: Store | None, path: Path, encoders: list[str], text: bool) -> list[ViewSpec]:
+def _views(
+    views: Sequence[str] | None, existing: Store | None, path: Path, encoders: list[str], text: bool,
+) -> list[ViewSpec]:
     """The views to build: those asked for, and those that the index has already."""
     default_encoder = encoders[-1] if encoders else ""
     wanted = views if views is not None else (["faiss:flat"] if encoders else []) + (["bm25"] if text else [])

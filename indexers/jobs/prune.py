@@ -18,7 +18,8 @@ Doomed = dict[str, list[str]]
 def expect_share(limit: float) -> None:
     """Raise ``ConfigError`` unless ``limit`` is a share."""
     if not 0 <= limit <= 1:
-        raise ConfigError(f"a prune limit of {limit} is no share", where="prune_limit", hint="give a number from 0 to 1, for example 0.5")
+        raise ConfigError(f"a prune limit of {limit} is no share", where="prune_limit",
+                          hint="give a number from 0 to 1, for example 0.5")
 
 
 def vanished(
@@ -45,8 +46,9 @@ def prune(writer: Writer, places: Sources, doomed: Doomed, limit: float) -> Dele
               for source, ids in doomed.items() if len(ids) > limit * held[source]]
     if crowds:
         return DeletionRefused(
-            f"{'; '.join(crowds)} have vanished, too many to believe: nothing was pruned (all else is done)", where=str(writer.path),
-            hint="check that the source is there whole (is its disk mounted?); if they are to go, run it again with --prune-limit 1")
+            f"{'; '.join(crowds)} have vanished, too many to believe: nothing was pruned (all else is done)",
+            where=str(writer.path), hint="check that the source is there whole (is its disk mounted?); if they are to "
+                                         "go, run it again with --prune-limit 1")
     ids = [document_id for some in doomed.values() for document_id in some]
     if ids:
         writer.delete(ids)

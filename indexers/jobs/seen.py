@@ -31,8 +31,10 @@ class SeenDocuments:
         try:
             self._database.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?)", rows)
         except sqlite3.OperationalError as error:
-            raise StorageError(f"the set of seen documents cannot be kept: {error}", where="the folder for temporary files",
-                               hint="free some space there, or set TMPDIR to another folder; then run the same command again") from None
+            raise StorageError(f"the set of seen documents cannot be kept: {error}",
+                               where="the folder for temporary files",
+                               hint="free some space there, or set TMPDIR to another folder; then run the same "
+                                    "command again") from None
 
 
 def document_key(document_id: str) -> bytes:

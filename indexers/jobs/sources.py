@@ -15,7 +15,8 @@ Python objects) are never changed: a later document replaces an earlier one, and
 another source gave before (``replaced_from_other_source``).
 """
 
-# ruff: noqa: PTH110, PTH112, PTH118, PTH120  # an id may be no file's name (too long, a null): os.path says False, Path raises
+# an id may be no file's name (too long, a null): os.path says False, Path raises
+# ruff: noqa: PTH110, PTH112, PTH118, PTH120
 
 from __future__ import annotations
 
@@ -86,7 +87,8 @@ class Sources:
         has (see above)."""
         if origin is None or not origin.files:
             return document_id
-        if self._numbers.get(origin.source) not in self._qualifying and self.source_of(document_id) in (None, origin.source):
+        plain = self._numbers.get(origin.source) not in self._qualifying
+        if plain and self.source_of(document_id) in (None, origin.source):
             return document_id  # for nearly all
         candidates = _candidates(document_id, origin.source)
         own = (c for c in candidates if self._holder(c) == (origin.source, document_id))
@@ -144,9 +146,11 @@ class Sources:
         with self._errors():
             self._database.execute("CREATE TEMP TABLE IF NOT EXISTS held (id BLOB PRIMARY KEY) WITHOUT ROWID")
             self._database.execute("DELETE FROM held")
-            self._database.executemany("INSERT OR IGNORE INTO held VALUES (?)", ((document_key(name),) for name in documents))
+            self._database.executemany("INSERT OR IGNORE INTO held VALUES (?)",
+                                       ((document_key(name),) for name in documents))
             left = "SELECT source FROM documents JOIN held USING (id)"
-            return {name for (name,) in self._database.execute(f"SELECT name FROM sources WHERE number NOT IN ({left})")}
+            gone = self._database.execute(f"SELECT name FROM sources WHERE number NOT IN ({left})")
+            return {name for (name,) in gone}
 
     def forget_all_but(self, documents: Iterable[str]) -> None:
         """Keep no byte on any other document, nor on a source that none is left of."""
@@ -156,7 +160,7 @@ class Sources:
             self._database.execute("DELETE FROM qualified WHERE id NOT IN (SELECT id FROM held)")
             self._database.executemany("DELETE FROM sources WHERE name = ?", ((name,) for name in gone))
             self._database.execute("COMMIT")
-            self._database.execute("PRAGMA journal_mode = DELETE")  # a write-ahead log would keep what was written before
+            self._database.execute("PRAGMA journal_mode = DELETE")  # a write-ahead log would keep what was there
             self._database.execute("VACUUM")  # older versions of this program did not overwrite what they deleted
             self._database.execute("BEGIN")
 
@@ -172,7 +176,8 @@ class Sources:
         return self._numbers[source]
 
     def _find(self, key: bytes) -> int | None:
-        found: tuple[int] | None = self._database.execute("SELECT source FROM documents WHERE id = ?", (key,)).fetchone()
+        question = "SELECT source FROM documents WHERE id = ?"
+        found: tuple[int] | None = self._database.execute(question, (key,)).fetchone()
         return found[0] if found else None
 
     def _forget(self, key: bytes) -> None:
@@ -208,8 +213,8 @@ class Sources:
             yield
         except sqlite3.Error as error:
             raise StorageError(f"where documents came from cannot be kept: {error}", where=str(self._path),
-                               hint="free some space, then run the same command again; a damaged file may be deleted, the index does "
-                                    "not need it") from None
+                               hint="free some space, then run the same command again; a damaged file may be deleted, "
+                                    "the index does not need it") from None
 
 
 def _candidates(path: str, source: str) -> list[str]:

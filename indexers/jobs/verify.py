@@ -66,7 +66,8 @@ def verify_index(index: str | Path, *, repair: bool = False, progress: bool | No
     """
     (kind, path), start = located(index), time.perf_counter()
     if not kind.exists(path):
-        raise IndexNotFound(f"there is no index at {path}", where=str(path), hint=f"make one: regard index SOURCE --index {path}")
+        raise IndexNotFound(f"there is no index at {path}", where=str(path),
+                            hint=f"make one: regard index SOURCE --index {path}")
     found = _Verification(kind, path, progress)
     report = found.run()
     if repair and not report.ok:
@@ -101,7 +102,8 @@ class _Verification:
             self._view(version, store)
         self._sources()
         for job in jobs(self.path):
-            self.report.notes.append(Finding("unfinished.json", "the last indexing job has not ended", f"rerun it: {job.command}"))
+            self.report.notes.append(Finding("unfinished.json", "the last indexing job has not ended",
+                                             f"rerun it: {job.command}"))
         return self.report
 
     def _problem(self, file: str, what: str) -> None:
@@ -132,8 +134,8 @@ class _Verification:
         if found:
             self.views.append(version)
         elif read_meta(version.folder, store) is None or version.meta["commit"] != store.commit:
-            self.report.notes.append(Finding(place, f"the view {version.spec} is of an older version; it is brought up to date when it is "
-                                             "opened, or by regard index"))
+            self.report.notes.append(Finding(place, f"the view {version.spec} is of an older version; it is brought up "
+                                                    "to date when it is opened, or by regard index"))
 
     def _sources(self) -> None:
         file = self.path / SOURCES

@@ -56,6 +56,7 @@ class Changes:
 
 def joined(parts: Sequence[Changes]) -> Changes:
     """The changes of all ``parts``, in order."""
-    vectors = {name: np.concatenate([part.vectors[name] for part in parts]) for name in (parts[0].vectors if parts else ())}
+    vectors = {name: np.concatenate([part.vectors[name] for part in parts])
+               for name in (parts[0].vectors if parts else ())}
     return Changes([p for part in parts for p in part.passages], [h for part in parts for h in part.hashes], vectors,
                    [name for part in parts for name in part.replaced], sum(part.characters for part in parts))

@@ -80,7 +80,8 @@ def _operand(field: str, name: str, wanted: Any) -> Any:
 
 
 def _unusable(field: str, name: str, wanted: Any, hint: str) -> QueryError:
-    return QueryError(f"the filter on {field!r} cannot use {name} with {wanted!r:.80}", where=f"filter {field!r}", hint=hint)
+    return QueryError(f"the filter on {field!r} cannot use {name} with {wanted!r:.80}", where=f"filter {field!r}",
+                      hint=hint)
 
 
 @functools.total_ordering

@@ -27,7 +27,8 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StorageError("another job is writing to this index", where=str(path), hint="wait for it, or stop it") from None
+            raise StorageError("another job is writing to this index", where=str(path),
+                               hint="wait for it, or stop it") from None
         yield
 
 
@@ -50,5 +51,6 @@ def storage_errors(path: Path, what: str) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         reason = str(error).split(", /home/runner")[0][:300]  # without the place in a native library's source
-        raise StorageError(f"{what}: {reason}", where=str(path), hint="free some space or check the permissions, then run the same command "
+        raise StorageError(f"{what}: {reason}", where=str(path),
+                           hint="free some space or check the permissions, then run the same command "
                            "again: it goes on where it stopped") from error

@@ -228,7 +228,8 @@ class StoreKind(Protocol):
         now, at the cost of a few looks at files."""
 
     def write(
-        self, path: Path, *, chunker: Mapping[str, Any] | None = None, text: bool = True, encoders: Mapping[str, Fingerprint] | None = None,
+        self, path: Path, *, chunker: Mapping[str, Any] | None = None, text: bool = True,
+        encoders: Mapping[str, Fingerprint] | None = None,
     ) -> Writer:
         """The writer of the store, which is made, with columns for ``encoders``, where there is none.
 

@@ -73,7 +73,8 @@ def incomplete(path: Path) -> RegardError | None:
     left = jobs(path)
     if not left or is_locked(path):
         return None
-    return IndexNotFound("the last indexing job on this index was interrupted: what it had not committed is not found", where=str(path),
+    return IndexNotFound("the last indexing job on this index was interrupted: what it had not committed is not found",
+                         where=str(path),
                          hint=f"{RERUN}: {left[-1].command}")
 
 

@@ -86,7 +86,8 @@ class LanceCheck:
                 self.fragments.add(files[name])
                 self._problem(f"{DATASET}/{name}", "is missing")
         if uncovered:
-            self.notes.append(Finding(f"{DATASET}/{LEDGER}", f"{len(uncovered)} files are not covered by digests; the passages' "
+            self.notes.append(Finding(f"{DATASET}/{LEDGER}",
+                                      f"{len(uncovered)} files are not covered by digests; the passages' "
                                       "content hashes and vectors were checked instead"))
             self._contents(dataset)
         if not self.fragments:
@@ -133,7 +134,8 @@ class LanceCheck:
             return
         for name, count in (("row numbers", len(np.unique(rows))), ("passage ids", len(set(ids)))):
             if count != len(rows):
-                self._problem(DATASET, f"{len(rows) - count} {name} are there more than once", "index into a new folder")
+                self._problem(DATASET, f"{len(rows) - count} {name} are there more than once",
+                              "index into a new folder")
 
     # -- mending -------------------------------------------------------------------------
 
@@ -157,8 +159,8 @@ class LanceCheck:
             done += self._encode_again(encode)
         if self.fragments:
             lost = self._drop_fragments()
-            done.append(f"{len(self.fragments)} damaged parts of the passage store are taken out, with {len(lost) or 'unknown'} "
-                        f"documents; {again(self.path)}")
+            done.append(f"{len(self.fragments)} damaged parts of the passage store are taken out, with "
+                        f"{len(lost) or 'unknown'} documents; {again(self.path)}")
         return done, lost
 
     def _encode_again(self, encode: Encode) -> Iterator[str]:

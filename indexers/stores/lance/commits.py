@@ -96,7 +96,8 @@ def compact(dataset: Any) -> Any:
     done = [task.execute(dataset) for task in Compaction.plan(dataset, options).tasks]
     if not done:
         return dataset
-    new = [file for result in done for fragment in result.new_fragments for file in _new_files(dataset, folder, fragment)]
+    new = [file for result in done for fragment in result.new_fragments
+           for file in _new_files(dataset, folder, fragment)]
     Ledger(folder).note(new)
     sync_files([*new, folder / LEDGER])
     Compaction.commit(dataset, done, options)
@@ -184,7 +185,7 @@ def _roaring_size(data: bytes) -> int:
         at = 4 + (int(count) + 7) // 8
         runs = data[4:at]
     sizes: list[int] = [struct.unpack_from("<H", data, at + 4 * i + 2)[0] + 1 for i in range(count)]
-    at += 4 * len(sizes) * (1 if runs and count < 4 else 2)  # with the containers' places, which few with runs among them do not have
+    at += 4 * len(sizes) * (1 if runs and count < 4 else 2)  # with their places, which few with runs among them lack
     for i, size in enumerate(sizes):
         if runs and runs[i // 8] >> i % 8 & 1:
             at += 2 + 4 * int(struct.unpack_from("<H", data, at)[0])

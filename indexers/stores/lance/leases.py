@@ -49,7 +49,8 @@ def leased(open_version: Callable[[], Any]) -> tuple[Any, Lease | None]:
 
 def versions(dataset: Any) -> dict[int, Path]:
     """The versions that there are, oldest first, and the manifest of each."""
-    found = {_number(file.stem): file for file in Path(dataset.uri, "_versions").glob("*.manifest") if file.stem.isdigit()}
+    found = {_number(file.stem): file for file in Path(dataset.uri, "_versions").glob("*.manifest")
+             if file.stem.isdigit()}
     return dict(sorted(found.items()))
 
 

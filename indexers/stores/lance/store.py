@@ -76,7 +76,9 @@ class LanceStore:
     def descends_from(self, version: int, commit: str) -> bool:
         """Whether ``commit`` is what made ``version`` in this very history; False too where that version was cleaned
         up."""
-        return version <= self.version and commit_of(open_dataset(self.path, self.version), version, missing="") == commit != ""
+        if version > self.version or not commit:
+            return False
+        return commit_of(open_dataset(self.path, self.version), version, missing="") == commit
 
     def unchanged_since(self, commit: str) -> bool:
         """Whether ``commit`` holds these very passages in this very order: what came after it only moved them to other
@@ -127,7 +129,8 @@ class LanceStore:
         """
         wanted = np.asarray(rows)
         if wanted.ndim != 1 or (len(wanted) and not np.issubdtype(wanted.dtype, np.integer)):
-            raise ConfigError(f"{rows!r:.80} are no rows", where=str(self.path), hint="give a list of whole numbers, a ranking's rows")
+            raise ConfigError(f"{rows!r:.80} are no rows", where=str(self.path),
+                              hint="give a list of whole numbers, a ranking's rows")
         if not len(wanted):
             return np.zeros(0, dtype=np.int64)
         known = self.rows
@@ -191,7 +194,8 @@ class LanceStore:
         """float32 [n, d] of every passage from position ``start`` on, in the dataset's order."""
         name = f"vector_{encoder}"
         if encoder not in self.encoders:
-            raise IndexNotFound(f"the index has no vectors of {encoder!r}", where=str(self.path), hint=f"it has {', '.join(self.encoders)}")
+            raise IndexNotFound(f"the index has no vectors of {encoder!r}", where=str(self.path),
+                                hint=f"it has {', '.join(self.encoders)}")
         for batch in self.scan([name], batch_size, start):
             column = batch.column(name)
             yield np.asarray(column.flatten()).reshape(len(column), column.type.list_size)
@@ -199,8 +203,8 @@ class LanceStore:
     def scan(self, columns: list[str], batch_size: int = 4096, start: int = 0) -> Iterator[Any]:
         """Arrow record batches in the dataset's order; a few batches are in memory at a time."""
         with reading(self.path):
-            scanner = self._dataset.scanner(columns=columns, batch_size=batch_size, scan_in_order=True, offset=start or None,
-                                            batch_readahead=2, fragment_readahead=1)
+            scanner = self._dataset.scanner(columns=columns, batch_size=batch_size, scan_in_order=True,
+                                            offset=start or None, batch_readahead=2, fragment_readahead=1)
             yield from scanner.to_batches()
 
     def select(self, filters: Mapping[str, Any]) -> Rows:
@@ -222,10 +226,9 @@ class LanceStore:
         known: set[str] = set()
         for batch in self.scan(["row", "id", "document_id", "title", "metadata"]):
             with reading(self.path):
-                fields_of = [{**json.loads(record["metadata"]), "id": record["id"], "document_id": record["document_id"],
-                              "title": record["title"], "row": record["row"]} for record in batch.to_pylist()]
-            for fields in fields_of:
-                row = fields.pop("row")
+                records = [(record.pop("row"), {**json.loads(record.pop("metadata")), **record})
+                           for record in batch.to_pylist()]
+            for row, fields in records:
                 known.update(fields)
                 if accept(fields):
                     rows.append(row)
@@ -249,7 +252,8 @@ def open_dataset(path: Path, version: int | None = None, session: Any = None) ->
 
     folder = path / DATASET
     if not exists(path):
-        raise IndexNotFound(f"there is no index at {path}", where=str(folder), hint=f"make one: regard index SOURCE --index {path}")
+        raise IndexNotFound(f"there is no index at {path}", where=str(folder),
+                            hint=f"make one: regard index SOURCE --index {path}")
     with reading(path):
         return lance.dataset(str(folder), version=version, session=session)
 
@@ -297,8 +301,8 @@ def read_manifest(dataset: Any, path: Path) -> dict[str, Any]:
         manifest = json.loads(raw) if raw else {}
     said = manifest.get("format") if isinstance(manifest, dict) else None
     if said != FORMAT:
-        raise IndexFormatError(f"this is a Lance dataset, but no Regard index of format {FORMAT} (it says {said!r:.80})",
-                               where=str(path), hint="index again into a new folder")
+        what = f"this is a Lance dataset, but no Regard index of format {FORMAT} (it says {said!r:.80})"
+        raise IndexFormatError(what, where=str(path), hint="index again into a new folder")
     wrong = [name for name, kind in _MANIFEST.items() if not isinstance(manifest.get(name), kind)]
     if wrong or not isinstance(manifest["chunker"].get("spec"), str):
         raise IndexFormatError(f"the index's description is damaged: {', '.join(wrong) or 'chunker'}", where=str(path),
@@ -318,7 +322,8 @@ def reading(path: Path) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
             raise
-        raise IndexFormatError(f"the passage store cannot be read: {_said(error)}", where=str(path / DATASET), hint=mend(path)) from None
+        raise IndexFormatError(f"the passage store cannot be read: {_said(error)}", where=str(path / DATASET),
+                               hint=mend(path)) from None
 
 
 def mend(path: Path) -> str:

@@ -46,8 +46,9 @@ class LanceUpkeep:
             if time.monotonic() >= deadline or self._tags().keys() & manifests.keys():
                 raise DeletionRefused(
                     f"older versions of this index are in use, and hold what is to be purged: {'; '.join(reasons)}",
-                    where=str(self._dataset.uri), hint="close the readers and delete the tags, then run it again; or give "
-                                                       "readers time to close: --wait SECONDS")
+                    where=str(self._dataset.uri),
+                    hint="close the readers and delete the tags, then run it again; or give readers time to close: "
+                         "--wait SECONDS")
             time.sleep(_POLL_SECONDS)
 
     def compact(self, purge: bool) -> None:
@@ -70,7 +71,7 @@ class LanceUpkeep:
                                            delete_unverified=True, error_if_tagged_old_versions=False)
         folder = self.path / DATASET
         for file in (file for part in _PARTS for file in (folder / part).glob("*")):
-            if file.name.startswith(".tmp") or "#" in file.name:  # how Lance and its object store call what is unfinished
+            if file.name.startswith(".tmp") or "#" in file.name:  # Lance's, and its object store's, unfinished
                 file.unlink()
         Ledger(folder).keep(file for file in folder.rglob("*") if file.is_file())
         for leftover in (*folder.glob("*.new"), *(self.path / PENDING).glob("*.new")):

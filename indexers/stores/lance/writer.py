@@ -68,7 +68,8 @@ class StoreWriter:
         """Only what decides the passages counts, not how the user spelled it."""
         if chunker["fingerprint"] != self.manifest["chunker"]["fingerprint"]:
             raise FingerprintMismatch(
-                f"this index was made with the chunker {self.manifest['chunker']}, not {dict(chunker)}", where=str(self.path),
+                f"this index was made with the chunker {self.manifest['chunker']}, not {dict(chunker)}",
+                where=str(self.path),
                 hint="use the index's chunker, or index into a new folder")
 
     def add_encoder(self, name: str, fingerprint: Mapping[str, Any], vectors: Iterator[Vectors] | None = None) -> None:
@@ -76,7 +77,8 @@ class StoreWriter:
         order."""
         field = _vector_field(name, fingerprint)
         with storage_errors(self.path, f"the vectors of {name!r} cannot be added"):
-            self.dataset = commits.add_column(self.dataset, field, (vector_array(block, field.type) for block in vectors or ()))
+            self.dataset = commits.add_column(self.dataset, field,
+                                              (vector_array(block, field.type) for block in vectors or ()))
 
     def __len__(self) -> int:
         return int(self.dataset.count_rows())
@@ -133,7 +135,7 @@ class StoreWriter:
         column = f"vector_{encoder}"
         table = self.dataset.to_table(columns=["content_hash", column], filter=_among(document_ids))
         vectors = table[column].combine_chunks()
-        block = np.asarray(vectors.flatten()).reshape(len(vectors), -1) if len(vectors) else np.zeros((0, 1), np.float32)
+        block = np.asarray(vectors.flatten()).reshape(len(vectors), vectors.type.list_size)
         return dict(zip(table["content_hash"].to_pylist(), block, strict=True))
 
     def _table(self, changes: Changes, first_row: int) -> Any:
@@ -168,7 +170,8 @@ def _schema(manifest: Mapping[str, Any], encoders: Mapping[str, Mapping[str, Any
     import pyarrow as pa
 
     return pa.schema([
-        ("row", pa.int64()), ("id", pa.string()), ("document_id", pa.string()), ("text", pa.string()), ("start", pa.int64()),
+        ("row", pa.int64()), ("id", pa.string()), ("document_id", pa.string()), ("text", pa.string()),
+        ("start", pa.int64()),
         ("end", pa.int64()), ("title", pa.string()), ("metadata", pa.string()), ("content_hash", pa.binary(16)),
         ("document_hash", pa.binary(16)), *(_vector_field(name, fingerprint) for name, fingerprint in encoders.items()),
     ], metadata={KEY: json.dumps(manifest)})
@@ -177,16 +180,19 @@ def _schema(manifest: Mapping[str, Any], encoders: Mapping[str, Mapping[str, Any
 def _vector_field(name: str, fingerprint: Mapping[str, Any]) -> Any:
     import pyarrow as pa
 
-    return pa.field(f"vector_{name}", pa.list_(pa.float32(), int(fingerprint["dimension"])), metadata={KEY: json.dumps(fingerprint)})
+    return pa.field(f"vector_{name}", pa.list_(pa.float32(), int(fingerprint["dimension"])),
+                    metadata={KEY: json.dumps(fingerprint)})
 
 
 def vector_array(vectors: Vectors, kind: Any) -> Any:
     import pyarrow as pa
 
     if vectors.ndim != 2 or vectors.shape[1] != kind.list_size:
-        raise DimensionMismatch(f"the encoder gave vectors of shape {vectors.shape}, the index holds {kind.list_size} components each",
-                                where="commit", hint="index with the encoder that the index was made with, or into a new folder")
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1)), kind.list_size)
+        raise DimensionMismatch(
+            f"the encoder gave vectors of shape {vectors.shape}, the index holds {kind.list_size} components each",
+            where="commit", hint="index with the encoder that the index was made with, or into a new folder")
+    numbers = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(numbers, kind.list_size)
 
 
 def _among(document_ids: Sequence[str]) -> str:
