@@ -1,4 +1,4 @@
-"""A second kind of store, in one SQLite file: small, whole, and without a line in the product. ``sqlite:/path`` once it is registered."""
+"""A second kind of store, in one SQLite file: ``sqlite:/path``, once ``SQLite`` is registered under that scheme."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _MAKE = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE commits (version INTEGER PRIMARY KEY, id TEXT);
 CREATE TABLE encoders (name TEXT PRIMARY KEY, fingerprint TEXT);
-CREATE TABLE passages (row INTEGER PRIMARY KEY, id TEXT, document_id TEXT, text TEXT, start INTEGER, end INTEGER, title TEXT,
-                       metadata TEXT, content_hash BLOB, document_hash BLOB);
+CREATE TABLE passages (row INTEGER PRIMARY KEY, id TEXT, document_id TEXT, text TEXT, start INTEGER, end INTEGER,
+                       title TEXT, metadata TEXT, content_hash BLOB, document_hash BLOB);
 CREATE TABLE vectors (encoder TEXT, row INTEGER, vector BLOB, PRIMARY KEY (encoder, row));
 CREATE TABLE pending (encoder TEXT, mark TEXT, vector BLOB);
 """
-_PASSAGES = "SELECT row, id, document_id, text, start, end, title, metadata, content_hash, document_hash FROM passages ORDER BY row"
+_PASSAGES = "SELECT * FROM passages ORDER BY row"
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -210,8 +210,8 @@ class SQLiteWriter:
 
     def stored_vectors(self, document_ids: Sequence[str], encoder: str) -> dict[bytes, Any]:
         wanted = set(document_ids)
-        found = self._database.execute("SELECT document_id, content_hash, vector FROM passages JOIN vectors USING (row) "
-                                       "WHERE encoder = ?", (encoder,))
+        question = "SELECT document_id, content_hash, vector FROM passages JOIN vectors USING (row) WHERE encoder = ?"
+        found = self._database.execute(question, (encoder,))
         return {digest: np.frombuffer(vector, np.float32) for name, digest, vector in found if name in wanted}
 
     def texts(self, batch_size: int = 3, start: int = 0) -> Iterator[list[str]]:
@@ -240,7 +240,8 @@ class SQLiteWriter:
     def _remove(self, document_ids: Sequence[str]) -> int:
         before = len(self)
         names = [(name,) for name in document_ids]
-        self._database.executemany("DELETE FROM vectors WHERE row IN (SELECT row FROM passages WHERE document_id = ?)", names)
+        self._database.executemany("DELETE FROM vectors WHERE row IN (SELECT row FROM passages WHERE document_id = ?)",
+                                   names)
         self._database.executemany("DELETE FROM passages WHERE document_id = ?", names)
         return before - len(self)
 
@@ -280,7 +281,8 @@ class SQLitePending:
                                                [(self._name, self._mark, _bytes(vector)) for vector in vectors])
 
     def blocks(self) -> Iterator[Any]:
-        found = self._writer._database.execute("SELECT vector FROM pending WHERE encoder = ? ORDER BY rowid", (self._name,))
+        found = self._writer._database.execute("SELECT vector FROM pending WHERE encoder = ? ORDER BY rowid",
+                                               (self._name,))
         for (vector,) in found.fetchall():
             yield np.frombuffer(vector, np.float32)[None]
 
@@ -325,7 +327,8 @@ class SQLiteCheck:
             self.problems.append(Finding(FILE, error.what, "index into a new folder"))
             return None
         self._damaged = {r[2] for r in store._records if store.has_text and content_hash(_passage(r)) != r[8]}
-        self.problems += [Finding(FILE, f"{name} is not what was indexed", repair_command(self.path)) for name in self._damaged]
+        self.problems += [Finding(FILE, f"{name} is not what was indexed", repair_command(self.path))
+                          for name in self._damaged]
         return store
 
     def go_back(self) -> list[str]:
@@ -343,7 +346,8 @@ def _meta(database: sqlite3.Connection, key: str) -> str:
 
 
 def _encoders(database: sqlite3.Connection) -> dict[str, dict[str, Any]]:
-    return {name: json.loads(one) for name, one in database.execute("SELECT name, fingerprint FROM encoders ORDER BY rowid")}
+    found = database.execute("SELECT name, fingerprint FROM encoders ORDER BY rowid")
+    return {name: json.loads(fingerprint) for name, fingerprint in found}
 
 
 def _matrix(database: sqlite3.Connection, name: str, fingerprint: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Inside ``indexers/`` imports point down its list and make no circle; and nothing outside of Lance's folder names it."""
+"""Inside ``indexers/`` imports point down its list and make no circle; nothing outside Lance's folder names it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _name(file: Path) -> str:
 
 
 def _imported(file: Path, modules: dict[str, Path]) -> Iterator[str]:
-    """The modules of ``modules`` that a file imports, wherever in it; a lazy package's own listing of its parts is none."""
+    """The modules of ``modules`` that a file imports, wherever in it."""
     package = _name(file).split(".") if file.name == "__init__.py" else _name(file).split(".")[:-1]
     for node in ast.walk(ast.parse(file.read_text())):
         if not isinstance(node, ast.ImportFrom | ast.Import):
@@ -36,8 +36,8 @@ def _imported(file: Path, modules: dict[str, Path]) -> Iterator[str]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         else:
-            base = ".".join([*package[:len(package) - node.level + 1], *((node.module or "").split(".") if node.module else [])])
-            base = base if node.level else (node.module or "")
+            above = package[:len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
             names = [f"{base}.{alias.name}" if f"{base}.{alias.name}" in modules else base for alias in node.names]
         yield from (name for name in names if name in modules and name != _name(file))
 
@@ -49,7 +49,8 @@ def _floor(name: str) -> int | None:
 
 
 def test_every_part_of_indexers_has_a_floor() -> None:
-    parts = {file.relative_to(ROOT / "indexers").parts[0].removesuffix(".py") for file in (ROOT / "indexers").rglob("*.py")}
+    parts = {file.relative_to(ROOT / "indexers").parts[0].removesuffix(".py")
+             for file in (ROOT / "indexers").rglob("*.py")}
     assert parts == {*FLOORS, "integrity", "__init__"}
 
 
