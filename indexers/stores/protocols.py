@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ...rag.models.encoding import Vectors
 from ...rag.nouns import FilteredStore, Rows
@@ -208,8 +208,8 @@ class StoreKind(Protocol):
     """How stores of one kind are found, opened and made. A kind has a line in the table ``regard.stores``, under its
     ``scheme``."""
 
-    scheme: str
-    packages: Mapping[str, str]
+    scheme: ClassVar[str]
+    packages: ClassVar[Mapping[str, str]]
     """The distribution of each module that it needs beyond Regard's own, for ``regard doctor``."""
 
     def exists(self, path: Path) -> bool:

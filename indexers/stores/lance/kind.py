@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ....rag.errors import IndexNotFound
-from ..protocols import Fingerprint
+from ..protocols import Fingerprint, StoreKind
 from .check import LanceCheck
 from .serving import ServedStore, serve
 from .store import SCHEME, LanceStore, exists, open_dataset
@@ -15,8 +15,8 @@ from .upkeep import LanceUpkeep
 from .writer import StoreWriter
 
 
-class Lance:
-    """A ``StoreKind``: every commit is one transaction; older versions are kept until a compaction removes them."""
+class Lance(StoreKind):
+    """Every commit is one transaction; older versions are kept until a compaction removes them."""
 
     scheme = SCHEME
     packages: ClassVar = {"lance": "pylance"}
