@@ -2,7 +2,7 @@
 job.
 
 Lives here, each part importing those before it: ``corpus`` (readers), ``chunkers``, ``encoders``, ``stores`` (passages
-and their vectors) with ``integrity`` (whether files are what was written), ``views`` (FAISS, BM25, attention), ``jobs``
+and their vectors), ``views`` (FAISS, BM25, attention), ``jobs``
 (``build_index``, and an index's life afterwards).
 
 May import: ``regard.rag``, ``regard.kernels``.

@@ -19,8 +19,8 @@ from ...rag.errors import IndexFormatError, IndexNotFound, RegardError
 from ...rag.models.chosen import expect_chosen
 from ...rag.models.encoding import Vectors, close_encoder, open_encoder
 from ...rag.progress import progress_bar
-from ..integrity import damages
 from ..stores.findings import Finding, repair_command
+from ..stores.integrity import damages
 from ..stores.locks import locked, storage_errors
 from ..stores.opening import located
 from ..stores.protocols import Check, Store, StoreKind

@@ -1,9 +1,9 @@
 """Passage stores: a folder a kind, and what all share.
 
 Lives here: ``protocols`` (what a store, its writer, its upkeep and its check promise), ``opening`` (an index by its
-name), ``changes`` (what a commit holds), ``filters`` (which passages meet a query's), ``locks``, ``serving`` (which
-version is read), ``unfinished`` (what a job has not ended), ``findings``; ``lance``. May import: ``integrity``,
-``regard.rag`` (but ``rag.app``), the rest of ``regard.indexers`` but ``views`` and ``jobs``.
+name), ``changes`` (what a commit holds), ``filters`` (which passages meet a query's), ``locks``, ``integrity`` (whether
+files are what was written), ``serving`` (which version is read), ``unfinished`` (what a job has not ended),
+``findings``; ``lance``. May import: ``regard.rag`` (but ``rag.app``), ``corpus``, ``chunkers``, ``encoders``.
 """
 
 STORES = {

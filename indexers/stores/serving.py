@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..integrity import read_sealed
+from .integrity import read_sealed
 from .protocols import Store
 
 VIEWS = "views"

@@ -29,8 +29,8 @@ from ...rag.markup import visible
 from ...rag.models import resolve, weights_hash
 from ...rag.nouns import Rows
 from ...rag.progress import progress_bar
-from ..integrity import expect_whole
 from ..stores.changes import content_hash
+from ..stores.integrity import expect_whole
 from ..stores.locks import storage_errors
 from ..stores.protocols import Store
 from .attention_layout import Half, Layout, tensor_of

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from ...rag.errors import IndexFormatError
 from ...rag.files import sync
 from ...rag.nouns import Rows
-from ..integrity import Files, describe_files, expect_whole, read_sealed, remember, sealed
 from ..stores.changes import Contents
+from ..stores.integrity import Files, describe_files, expect_whole, read_sealed, remember, sealed
 from .attention_layout import Bytes, Layout
 
 Table = NDArray[np.int64]

@@ -23,8 +23,8 @@ from ...rag.lm.passages import Format
 from ...rag.lm.prefill import Prefill, Span, plan, tiled
 from ...rag.models import resolve, weights_hash
 from ...rag.nouns import Ranking, Rows
-from ..integrity import Files
 from ..stores.changes import Contents
+from ..stores.integrity import Files
 from ..stores.opening import shared_store
 from ..stores.protocols import Store
 from .attention_job import FORMAT, SHARDS, Prefix, Recipe, bring_up_to_date, half_of, layout_of

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...rag.errors import StageError
 from ...rag.nouns import Rows, Scores
-from ..integrity import Files, look_once
+from ..stores.integrity import Files, look_once
 from ..stores.protocols import Store
 from .spec import ViewSpec
 from .versions import damaged_view

@@ -14,7 +14,7 @@ from ...rag.dag.trace import record, record_kernels
 from ...rag.errors import DimensionMismatch, MissingDependency, StageError
 from ...rag.models.encoding import Vectors
 from ...rag.nouns import Rows, Scores
-from ..integrity import Files
+from ..stores.integrity import Files
 from ..stores.protocols import Store
 from .filtered import FilterPlan, Positions, only_allowed, search_exactly
 from .spec import ViewSpec

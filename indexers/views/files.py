@@ -22,7 +22,7 @@ import numpy as np
 from ...rag.errors import IndexFormatError
 from ...rag.files import replace_text, sync, sync_tree
 from ...rag.nouns import Rows
-from ..integrity import Files, describe_files, read_sealed, remember, sealed
+from ..stores.integrity import Files, describe_files, read_sealed, remember, sealed
 from ..stores.locks import locked, storage_errors
 from ..stores.opening import open_index
 from ..stores.protocols import Store

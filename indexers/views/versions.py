@@ -13,7 +13,7 @@ import numpy as np
 
 from ...rag.errors import IndexFormatError
 from ...rag.nouns import Rows
-from ..integrity import Reading, expect_whole, read_json, read_sealed
+from ..stores.integrity import Reading, expect_whole, read_json, read_sealed
 from ..stores.protocols import Store
 from ..stores.serving import DESCRIPTION
 from .spec import ViewSpec, is_spec

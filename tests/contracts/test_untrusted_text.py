@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import transformers
 from regard.indexers import build_index
-from regard.indexers.integrity import describe_files, sealed
+from regard.indexers.stores.integrity import describe_files, sealed
 from regard.rag import Batch, Document, Passage, PassageList, Query, Ranking
 from regard.rag.lm import LanguageModel, gguf
 from regard.rag.models import resolve

@@ -25,7 +25,7 @@ import torch
 import transformers
 from conftest import HashEncoder
 from regard.indexers import build_index, compact, delete_documents
-from regard.indexers.integrity import Digest
+from regard.indexers.stores.integrity import Digest
 from regard.indexers.stores.lance.digests import Ledger
 from regard.indexers.stores.lance.store import DATASET, LanceStore
 from regard.indexers.views import attention_job, view_specs

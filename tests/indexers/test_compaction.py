@@ -20,10 +20,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from regard.indexers import build_index, compact, delete_documents
-from regard.indexers.integrity import sealed
 from regard.indexers.jobs import sources
 from regard.indexers.jobs.columns import encode_existing
 from regard.indexers.stores import unfinished
+from regard.indexers.stores.integrity import sealed
 from regard.indexers.stores.lance import digests, leases
 from regard.indexers.stores.lance.leases import versions
 from regard.indexers.stores.lance.store import DATASET, LanceStore

@@ -44,14 +44,13 @@ def _imported(file: Path, modules: dict[str, Path]) -> Iterator[str]:
 
 def _floor(name: str) -> int | None:
     part = name.removeprefix("regard.indexers").strip(".").partition(".")[0]
-    part = "stores" if part == "integrity" else part
     return FLOORS.index(part) if part else None
 
 
 def test_every_part_of_indexers_has_a_floor() -> None:
     parts = {file.relative_to(ROOT / "indexers").parts[0].removesuffix(".py")
              for file in (ROOT / "indexers").rglob("*.py")}
-    assert parts == {*FLOORS, "integrity", "__init__"}
+    assert parts == {*FLOORS, "__init__"}
 
 
 @pytest.mark.parametrize("floor", FLOORS)

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from regard.indexers import build_index, integrity
-from regard.indexers.integrity import Digest
+from regard.indexers import build_index
+from regard.indexers.stores import integrity
+from regard.indexers.stores.integrity import Digest
 from regard.indexers.stores.lance.store import LanceStore
 from regard.indexers.views import build_view, built_view, load_view, open_view, parse_view
 from regard.rag import Document

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from regard.indexers import build_index, delete_documents, integrity
+from regard.indexers import build_index, delete_documents
+from regard.indexers.stores import integrity
 from regard.indexers.stores.locks import locked
 from regard.rag import Batch, Document, Pipeline, Query, Ranking, Stage, models
 from regard.rag.errors import PipelineError

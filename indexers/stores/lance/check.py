@@ -17,9 +17,9 @@ import numpy as np
 from ....rag.errors import IndexFormatError, RegardError
 from ....rag.nouns import Passage
 from ....rag.progress import Advance, progress_bar
-from ...integrity import Digest
 from ..changes import content_hash
 from ..findings import Finding, again, repair_command
+from ..integrity import Digest
 from ..protocols import Encode
 from . import commits
 from .digests import LEDGER, Ledger

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ....rag.files import replace_text
-from ...integrity import Digest
+from ..integrity import Digest
 
 LEDGER = "digests.jsonl"
 

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from ..rag.errors import IndexFormatError
-from ..rag.models import cache_dir
+from ...rag.errors import IndexFormatError
+from ...rag.models import cache_dir
 
 Files = Mapping[str, Mapping[str, Any]]
 """``{"bytes": ..., "sha256": ...}`` of each file, by its POSIX path in the folder that is described."""
