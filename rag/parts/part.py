@@ -18,7 +18,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Self, TypeVar, dataclass_transform, get_type_hints, overload
+from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform, get_type_hints, overload
 
 from ..errors import ConfigError
 from ..tables import Table, table
@@ -209,7 +209,7 @@ def nested(value: Any, path: str = "") -> Iterator[tuple[str, Part]]:
 
 def _per_class(function: Callable[[type[Part]], T]) -> Callable[[type[Part]], T]:
     """``functools.cache``, which type checkers let take a class of its own hash."""
-    return functools.cache(function)
+    return cast(Callable[[type[Part]], T], functools.cache(function))
 
 
 # -- making one -----------------------------------------------------------------------
