@@ -18,18 +18,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-<<<<<<< HEAD
 from regard.indexers import build_index, delete_documents, verify_index
 from regard.indexers.chunkers.chunkers import chunker
 from regard.indexers.stores.changes import Changes
 from regard.indexers.stores.lance.store import LanceStore
 from regard.indexers.stores.lance.writer import StoreWriter
 from regard.indexers.stores.locks import locked
-=======
-from regard.indexers import LanceStore, build_index, delete_documents, verify_index
-from regard.indexers.chunkers.chunkers import chunker
-from regard.indexers.stores.lance.writer import Shard, StoreWriter, locked
->>>>>>> main
 from regard.indexers.views import attention_job, attention_shards, build_view, fresh_view, parse_view, view_specs
 from regard.indexers.views.attention_layout import Half, Layout, slots
 from regard.indexers.views.attention_shards import CUT, TOKENS

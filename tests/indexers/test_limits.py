@@ -18,11 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-<<<<<<< HEAD
 from regard.indexers import build_index
-=======
-from regard.indexers import LanceStore, build_index
->>>>>>> main
 from regard.indexers.chunkers.chunkers import chunker
 from regard.indexers.corpus import Limits, Skip, detect_format, estimate_size, lines, objects, parsing, read_corpus
 from regard.indexers.corpus.skips import Unreadable
