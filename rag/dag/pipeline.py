@@ -30,7 +30,7 @@ from .executor import Executor
 from .graph import Edge, Graph, Node
 from .ports import Port, accepts, is_type, meets, ports, type_name
 from .stage import Problem, Stage
-from .stores import index_of, open_store
+from .stores import index_of, is_listed, open_store
 from .threads import in_thread
 from .trace import Event, Trace, listening
 
@@ -270,7 +270,7 @@ class Pipeline:
     def indexes(self) -> list[Path]:
         """The indexes that the stages read: their folders, or what names them."""
         uris = dict.fromkeys(node.stage.store_uri for node in self.nodes.values())
-        return [index_of(uri) for uri in uris if uri]
+        return [index_of(uri) for uri in uris if is_listed(uri)]
 
     def connections(self) -> dict[str, list[Connection]]:
         """The servers that each stage would use, by its name, with the key variables whose values it would send there."""

@@ -45,6 +45,11 @@ def index_of(uri: str) -> Path:
     return Path(place if kind(BARE).scheme == scheme else uri)
 
 
+def is_listed(uri: str) -> bool:
+    """Whether the table knows the URI's scheme; the others are not of indexes."""
+    return split(uri)[0] != BARE
+
+
 def folder_of(uri: str) -> Path:
     """The folder of the index whose store has this URI."""
     return Path(split(uri)[1])
