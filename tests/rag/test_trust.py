@@ -236,7 +236,7 @@ def test_a_yes_on_a_terminal_is_remembered(theirs: Path, monkeypatch) -> None:
 @pytest.mark.parametrize("named", ["tokenizer", "language model"])
 def test_nor_the_chunkers_tokenizer_nor_a_views_language_model(named: str, tmp_path: Path, lexical: Path, monkeypatch) -> None:
     from regard.indexers import delete_documents
-    from regard.indexers.jobs import chosen
+    from regard.indexers.jobs import chosen as named_models
     from regard.indexers.views import ViewSpec
 
     index = tmp_path / "index"
@@ -252,7 +252,7 @@ def test_nor_the_chunkers_tokenizer_nor_a_views_language_model(named: str, tmp_p
             build_index([Document("e", "Wide.")], index, encoder=None, progress=False)
     else:
         spec = ViewSpec("attention", "evil/model", {"bits": 16, "last": 1})
-        monkeypatch.setattr(chosen, "view_specs", lambda path: [spec])
+        monkeypatch.setattr(named_models, "view_specs", lambda path: [spec])
         with pytest.raises(UntrustedModel, match="language model"):
             build_index([Document("e", "Wide.")], index, encoder=None, progress=False)
         with pytest.raises(UntrustedModel, match="language model"):
