@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..tables import html
 from .plain import Flat, reading
-from .shown import html
 from .text import Passage
 
 ENTAILED = 0.5

@@ -12,4 +12,6 @@ RENDERERS = {
     "Ranking": ".display:ranking_html",
     "Result": ".display:result_html",
     "Trace": ".display:trace_html",
+    "mermaid": ".drawing:to_mermaid",
+    "svg": ".drawing:to_svg",
 }
