@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, overload
 
 from ..errors import PipelineError, QueryError, RegardError
-from ..nouns import Batch, Query, Ranking
+from ..nouns import Batch, Query, Ranking, rendered
 from ..paths import local_path
 from .cache import StageCache
 from .executor import Executor
@@ -107,9 +107,7 @@ class Result(Mapping[str, Any]):
         return len(self.outputs)
 
     def _repr_html_(self) -> str:
-        from ..show.display import result_html  # views are built only when a notebook asks
-
-        return result_html(self.outputs, self.trace)
+        return rendered("Result", self.outputs, self.trace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,20 +250,14 @@ class Pipeline:
 
     def to_mermaid(self) -> str:
         """The DAG as a Mermaid flow chart."""
-        from ..show.drawing import to_mermaid
-
-        return to_mermaid(self.graph())
+        return rendered("Mermaid", self.graph())
 
     def to_svg(self) -> str:
         """The DAG as a self-contained SVG, with the last run's times and counts if there was one."""
-        from ..show.drawing import to_svg
-
-        return to_svg(self.graph(), self.trace)
+        return rendered("SVG", self.graph(), self.trace)
 
     def _repr_html_(self) -> str:
-        from ..show.display import graph_html
-
-        return graph_html(self.graph(), self.trace)
+        return rendered("Graph", self.graph(), self.trace)
 
     def indexes(self) -> list[Path]:
         """The folders of the indexes that the stages read."""
@@ -295,11 +287,9 @@ class Pipeline:
                               "connect it, name it in p.output(...), or remove it", fatal=False)
 
     def _check_stores(self, name: str) -> Iterator[Problem]:
-        """Rankings that meet must come from one store, and a stage that reads text needs a store that has it."""
+        """A stage that reads text needs a store that has it."""
         node = self.nodes[name]
         uris = {uri for src, port in node.sources if port.type is Ranking for uri in self._stores_above(src)}
-        if len(uris) > 1:
-            yield Problem(f"its rankings come from different indexes: {', '.join(sorted(uris))}", "", "retrieve from one index")
         if not node.stage.needs_text:
             return
         for uri in sorted(uris):

@@ -14,6 +14,8 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..nouns import data_frame, rendered
+
 
 @dataclass(slots=True)
 class StageTrace:
@@ -49,10 +51,12 @@ class Trace:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def _repr_html_(self) -> str:
-        from ..show.display import trace_html  # views are built only when a notebook asks
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame``, a row a stage. Raises ``MissingDependency`` where pandas is not installed."""
+        return data_frame(map(asdict, self.stages), StageTrace.__slots__)
 
-        return trace_html(self)
+    def _repr_html_(self) -> str:
+        return rendered("Trace", self)
 
 
 @dataclass(frozen=True, slots=True)

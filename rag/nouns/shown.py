@@ -1,13 +1,35 @@
-"""Nouns as notebooks show them: by the renderer that the table ``regard.renderers`` has under the noun's name."""
+"""Nouns as people see them: by the renderers of the table ``regard.renderers``, and as pandas' data frames."""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
+from ..errors import MissingDependency
 from ..tables import table
 
 
-def html(noun: Any) -> str:
-    """A fragment of HTML."""
-    rendered: str = table("regard.renderers")[type(noun).__name__](noun)
-    return rendered
+class View(Protocol):
+    """What is shown in a notebook's cell, printed as text, and saved as one self-contained page."""
+
+    def _repr_html_(self) -> str: ...
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page. Raises ``StorageError`` when the file cannot be written."""
+
+
+def rendered(name: str, *values: Any) -> str:
+    """The text that the renderer called ``name`` makes of ``values``: HTML, SVG, Mermaid."""
+    text: str = table("regard.renderers")[name](*values)
+    return text
+
+
+def data_frame(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> Any:
+    """A ``pandas.DataFrame``. Raises ``MissingDependency`` where pandas is not installed."""
+    try:
+        pandas = importlib.import_module("pandas")
+    except ImportError as error:
+        raise MissingDependency("pandas is not installed", where="to_pandas", hint="pip install pandas") from error
+    return pandas.DataFrame(list(rows), columns=list(columns))
