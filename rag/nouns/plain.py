@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any, Self
 
-from ..errors import ConfigError, StageError
+from ..errors import ConfigError, QueryError, StageError
 
 UNLESS_EMPTY = {"unless_empty": True}
 """A field's ``metadata``: JSON leaves it out while it is empty, so that what was hashed or stored before the field was there stays as it was."""
@@ -32,7 +32,7 @@ def parsed(kind: type, data: object) -> Iterator[None]:
     """Whatever ``data`` lacks, or holds of another type, is a ``ConfigError``."""
     try:
         yield
-    except (AttributeError, IndexError, KeyError, OverflowError, StageError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, OverflowError, QueryError, StageError, TypeError, ValueError) as error:
         raise ConfigError(f"this is no {kind.__name__}: {error!r:.120}", where=f"{data!r:.80}", hint="give what to_dict gave") from error
 
 

@@ -136,7 +136,7 @@ def _dense(value: Any) -> NDArray[np.float32]:
         array = np.asarray(value, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise StageError(f"a query's vector is no array of numbers: {error}", where="QueryVector") from None
-    if array.ndim not in (1, 2) or not array.shape[-1] or not np.isfinite(array).all():
+    if array.ndim not in (1, 2) or not array.size or not np.isfinite(array).all():
         raise StageError(f"a query's vector has shape {array.shape} or numbers that are not finite", where="QueryVector",
                          hint="float32 [d], or [t, d] with a row a token")
     return read_only(array)
