@@ -150,6 +150,12 @@ def lazy(package: str, *tables: Mapping[str, str]) -> Callable[[str], Any]:
     return __getattr__
 
 
+def html(value: Any) -> str:
+    """``value`` as notebooks show it: by the renderer that the table ``regard.renderers`` has under its class's name."""
+    rendered: str = table("regard.renderers")[type(value).__name__](value)
+    return rendered
+
+
 def _absolute(place: str, package: str) -> str:
     """``.bm25:BM25`` in ``regard.retrievers`` is ``regard.retrievers.bm25:BM25``."""
     return package + place if place.startswith(".") else place

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from ..rag import models
 from ..rag.dag.stage import Problem, Stage
-from ..rag.dag.trace import Token, emit
+from ..rag.dag.trace import TextDelta, emit
 from ..rag.errors import ConfigError, RegardError
 from ..rag.models.encoding import Encoder, encoder
 from ..rag.models.verification import Verifier
@@ -15,7 +15,7 @@ from ..rag.nouns import Answer, Query, Ranking, Usage
 from .citations import cite
 from .ending import without_repeats
 from .packing import Size, pack
-from .prompt import PASSAGES, QUESTION, Order, Prompt, after_passage, before_passages, boundary, build
+from .prompt import PASSAGES, QUESTION, PassageOrder, ReaderPrompt, after_passage, before_passages, boundary, build
 from .verifiers import verifier as verifier_named
 
 SYSTEM = "You are a helpful assistant."
@@ -35,7 +35,7 @@ class BaseReader(Stage):
 
     depth: int
     budget: int
-    order: Order
+    order: PassageOrder
     system: str | None
     instruction: str
     embedder: str
@@ -45,7 +45,7 @@ class BaseReader(Stage):
     _verifier: Verifier | None
 
     def _set(
-        self, *, depth: int, budget: int, order: Order, system: str | None, instruction: str, embedder: str, min_support: float,
+        self, *, depth: int, budget: int, order: PassageOrder, system: str | None, instruction: str, embedder: str, min_support: float,
         verifier: str | None,
     ) -> None:
         missing = [part for part in (PASSAGES, QUESTION) if instruction.count(part) != 1]
@@ -97,7 +97,7 @@ class BaseReader(Stage):
             except RegardError as error:
                 yield Problem(error.what, self.label, error.hint or "")
 
-    def _prompt(self, query: Query, ranking: Ranking, budget: int, size: Size) -> Prompt | None:
+    def _prompt(self, query: Query, ranking: Ranking, budget: int, size: Size) -> ReaderPrompt | None:
         """The prompt for one query, or None when its ranking has no passage that could be shown."""
         passages = ranking.top(self.depth).passages()
         line = boundary(query.text, passages)
@@ -106,11 +106,11 @@ class BaseReader(Stage):
 
     def _nothing_found(self, position: int) -> Answer:
         """No passage, no answer: the model is not asked to answer from memory."""
-        emit(Token(self.label, position, NOTHING_FOUND))
+        emit(TextDelta(self.label, position, NOTHING_FOUND))
         return Answer(NOTHING_FOUND)
 
-    def _answer(self, prompt: Prompt, text: str, usage: Usage, finish: str | None, *, sizes: Sequence[int], before: int) -> Answer:
-        """The answer, each sentence once, with its evidence; ``sizes`` and ``before`` as in :meth:`Prompt.context`."""
+    def _answer(self, prompt: ReaderPrompt, text: str, usage: Usage, finish: str | None, *, sizes: Sequence[int], before: int) -> Answer:
+        """The answer, each sentence once, with its evidence; ``sizes`` and ``before`` as in :meth:`ReaderPrompt.context`."""
         if self._encoder is None:
             raise self.not_open()
         answer = without_repeats(text.strip())

@@ -14,14 +14,14 @@ from ..rag.lm.evidence import AttentionEvidence
 from ..rag.lm.passages import Block, Format, shown
 from ..rag.lm.prefill import Prefill, tiled
 from ..rag.nouns import Passage, Ranking
-from .prompt import PASSAGES, QUESTION, Prompt
+from .prompt import PASSAGES, QUESTION, ReaderPrompt
 
 
 @dataclass(frozen=True, slots=True)
 class BlockPrompt:
     """``prompt`` as people read it; ``prefix``, ``blocks`` (best first) and ``suffix`` as the model does."""
 
-    prompt: Prompt
+    prompt: ReaderPrompt
     prefix: list[int]
     blocks: list[Block]
     suffix: list[int]
@@ -49,7 +49,7 @@ def lay_out(lm: LanguageModel, form: Format, question: str, instruction: str, pa
             left -= len(block.ids)
     after = instruction.partition(PASSAGES)[2].replace(QUESTION, question)
     pieces = ["", *(piece for _, block in kept for piece in (block.text, form.separator)), after]
-    prompt = Prompt(tuple(pieces), tuple(passage for passage, _ in kept), len(passages) - len(kept))
+    prompt = ReaderPrompt(tuple(pieces), tuple(passage for passage, _ in kept), len(passages) - len(kept))
     return BlockPrompt(prompt, form.prefix(lm), [block for _, block in kept], form.suffix(lm, after))
 
 

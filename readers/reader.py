@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ..rag import models
 from ..rag.dag.stage import Problem, Stage
-from ..rag.dag.trace import Token, emit, record
+from ..rag.dag.trace import TextDelta, emit, record
 from ..rag.errors import BudgetError, RegardError
 from ..rag.lm import LanguageModel, describe
 from ..rag.lm.passages import Format, SharesPrefill
@@ -22,7 +22,7 @@ from .base import INSTRUCTION, SYSTEM, BaseReader
 from .citations import MIN_SUPPORT
 from .ending import AnswerGuard, Ended
 from .packing import Size
-from .prompt import Order, Prompt
+from .prompt import PassageOrder, ReaderPrompt
 
 FORM = Format()
 """How passages stand under the block mask: as in a reranker's prompt."""
@@ -53,7 +53,7 @@ class Reader(BaseReader):
     model_settings: ClassVar[tuple[str, ...]] = ("lm", "embedder", "verifier")
 
     def __init__(
-        self, lm: str = "smollm2", depth: Count = 10, budget: Count = 1024, max_new_tokens: Count = 128, order: Order = "best-last",
+        self, lm: str = "smollm2", depth: Count = 10, budget: Count = 1024, max_new_tokens: Count = 128, order: PassageOrder = "best-last",
         temperature: Annotated[float, Field(ge=0)] = 0.0, top_p: Annotated[float, Field(gt=0, le=1)] = 1.0, seed: int = 0,
         system: str | None = SYSTEM, instruction: str = INSTRUCTION, embedder: str = "minilm", min_support: Share = MIN_SUPPORT,
         stop: list[str] | None = None, mask: Mask = "causal", device: str | None = None, verifier: str | None = "lexical",
@@ -152,7 +152,7 @@ class Reader(BaseReader):
                               f"{lm.window}", where=f"query {query.id!r}", hint="shorten the question, or lower max_new_tokens")
         return min(self.budget, room)
 
-    def _generate(self, lm: LanguageModel, position: int, prompt: Prompt) -> Answer:
+    def _generate(self, lm: LanguageModel, position: int, prompt: ReaderPrompt) -> Answer:
         frame = lm.frame(self.system)
         pieces = [lm.tokens(piece) for piece in prompt.pieces]
         ids = [*frame.prefix, *chain.from_iterable(pieces), *frame.suffix]
@@ -171,7 +171,7 @@ class Reader(BaseReader):
 
     def _text(self, lm: LanguageModel, ids: list[int], position: int, context: Prefill | None = None) -> tuple[str, str]:
         """What the model wrote, and why it stopped, as in ``Answer.finish``."""
-        guard = AnswerGuard(lambda piece: emit(Token(self.label, position, piece)), self.stop)
+        guard = AnswerGuard(lambda piece: emit(TextDelta(self.label, position, piece)), self.stop)
         try:
             generation = lm.generate(ids, context=context, max_new_tokens=self.max_new_tokens, temperature=self.temperature,
                                      top_p=self.top_p, seed=self.seed, on_text=guard)

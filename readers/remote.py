@@ -12,7 +12,7 @@ from pydantic import Field
 
 from ..rag import models
 from ..rag.dag.stage import Problem
-from ..rag.dag.trace import Token, emit, record
+from ..rag.dag.trace import TextDelta, emit, record
 from ..rag.errors import ConfigError, RegardError
 from ..rag.models.inert import expect_inert
 from ..rag.nouns import Answer, Batch, Query, Ranking, Usage
@@ -22,7 +22,7 @@ from .base import INSTRUCTION, SYSTEM, BaseReader
 from .chat import OPENAI, OWN_VARIABLE, ChatClient, Completion, checked_url, connection
 from .citations import MIN_SUPPORT
 from .packing import Size
-from .prompt import Order, Prompt
+from .prompt import PassageOrder, ReaderPrompt
 
 CHARACTERS_A_TOKEN = 4
 
@@ -46,7 +46,7 @@ class RemoteReader(BaseReader):
     def __init__(
         self, model: str, base_url: str | None = None, api_key_env: str | None = OWN_VARIABLE, depth: Count = 20,
         budget: Count = 4096,
-        max_new_tokens: Count = 512, order: Order = "best-last", temperature: Annotated[float, Field(ge=0)] = 0.0,
+        max_new_tokens: Count = 512, order: PassageOrder = "best-last", temperature: Annotated[float, Field(ge=0)] = 0.0,
         top_p: Annotated[float, Field(gt=0, le=1)] = 1.0, seed: int = 0, system: str | None = SYSTEM,
         instruction: str = INSTRUCTION, tokenizer: str | None = None, timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0,
         retries: Annotated[int, Field(ge=0)] = 4, concurrency: Count = 4, embedder: str = "minilm",
@@ -129,7 +129,7 @@ class RemoteReader(BaseReader):
             self._nothing_found(i) if prompt is None else self._finish(prompt, completions[i]) for i, prompt in enumerate(prompts)
         )
 
-    def _complete_all(self, client: ChatClient, prompts: list[Prompt | None]) -> dict[int, Completion]:
+    def _complete_all(self, client: ChatClient, prompts: list[ReaderPrompt | None]) -> dict[int, Completion]:
         """Position to completion; requests that have not begun when one fails are not made."""
         pool = ThreadPoolExecutor(self.concurrency, "remote-reader")
         try:
@@ -141,14 +141,14 @@ class RemoteReader(BaseReader):
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _complete(self, client: ChatClient, position: int, prompt: Prompt) -> Completion:
+    def _complete(self, client: ChatClient, position: int, prompt: ReaderPrompt) -> Completion:
         messages = [{"role": "system", "content": self.system}] if self.system else []
         messages.append({"role": "user", "content": prompt.text})
         parameters = {"model": self.model, "max_tokens": self.max_new_tokens, "temperature": self.temperature, "top_p": self.top_p,
                       "seed": self.seed, **(self.parameters or {})}
-        return client.complete(messages, parameters, lambda text: emit(Token(self.label, position, text)))
+        return client.complete(messages, parameters, lambda text: emit(TextDelta(self.label, position, text)))
 
-    def _finish(self, prompt: Prompt, completion: Completion) -> Answer:
+    def _finish(self, prompt: ReaderPrompt, completion: Completion) -> Answer:
         before = self._size(self.system or "")
         sizes = [self._size(piece) for piece in prompt.pieces]
         usage = completion.usage or Usage(before + sum(sizes), self._size(completion.text))

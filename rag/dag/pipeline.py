@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, overload
 
 from ..errors import PipelineError, QueryError, RegardError
-from ..nouns import Batch, Query, Ranking, rendered
+from ..nouns import Batch, Query, Ranking
 from ..paths import local_path
+from ..tables import table
 from .cache import StageCache
 from .executor import Executor
 from .graph import Edge, Graph, Node
@@ -107,7 +108,8 @@ class Result(Mapping[str, Any]):
         return len(self.outputs)
 
     def _repr_html_(self) -> str:
-        return rendered("Result", self.outputs, self.trace)
+        text: str = table("regard.renderers")["Result"](self.outputs, self.trace)
+        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,14 +252,17 @@ class Pipeline:
 
     def to_mermaid(self) -> str:
         """The DAG as a Mermaid flow chart."""
-        return rendered("Mermaid", self.graph())
+        text: str = table("regard.renderers")["Mermaid"](self.graph())
+        return text
 
     def to_svg(self) -> str:
         """The DAG as a self-contained SVG, with the last run's times and counts if there was one."""
-        return rendered("SVG", self.graph(), self.trace)
+        text: str = table("regard.renderers")["SVG"](self.graph(), self.trace)
+        return text
 
     def _repr_html_(self) -> str:
-        return rendered("Graph", self.graph(), self.trace)
+        text: str = table("regard.renderers")["Graph"](self.graph(), self.trace)
+        return text
 
     def indexes(self) -> list[Path]:
         """The folders of the indexes that the stages read."""
@@ -471,7 +476,7 @@ class Pipeline:
             gone.set()
 
     def stream(self, *values: Any, **named: Any) -> Generator[Event | RunDone, None, None]:
-        """``run``, as events while it happens: ``StageStarted``, ``StageDone``, ``Token``, and last ``RunDone``.
+        """``run``, as events while it happens: ``StageStarted``, ``StageDone``, ``TextDelta``, and last ``RunDone``.
 
         Closing the generator stops the run at its next event.
         """

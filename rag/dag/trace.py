@@ -14,7 +14,8 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..nouns import data_frame, rendered
+from ..nouns import data_frame
+from ..tables import html
 
 
 @dataclass(slots=True)
@@ -56,7 +57,7 @@ class Trace:
         return data_frame(map(asdict, self.stages), StageTrace.__slots__)
 
     def _repr_html_(self) -> str:
-        return rendered("Trace", self)
+        return html(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class StageDone:
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class TextDelta:
     """A piece of text that a reader just generated for query number ``query`` of the batch."""
 
     stage: str
@@ -79,7 +80,7 @@ class Token:
     text: str
 
 
-Event = StageStarted | StageDone | Token
+Event = StageStarted | StageDone | TextDelta
 
 _entry: ContextVar[StageTrace | None] = ContextVar("regard_trace_entry", default=None)
 _sink: ContextVar[Callable[[Event], None] | None] = ContextVar("regard_event_sink", default=None)

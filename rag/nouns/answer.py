@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..tables import html
 from .plain import Flat, parsed
-from .shown import rendered
 from .text import Passage
 
 ENTAILED = 0.5
@@ -132,4 +132,4 @@ class Answer(Flat):
         return self.text
 
     def _repr_html_(self) -> str:
-        return rendered("Answer", self)
+        return html(self)

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, StageError
-from ..tables import table
+from ..tables import html, table
 from .evidence import Evidence, evidence_from_dict, evidence_to_dict
+from .frames import Figure, data_frame
 from .plain import Flat, parsed
 from .query import read_only
-from .shown import View, data_frame, rendered
 from .spaces import ScoreSpace, expect_space
 from .store import Opener, PassageStore, Rows, store_from_dict, store_to_dict
 from .text import Passage
@@ -109,14 +109,14 @@ class Ranking:
         """This ranking with more evidence, by name; it takes the place of what had the name."""
         return replace(self, evidence={**self.evidence, **evidence})
 
-    def show_attention(self, limit: int = 10) -> View:
+    def show_attention(self, limit: int = 10) -> Figure:
         """The first ``limit`` passages with the tokens highlighted that carried their scores: a view for notebooks, with ``save(path)``
         for a web page.
 
         Raises ``StageError`` when no attention reranker made this ranking, or it came from a file or a cache.
         """
-        view: View = table("regard.renderers")["Attention"](self, limit)
-        return view
+        figure: Figure = table("regard.renderers")["Attention"](self, limit)
+        return figure
 
     def keep(self, order: Sequence[int], *, stage: str) -> Ranking:
         """The hits at positions ``order`` with the scores they have, and ``stage`` in their history."""
@@ -217,7 +217,7 @@ class Ranking:
         return f"Ranking({len(self)} passages, {self.space}{best})"
 
     def _repr_html_(self) -> str:
-        return rendered("Ranking", self)
+        return html(self)
 
 
 def _hit_row(hit: Hit) -> dict[str, Any]:

@@ -14,8 +14,30 @@ from hypothesis import strategies as st
 from regard.rag import nouns
 from regard.rag.errors import ConfigError, EmptyQueryError, MissingDependency, QueryError, StageError
 from regard.rag.nouns import (
-    Abstention, Answer, Batch, Citation, Context, Document, Evidence, Federation, Group, Hit, Media, Passage, PassageList, Query,
-    QueryVector, Ranking, Sentence, Space, State, Step, Touch, Turn, Usage, Verdict,
+    Abstention,
+    Answer,
+    Batch,
+    Citation,
+    Context,
+    Document,
+    Evidence,
+    Federation,
+    Group,
+    Hit,
+    Media,
+    Passage,
+    PassageList,
+    Query,
+    QueryVector,
+    Ranking,
+    Sentence,
+    Space,
+    State,
+    Step,
+    Touch,
+    Turn,
+    Usage,
+    Verdict,
 )
 from regard.rag.tables import table
 

@@ -1,4 +1,4 @@
-"""Nouns as people see them: by the renderers of the table ``regard.renderers``, and as pandas' data frames."""
+"""Nouns as pandas' data frames, and what a view of one is."""
 
 from __future__ import annotations
 
@@ -8,22 +8,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import MissingDependency
-from ..tables import table
 
 
-class View(Protocol):
+class Figure(Protocol):
     """What is shown in a notebook's cell, printed as text, and saved as one self-contained page."""
 
     def _repr_html_(self) -> str: ...
 
     def save(self, path: str | Path) -> Path:
         """Write the page. Raises ``StorageError`` when the file cannot be written."""
-
-
-def rendered(name: str, *values: Any) -> str:
-    """The text that the renderer called ``name`` makes of ``values``: HTML, SVG, Mermaid."""
-    text: str = table("regard.renderers")[name](*values)
-    return text
 
 
 def data_frame(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> Any:
