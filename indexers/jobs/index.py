@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from ...rag.errors import ConfigError, EmptyCorpusError, IndexNotFound, Interrupted, RegardError
+from ...rag.files import local_path
 from ...rag.models.encoding import Encoder, Vectors, close_encoder, open_encoder
 from ...rag.nouns import Document, Passage
-from ...rag.paths import local_path
 from ...rag.progress import Advance, progress_bar
 from ..chunkers.chunkers import Chunker
 from ..chunkers.chunkers import chunker as make_chunker

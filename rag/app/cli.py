@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ..errors import ConfigError, RegardError
+from ..files import write_text
 from ..markup import json_escaped, visible
-from ..paths import write_text
 
 app = typer.Typer(
     name="regard", no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,

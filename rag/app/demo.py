@@ -11,9 +11,9 @@ from rich.rule import Rule
 
 from ..dag.pipeline import Pipeline, Result, RunDone
 from ..dag.trace import TextDelta
+from ..files import write_text
 from ..markup import Streamed, one_line
 from ..nouns import Query
-from ..paths import write_text
 from ..show.report import ReportEntry, report_html
 from ..tables import table
 from .presets import default_pipeline

@@ -15,8 +15,8 @@ from typing import TypedDict
 from .. import models
 from ..dag.stores import open_store
 from ..errors import RegardError
+from ..files import local_path
 from ..markup import size
-from ..paths import local_path
 from ..tables import table
 
 FOOTPRINT = "footprint.json"

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .. import nouns as documents
 from ..errors import ConfigError, PipelineError, RegardError
-from ..paths import local_path, write_text
+from ..files import local_path, write_text
 from ..plain import MOST_YAML, parse_yaml, read_text
 from ..tables import table
 from ..trust import FileOrigin, KeyRule, key_rules

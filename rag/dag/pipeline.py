@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, overload
 
 from ..errors import PipelineError, QueryError, RegardError
+from ..files import local_path
 from ..nouns import Batch, Query, Ranking
-from ..paths import local_path
 from ..tables import table
 from .cache import StageCache
 from .executor import Executor

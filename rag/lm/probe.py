@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UnsupportedModel
+from ..files import replacing
 from ..models import ModelFiles, cache_dir, weights_hash
 from .attention import EAGER, How, Pass
 from .info import LanguageModelInfo
@@ -268,9 +268,7 @@ def _keep(verdict: ProbeVerdict, path: Path) -> None:
     """Whole or not at all, whoever else writes it; where it cannot be kept, the next process probes again."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=".new-", dir=path.parent)
-        with open(descriptor, "w") as file:
-            json.dump(asdict(verdict), file)
-        Path(temporary).replace(path)
+        with replacing(path) as file:
+            file.write(json.dumps(asdict(verdict)).encode())
     except OSError as error:
         log.warning("the probe of a model cannot be kept, and is made again the next time: %s", error)

@@ -8,4 +8,4 @@ the user has named), ``onnx``, ``packing``, ``encoding`` and ``verification`` (p
 from .resolve import EMBEDDED, ModelFiles, ModelKind, cache_dir, device, resolve, weights_hash
 from .sharing import acquire, release
 
-__all__ = ["EMBEDDED", "Kind", "ModelFiles", "acquire", "cache_dir", "device", "release", "resolve", "weights_hash"]
+__all__ = ["EMBEDDED", "ModelKind", "ModelFiles", "acquire", "cache_dir", "device", "release", "resolve", "weights_hash"]

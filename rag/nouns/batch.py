@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ..errors import ConfigError
 from .answer import Answer, Citation
-from .plain import parsed, plain
+from .plain import as_json, parsed
 from .query import Query, QueryVector
 from .ranking import Ranking
 from .store import Opener, PassageStore
@@ -58,7 +58,7 @@ class State:
 
     def to_dict(self) -> dict[str, Any]:
         return {"query": self.query.to_dict(), "rankings": [ranking.to_dict() for ranking in self.rankings], "hop": self.hop,
-                "done": self.done, "notes": plain(self.notes)}
+                "done": self.done, "notes": as_json(self.notes)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], opened: PassageStore | Opener | None = None) -> State:
@@ -70,7 +70,7 @@ class State:
 
 def _said(member: Any) -> dict[str, Any]:
     known = type(member) in _NOUNS.values()
-    return {"noun": type(member).__name__, "value": member.to_dict()} if known else {"value": plain(member)}
+    return {"noun": type(member).__name__, "value": member.to_dict()} if known else {"value": as_json(member)}
 
 
 def _member(data: Mapping[str, Any], opened: PassageStore | Opener | None) -> Any:

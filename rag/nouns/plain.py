@@ -18,13 +18,13 @@ _EXPECTED: dict[str, tuple[type, ...]] = {
 }
 
 
-def plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """``value`` with every noun in it as its ``to_dict`` and every mapping as a dict; other values are handed on."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(held) for f in fields(value) if (held := getattr(value, f.name)) or not f.metadata.get("unless_empty")}
+        return {f.name: as_json(held) for f in fields(value) if (held := getattr(value, f.name)) or not f.metadata.get("unless_empty")}
     if isinstance(value, Mapping):
-        return {name: plain(item) for name, item in value.items()}
-    return type(value)(map(plain, value)) if type(value) in (list, tuple) else value
+        return {name: as_json(item) for name, item in value.items()}
+    return type(value)(map(as_json, value)) if type(value) in (list, tuple) else value
 
 
 @contextmanager
@@ -42,7 +42,7 @@ class Flat:
     __slots__ = ()
 
     def to_dict(self) -> dict[str, Any]:
-        data: dict[str, Any] = plain(self)
+        data: dict[str, Any] = as_json(self)
         return data
 
     @classmethod

@@ -10,9 +10,9 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 from ..errors import StageError
+from ..files import write_text
 from ..markup import amount, escape, one_line, score, shorten
 from ..nouns import Hit, Ranking, TokenEvidence
-from ..paths import write_text
 from .display import chips, fragment, heading, page, plural
 from .style import ATTENTION
 

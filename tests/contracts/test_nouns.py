@@ -71,15 +71,20 @@ VERDICTS = st.builds(Verdict, NAME, st.none() | SHARES, TEXT)
 TOUCHES = st.builds(Touch, NAME, COUNTS, NUMBERS, NAME)
 
 
+def by_stages(rows: Any, store: Any, **scores: Any) -> Ranking:
+    """``rows`` in their order, as a first stage left them that gave the first scores, and then others that gave theirs."""
+    steps = tuple(Step(stage, "bm25", np.arange(1, len(rows) + 1, dtype=np.int32), np.float32(given)) for stage, given in scores.items())
+    return Ranking(np.array(rows, np.int64), steps[-1].scores, "bm25", store, steps)
+
+
 @st.composite
 def rankings(draw: st.DrawFn) -> Ranking:
     """Of a list or of a federation, through one stage or two."""
     stores = draw(st.lists(st.lists(PASSAGES, max_size=3).map(PassageList), min_size=1, max_size=3))
     store: Any = Federation(stores) if len(stores) > 1 else stores[0]
     rows = draw(st.permutations([(m << 48) + row for m, part in enumerate(stores) for row in range(len(part))]))
-    scores = draw(st.lists(NUMBERS, min_size=len(rows), max_size=len(rows)))
-    first = Ranking.ranked(rows, scores, "bm25", store, stage="first")
-    return first.rescore(-first.scores, "logit", stage="second") if draw(st.booleans()) else first
+    scores = st.lists(NUMBERS, min_size=len(rows), max_size=len(rows))
+    return by_stages(rows, store, first=draw(scores), **({"second": draw(scores)} if draw(st.booleans()) else {}))
 
 
 PLAIN = st.one_of(DOCUMENTS, PASSAGES, QUERIES, VECTORS, CITATIONS, ANSWERS, VERDICTS, st.builds(Abstention, TEXT), rankings())
@@ -185,7 +190,7 @@ def test_json_of_before_the_new_fields_is_still_read_and_is_what_old_values_give
     for kind, old in ((Query, query), (Passage, passage)):
         assert kind.from_dict(old).to_dict() == old
     store = PassageList([Passage.from_dict(passage)])
-    ranking = Ranking.ranked([0], [1.0], "bm25", store, stage="s")
+    ranking = by_stages([0], store, s=[1.0])
     assert list(ranking.to_dict()) == ["rows", "scores", "space", "store", "passages", "steps"]
     assert ranking.to_dict()["passages"] == [passage]
     context = Context((Passage.from_dict(passage),), ((0, 3),), 3)
@@ -234,13 +239,13 @@ def test_query_vectors_are_compared_by_value() -> None:
 def test_a_score_space_must_be_registered() -> None:
     store = PassageList([Passage("p", "d", "t", 0, 1)])
     with pytest.raises(StageError, match="'hamming' is not registered") as error:
-        Ranking.ranked([0], [1.0], "hamming", store, stage="s")
+        replace(by_stages([0], store, s=[1.0]), space="hamming")
     assert "weighted-sum" in str(error.value)
     spaces = table("regard.score_spaces")
     spaces.register("hamming", Space("bits that agree"))
     try:
         spaces.register("hamming", Space("bits that agree"))
-        assert Ranking.ranked([0], [1.0], "hamming", store, stage="s").space == "hamming"
+        assert replace(by_stages([0], store, s=[1.0]), space="hamming").space == "hamming"
     finally:
         spaces.forget("hamming")
     assert all(isinstance(spaces[name], Space) and "\n" not in spaces[name].meaning for name in spaces)
@@ -267,10 +272,10 @@ class Fleeting:
 
 def test_evidence_goes_to_json_only_where_it_says_so_and_stays_with_the_hits() -> None:
     store = PassageList([Passage(f"p{i}", "d", "t", 0, 1) for i in range(3)])
-    ranking = Ranking.ranked([2, 0, 1], [3, 2, 1], "bm25", store, stage="s")
+    ranking = by_stages([2, 0, 1], store, s=[3, 2, 1])
     rich = ranking.with_evidence(reasons=Reasons({2: "fits"}), other=Fleeting())
     assert all(isinstance(held, Evidence) for held in rich.evidence.values())
-    for derived in (rich.top(1), rich[1:], rich.rescore([1, 2, 3], "logit", stage="t"), rich.keep([1], stage="u")):
+    for derived in (rich.top(1), rich[1:], rich.take([2, 0])):
         assert derived.evidence is rich.evidence
     assert ranking.evidence == {}
     assert ranking.with_evidence(other=Fleeting()).to_dict() == ranking.to_dict()
@@ -304,11 +309,11 @@ def test_answers_print_as_their_text() -> None:
 
 def test_a_ranking_becomes_a_data_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     store = PassageList([Passage(f"p{i}", f"d{i}", f"t{i}", 0, 2, "T") for i in range(3)])
-    ranking = Ranking.ranked([0, 1, 2], [1, 3, 2], "bm25", store, stage="bm25").top(2).rescore([1, 2], "logit", stage="ce")
+    ranking = by_stages([2, 1], store, bm25=[2, 3], ce=[2, 1])
     frame = ranking.to_pandas()
     assert frame["passage_id"].tolist() == ["p2", "p1"]
     assert frame[["rank", "score", "bm25_rank", "bm25_score", "ce_rank", "ce_score"]].to_numpy().tolist() == [
-        [1, 2, 2, 2, 1, 2], [2, 1, 1, 3, 2, 1]]
+        [1, 2, 1, 2, 1, 2], [2, 1, 2, 3, 2, 1]]
     assert list(ranking.take([]).to_pandas().columns) == list(frame.columns)
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
     with pytest.raises(MissingDependency, match="pip install pandas"):
