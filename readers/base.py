@@ -20,7 +20,7 @@ from .citations import MIN_SUPPORT, cite
 from .ending import without_repeats
 from .lexical import LexicalVerifier
 from .packing import Size, pack
-from .prompt import PASSAGES, QUESTION, Order, Prompt, after_passage, before_passages, boundary, build
+from .prompt import PASSAGES, QUESTION, PassageOrder, ReaderPrompt, after_passage, before_passages, boundary, build
 
 SYSTEM = "You are a helpful assistant."
 INSTRUCTION = f"{PASSAGES}{QUESTION}"
@@ -45,7 +45,7 @@ class BaseReader(Stage):
 
     depth: Count = 10
     budget: Count = 1024
-    order: Order = "best-last"
+    order: PassageOrder = "best-last"
     system: str | None = SYSTEM
     instruction: str = INSTRUCTION
     embedder: str = "minilm"
@@ -83,7 +83,7 @@ class BaseReader(Stage):
             except RegardError as error:
                 yield Problem(error.what, hint=error.hint or "")
 
-    def _prompt(self, query: Query, ranking: Ranking, budget: int, size: Size) -> Prompt | None:
+    def _prompt(self, query: Query, ranking: Ranking, budget: int, size: Size) -> ReaderPrompt | None:
         """The prompt for one query, or None when its ranking has no passage that could be shown."""
         passages = ranking.top(self.depth).passages()
         line = boundary(query.text, passages)
@@ -96,9 +96,9 @@ class BaseReader(Stage):
         return Answer(NOTHING_FOUND)
 
     def _answer(
-        self, evidence: Evidence, prompt: Prompt, text: str, usage: Usage, finish: str | None, *, sizes: Sequence[int], before: int,
+        self, evidence: Evidence, prompt: ReaderPrompt, text: str, usage: Usage, finish: str | None, *, sizes: Sequence[int], before: int,
     ) -> Answer:
-        """The answer, each sentence once, with its evidence; ``sizes`` and ``before`` as in :meth:`Prompt.context`."""
+        """The answer, each sentence once, with its evidence; ``sizes`` and ``before`` as in :meth:`ReaderPrompt.context`."""
         answer = without_repeats(text.strip())
         entails = evidence.verifier.entails if evidence.verifier is not None else None
         cited = cite(answer, prompt.passages, evidence.encoder.encode_passages, self.min_support, entails)

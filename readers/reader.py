@@ -22,7 +22,7 @@ from . import blocks
 from .base import BaseReader, Evidence
 from .ending import AnswerGuard, Ended
 from .packing import Size
-from .prompt import Prompt
+from .prompt import ReaderPrompt
 
 FORM = Format()
 """How passages stand under the block mask: as in a reranker's prompt."""
@@ -144,7 +144,7 @@ class Reader(BaseReader):
                               f"{lm.window}", where=f"query {query.id!r}", hint="shorten the question, or lower max_new_tokens")
         return min(self.budget, room)
 
-    def _generate(self, opened: OpenReader, position: int, prompt: Prompt) -> Answer:
+    def _generate(self, opened: OpenReader, position: int, prompt: ReaderPrompt) -> Answer:
         lm = opened.lm
         frame = lm.frame(self.system)
         pieces = [lm.tokens(piece) for piece in prompt.pieces]

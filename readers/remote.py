@@ -23,7 +23,7 @@ from ..rag.trust import Connection
 from .base import BaseReader, Evidence
 from .chat import OPENAI, OWN_VARIABLE, ChatClient, Completion, checked_url, connection
 from .packing import Size
-from .prompt import Prompt
+from .prompt import ReaderPrompt
 
 CHARACTERS_A_TOKEN = 4
 
@@ -122,7 +122,7 @@ class RemoteReader(BaseReader):
         return Batch(self._nothing_found(i) if prompt is None else self._finish(opened, prompt, completions[i])
                      for i, prompt in enumerate(prompts))
 
-    def _complete_all(self, client: ChatClient, prompts: list[Prompt | None]) -> dict[int, Completion]:
+    def _complete_all(self, client: ChatClient, prompts: list[ReaderPrompt | None]) -> dict[int, Completion]:
         """Position to completion; requests that have not begun when one fails are not made."""
         pool = ThreadPoolExecutor(self.concurrency, "remote-reader")
         try:
@@ -134,14 +134,14 @@ class RemoteReader(BaseReader):
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _complete(self, client: ChatClient, position: int, prompt: Prompt) -> Completion:
+    def _complete(self, client: ChatClient, position: int, prompt: ReaderPrompt) -> Completion:
         messages = [{"role": "system", "content": self.system}] if self.system else []
         messages.append({"role": "user", "content": prompt.text})
         parameters = {"model": self.model, "max_tokens": self.max_new_tokens, "temperature": self.temperature, "top_p": self.top_p,
                       "seed": self.seed, **self.parameters}
         return client.complete(messages, parameters, lambda text: emit_text(position, text))
 
-    def _finish(self, opened: OpenRemoteReader, prompt: Prompt, completion: Completion) -> Answer:
+    def _finish(self, opened: OpenRemoteReader, prompt: ReaderPrompt, completion: Completion) -> Answer:
         before = opened.size(self.system or "")
         sizes = [opened.size(piece) for piece in prompt.pieces]
         usage = completion.usage or Usage(before + sum(sizes), opened.size(completion.text))

@@ -17,9 +17,9 @@ from ..rag.dag.stores import open_prefills
 from ..rag.dag.trace import record, record_kernels
 from ..rag.errors import BudgetError, ConfigError, RegardError
 from ..rag.lm import LanguageModel, describe
+from ..rag.lm.evidence import AttentionEvidence
 from ..rag.lm.heads import deepest
 from ..rag.lm.passages import LEAST_PASSAGE_TOKENS, Format, Prompt, suffix_position
-from ..rag.lm.reading import Reading
 from ..rag.models import resolve, weights_hash
 from ..rag.models.chosen import hub
 from ..rag.nouns import Batch, Query, Ranking, Scores, ScoreSpace
@@ -133,7 +133,9 @@ class AttentionReranker(Stage):
         weight = self.policy.fusion
         scores = scored.scores if weight is None else fused(scored.scores, head.scores, weight)
         ranked = self._with_tail(head, ranking, scores) if self.keep_tail else head.rescore(scores, self._space)
-        return ranked.read(Reading.of(opened.model, head.rows, scored.prompt, scored.mass, keep=ranked.rows[:self.share]))
+        kept = ranked.rows[:self.share]
+        return ranked.with_evidence(
+            attention=AttentionEvidence.of(opened.model, head.rows, scored.prompt, scored.mass, keep=kept))
 
     def _with_tail(self, head: Ranking, ranking: Ranking, scores: Scores) -> Ranking:
         tail = np.arange(1, len(ranking) - len(head) + 1, dtype=np.float32)

@@ -21,9 +21,9 @@ import numpy as np
 
 from ...rag.dag.scope import Scope
 from ...rag.errors import ConfigError, EmptyCorpusError, IndexNotFound, Interrupted, RegardError
+from ...rag.files import local_path
 from ...rag.models.encoding import Encoder, OpenEncoder, Vectors
 from ...rag.nouns import Document, Passage
-from ...rag.paths import local_path
 from ...rag.progress import Advance, progress_bar
 from ..chunkers.chunkers import Chunker
 from ..chunkers.chunkers import chunker as make_chunker

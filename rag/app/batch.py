@@ -14,8 +14,8 @@ from ..errors import ConfigError
 from ..evaluation.beir import read_queries
 from ..evaluation.runs import Run, run_from_rankings
 from ..evaluation.trec import write_run
+from ..files import expect_writable, write_text
 from ..nouns import Answer, Batch, Query, Ranking
-from ..paths import expect_writable, write_text
 from ..progress import progress_bar
 
 

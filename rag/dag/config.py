@@ -17,11 +17,11 @@ from typing import Any
 import yaml
 
 from ..errors import ConfigError, RegardError
+from ..files import local_path, write_text
 from ..parts import Part, nested
 from ..parts.identity import identity
 from ..parts.schema import definitions
 from ..parts.spec import named
-from ..paths import local_path, write_text
 from ..plain import MOST_YAML, parse_yaml, read_text
 from ..trust import FileOrigin, KeyRule, key_rules
 from .draft import from_plain

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, overload
 
 from ..errors import PipelineError, QueryError, RegardError
+from ..files import local_path
 from ..nouns import Batch, Query
 from ..parts import nested
-from ..paths import local_path
 from ..tables import html, table
 from .cache import StageCache
 from .check import problems
@@ -106,7 +106,8 @@ class Result(Mapping[str, Any]):
         return len(self.outputs)
 
     def _repr_html_(self) -> str:
-        return html(self)
+        text: str = table("regard.renderers")["Result"](self.outputs, self.trace)
+        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,12 +238,12 @@ class Pipeline:
 
     def to_mermaid(self) -> str:
         """The DAG as a Mermaid flow chart."""
-        drawn: str = table("regard.renderers")["mermaid"](self.graph())
+        drawn: str = table("regard.renderers")["Mermaid"](self.graph())
         return drawn
 
     def to_svg(self, trace: Trace | None = None) -> str:
         """The DAG as a self-contained SVG, with the times and counts of a run (``result.trace``)."""
-        drawn: str = table("regard.renderers")["svg"](self.graph(), trace)
+        drawn: str = table("regard.renderers")["SVG"](self.graph(), trace)
         return drawn
 
     def _repr_html_(self) -> str:
@@ -400,7 +401,7 @@ class Pipeline:
             gone.set()
 
     def stream(self, *values: Any, **named: Any) -> Generator[Event | RunDone, None, None]:
-        """``run``, as events while it happens: ``StageStarted``, ``StageDone``, ``Token``, and last ``RunDone``.
+        """``run``, as events while it happens: ``StageStarted``, ``StageDone``, ``TextDelta``, and last ``RunDone``.
 
         Closing the generator stops the run at its next event.
         """

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..nouns import data_frame
 from ..tables import html
 
 
@@ -51,6 +52,10 @@ class Trace:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame``, a row a stage. Raises ``MissingDependency`` where pandas is not installed."""
+        return data_frame(map(asdict, self.stages), StageTrace.__slots__)
+
     def _repr_html_(self) -> str:
         return html(self)
 
@@ -67,7 +72,7 @@ class StageDone:
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class TextDelta:
     """A piece of text that a reader just generated for query number ``query`` of the batch."""
 
     stage: str
@@ -75,7 +80,7 @@ class Token:
     text: str
 
 
-Event = StageStarted | StageDone | Token
+Event = StageStarted | StageDone | TextDelta
 
 @dataclass(slots=True)
 class Running:
@@ -121,7 +126,7 @@ def emit_text(query: int, text: str) -> None:
     """Hand a piece of generated text to whoever streams this run; ``query`` is its position in the stage's own batch."""
     now = _running.get()
     if _sink.get() is not None and now is not None:
-        emit(Token(now.entry.stage, query if now.positions is None else now.positions[query], text))
+        emit(TextDelta(now.entry.stage, query if now.positions is None else now.positions[query], text))
 
 
 def running() -> Running | None:

@@ -28,9 +28,9 @@ from .significance import Comparison, Correction, compare, mean_interval
 from .trec import read_qrels
 
 Rerank = Callable[[Batch[Query], Batch[Ranking]], Batch[Ranking]]
-Order = NDArray[np.int64]
+Permutation = NDArray[np.int64]
 
-ARRANGEMENTS: dict[str, Callable[[int, np.random.Generator], Order]] = {
+ARRANGEMENTS: dict[str, Callable[[int, np.random.Generator], Permutation]] = {
     "best-first": lambda n, random: np.arange(n),
     "best-last": lambda n, random: np.arange(n)[::-1],
     "shuffled": lambda n, random: random.permutation(n),
@@ -154,7 +154,7 @@ class _Outcome:
 
     run: Run
     taus: list[float]
-    orders: list[Order]
+    orders: list[Permutation]
 
 
 def _rerank_arranged(
@@ -176,7 +176,7 @@ def _random(seed: int, query: Query) -> np.random.Generator:
     return np.random.default_rng([seed, int.from_bytes(name, "little")])
 
 
-def _places(given: Ranking, got: Ranking, where: str) -> Order:
+def _places(given: Ranking, got: Ranking, where: str) -> Permutation:
     """For each hit of ``got`` its place in ``given``; the same passage twice is taken in order."""
     from_given, from_got = np.argsort(given.rows, kind="stable"), np.argsort(got.rows, kind="stable")
     if not np.array_equal(given.rows[from_given], got.rows[from_got]):
