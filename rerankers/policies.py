@@ -22,8 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ..rag.errors import ConfigError
 from ..rag.lm.heads import Heads, Measure, chosen
 from ..rag.lm.passages import CONSTANT_MARKER, Format, Prompt, lay_out
-from ..rag.lm.prefill import Mask, Positions, Span
+from ..rag.lm.prefill import Mask, Positions
 from ..rag.nouns import Passage, Scores
+from ..rag.text import Span
 from .prompts import INSTRUCTIONS, BlockRankFormat, CoReFormat, Task
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from regard.indexers.stores.changes import Changes, content_hash
 from regard.indexers.stores.filters import compile_filters, expect_known
 from regard.indexers.stores.findings import Finding, repair_command
 from regard.indexers.stores.locks import storage_errors
-from regard.indexers.stores.protocols import Encode
+from regard.indexers.stores.protocols import EncodeTexts
 from regard.rag import Passage
 from regard.rag.errors import ConfigError, DimensionMismatch, FingerprintMismatch, IndexFormatError, IndexNotFound
-from regard.rag.paths import local_path
+from regard.rag.files import local_path
 
 FILE = "passages.sqlite"
 _MAKE = """
@@ -334,7 +334,7 @@ class SQLiteCheck:
     def go_back(self) -> list[str]:
         return []
 
-    def repair(self, encode: Encode) -> tuple[list[str], list[str]]:
+    def repair(self, encode: EncodeTexts) -> tuple[list[str], list[str]]:
         if not self._damaged:
             return [], []
         SQLite().write(self.path).delete(sorted(self._damaged))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ...rag.errors import ConfigError, ModelNotFound, UnsupportedModel
 from ...rag.models import resolve
 from ...rag.nouns import Document, Passage
-from ...rag.text import sentence_spans, words
+from ...rag.text import Span, sentence_spans, words
 from ..corpus.limits import Limits
 from ..corpus.markdown import Heading
 from ..corpus.parsing import parse
@@ -28,7 +28,6 @@ from ..corpus.parsing import parse
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Span = tuple[int, int]
 WORDS = "words"
 DEFAULT_LIMITS = Limits()
 _SEGMENT = 200_000  # characters tokenised at once: a document of any length needs bounded memory

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from ...rag.dag.scope import Scope
 from ...rag.dag.stores import index_of, store_uri
 from ...rag.errors import ConfigError, EmptyCorpusError, IndexNotFound, Interrupted, RegardError
-from ...rag.models.encoding import Encoder, Vectors, close_encoder, open_encoder
+from ...rag.models.encoding import Encoder, OpenEncoder, Vectors
 from ...rag.nouns import Document, Passage
 from ...rag.progress import Advance, progress_bar
 from ..chunkers.chunkers import Chunker
@@ -29,6 +30,7 @@ from ..chunkers.chunkers import chunker as make_chunker
 from ..corpus import Limits, Skip, detect_format, estimate_size, objects, parsing, read_corpus
 from ..corpus.limits import as_limits
 from ..corpus.skips import Unreadable
+from ..encoders.stored import described
 from ..stores.changes import Changes, content_hash, document_hash, joined
 from ..stores.locks import locked
 from ..stores.opening import located
@@ -161,32 +163,32 @@ def build_index(
     command = _command(sources, names, index_of(store_uri(index)), format, encoder, chunker, views, text, limits, prune)
     again = UnfinishedJob(command, _sources(sources, names), [spec.slug for spec in specs])
     try:
-        for one in encoders.values():
-            open_encoder(one)  # before the index is made: a model that cannot be loaded leaves nothing behind
-        with locked(path), unfinished(path, again, kind.version):
-            writer = kind.write(path, chunker={"spec": splitter.spec, "fingerprint": splitter.fingerprint()}, text=text,
-                                encoders={name: one.fingerprint() for name, one in encoders.items()})
-            for name, one in encoders.items():
-                encode_existing(writer, name, one, progress=progress, commit_seconds=commit_seconds)
-            with (
-                progress_bar("indexing", total, "documents", enabled=progress) as advance,
-                closing(Sources(path)) as places,
-            ):
-                job = _Job(kind, writer, splitter, encoders, report, skip, places, shard_passages, commit_seconds,
-                           limits)
-                job.run(documents, advance)
-                doomed = job.doomed([_origin(name, format) for name in names], left_out)
-                refused = prune_documents(writer, places, doomed, prune_limit) if prune else None
-                report.pruned = sum(map(len, doomed.values())) if prune and not refused else 0
-            store = kind.open(path)
-            for spec in specs:
-                build_view(store, spec, progress=progress)
+        with Scope() as scope:
+            # opened before the index is made: a model that cannot be loaded leaves nothing behind
+            opened = {name: scope.open(one) for name, one in encoders.items()}
+            kept = {name: described(one) for name, one in encoders.items()}
+            with locked(path), unfinished(path, again, kind.version):
+                made_by = {"spec": splitter.spec, "fingerprint": splitter.fingerprint()}
+                writer = kind.write(path, chunker=made_by, text=text, encoders=kept)
+                for name, one in opened.items():
+                    encode_existing(writer, name, kept[name], one, progress=progress, commit_seconds=commit_seconds)
+                with (
+                    progress_bar("indexing", total, "documents", enabled=progress) as advance,
+                    closing(Sources(path)) as places,
+                ):
+                    job = _Job(kind, writer, splitter, opened, report, skip, places, shard_passages, commit_seconds,
+                               limits)
+                    job.run(documents, advance)
+                    doomed = job.doomed([_origin(name, format) for name in names], left_out)
+                    refused = prune_documents(writer, places, doomed, prune_limit) if prune else None
+                    report.pruned = sum(map(len, doomed.values())) if prune and not refused else 0
+                store = kind.open(path)
+                for spec in specs:
+                    build_view(store, spec, progress=progress)
     except KeyboardInterrupt:
         raise Interrupted(f"{_held(kind, path)}; the same command goes on from there") from None
     finally:
         parsing.close()
-        for one in encoders.values():
-            close_encoder(one)
     report.total_passages = len(store)
     report.views = [str(spec) for spec in specs]
     report.seconds = time.perf_counter() - start
@@ -219,7 +221,7 @@ class _Job:
     """
 
     def __init__(
-        self, kind: StoreKind, writer: Writer, chunker: Chunker, encoders: dict[str, Encoder], report: IndexReport,
+        self, kind: StoreKind, writer: Writer, chunker: Chunker, encoders: dict[str, OpenEncoder], report: IndexReport,
         skip: Callable[[Skip], None], places: Sources, shard_passages: int, commit_seconds: float, limits: Limits,
     ) -> None:
         self.kind = kind
@@ -342,7 +344,7 @@ class _Job:
             self.writer.delete(changes.replaced)
         self.pace.restart()
 
-    def _encode(self, name: str, one: Encoder, block: Changes, documents: int) -> Vectors:
+    def _encode(self, name: str, one: OpenEncoder, block: Changes, documents: int) -> Vectors:
         """Vectors of the block's passages; each distinct text is encoded once, and not at all where the store has its
         vector.
 

@@ -15,10 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...rag.dag.scope import Scope
 from ...rag.errors import IndexFormatError, IndexNotFound, RegardError
 from ...rag.models.chosen import expect_chosen
-from ...rag.models.encoding import Vectors, close_encoder, open_encoder
+from ...rag.models.encoding import Vectors
 from ...rag.progress import progress_bar
+from ..encoders.stored import stored_encoder
 from ..stores.findings import Finding, repair_command
 from ..stores.integrity import damages
 from ..stores.locks import locked, storage_errors
@@ -30,7 +32,7 @@ from ..views import Version, build_view
 from ..views.spec import ATTENTION
 from ..views.versions import newest_versions, read_meta
 from .chosen import LANGUAGE_MODEL
-from .columns import checked_vectors, stored_encoder
+from .columns import checked_vectors
 from .sources import FILE as SOURCES
 
 
@@ -192,9 +194,5 @@ class _Repair:
 
 def _encode(fingerprint: Mapping[str, Any], texts: Sequence[str]) -> Vectors:
     """The texts' vectors by the encoder that an index names."""
-    one = stored_encoder(fingerprint)
-    open_encoder(one)
-    try:
-        return checked_vectors(one, texts)
-    finally:
-        close_encoder(one)
+    with Scope() as scope:
+        return checked_vectors(scope.open(stored_encoder(fingerprint)), texts)

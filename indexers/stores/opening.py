@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from ...rag.dag import stores
-from ...rag.paths import local_path
+from ...rag.files import local_path
 from .protocols import Store, StoreKind
 
 

@@ -21,7 +21,7 @@ from .changes import Changes, Contents
 from .findings import Finding
 
 Fingerprint = Mapping[str, Any]
-Encode = Callable[[Fingerprint, Sequence[str]], Vectors]
+EncodeTexts = Callable[[Fingerprint, Sequence[str]], Vectors]
 """float32 [n, d]: the vectors of n texts by the encoder with this fingerprint."""
 
 
@@ -199,7 +199,7 @@ class Check(Protocol):
         """Undo the newest commit where it cannot be opened; what was done. After that the index is to be checked
         again."""
 
-    def repair(self, encode: Encode) -> tuple[list[str], list[str]]:
+    def repair(self, encode: EncodeTexts) -> tuple[list[str], list[str]]:
         """Mend what can be mended, and take out the rest, in whole documents: what was done, and the ids of the lost
         documents."""
 

@@ -20,9 +20,10 @@ from ...rag.dag.trace import record
 from ...rag.errors import FingerprintMismatch, IndexFormatError, IndexNotFound, StageError
 from ...rag.lm import describe
 from ...rag.lm.passages import Format
-from ...rag.lm.prefill import Prefill, Span, plan, tiled
+from ...rag.lm.prefill import Prefill, plan, tiled
 from ...rag.models import resolve, weights_hash
 from ...rag.nouns import Ranking, Rows
+from ...rag.text import Span
 from ..stores.changes import Contents
 from ..stores.integrity import Files
 from ..stores.opening import shared_store

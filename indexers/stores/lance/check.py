@@ -20,7 +20,7 @@ from ....rag.progress import Advance, progress_bar
 from ..changes import content_hash
 from ..findings import Finding, again, repair_command
 from ..integrity import Digest
-from ..protocols import Encode
+from ..protocols import EncodeTexts
 from . import commits
 from .digests import LEDGER, Ledger
 from .store import DATASET, LanceStore, full_texts, reading
@@ -150,7 +150,7 @@ class LanceCheck:
         Ledger(folder).forget([f"_versions/{files[0].name}"])
         return [f"the last commit is undone, its description being damaged; {again(self.path)}"]
 
-    def repair(self, encode: Encode) -> tuple[list[str], list[str]]:
+    def repair(self, encode: EncodeTexts) -> tuple[list[str], list[str]]:
         done, lost = [], list[str]()
         if self.later:
             Ledger(self.path / DATASET).forget(self.later)
@@ -163,7 +163,7 @@ class LanceCheck:
                         f"{len(lost) or 'unknown'} documents; {again(self.path)}")
         return done, lost
 
-    def _encode_again(self, encode: Encode) -> Iterator[str]:
+    def _encode_again(self, encode: EncodeTexts) -> Iterator[str]:
         """Compute anew what damaged files held, where that was vectors only (of an encoder that was added later), and
         texts are whole."""
         store = LanceStore(self.path)
@@ -209,7 +209,7 @@ class LanceCheck:
         return sorted(lost)
 
 
-def _with_vectors(store: LanceStore, fragment: Any, names: set[str], encode: Encode) -> Any:
+def _with_vectors(store: LanceStore, fragment: Any, names: set[str], encode: EncodeTexts) -> Any:
     """The fragment's passages, with vectors of these columns computed anew."""
     schema = store._dataset.schema
     with reading(store.path):

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from ....rag.errors import IndexFormatError
-from ....rag.paths import local_path
+from ....rag.files import local_path
 from ..locks import is_locked
 from ..serving import Marks, finished, marks, view_marks
 from .store import DATASET, LanceStore
