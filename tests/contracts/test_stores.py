@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -93,7 +94,7 @@ def test_what_a_store_says_of_its_passages(index: str) -> None:
     expected = encoder.encode_passages([passage.full_text for passage in passages])
     np.testing.assert_array_equal(np.concatenate([*store.vectors("hash_encoder")]), expected)
     np.testing.assert_array_equal(np.concatenate([*store.vectors("hash_encoder", start=5)]), expected[5:])
-    assert store.encoders == {"hash_encoder": encoder.fingerprint()}
+    assert store.encoders == {"hash_encoder": encoder.description()}
     mixed = store.rows[[7, 2, 2, 5]]
     assert [p.id for p in store.passages(mixed)] == [passages[i].id for i in (7, 2, 2, 5)]
     assert store.document_ids(mixed) == ["d7", "d2", "d2", "d5"]
@@ -244,26 +245,24 @@ def test_a_full_disk_leaves_what_was_committed(index: str) -> None:
     assert len(content(index)) == 4
 
 
-class _Dies(HashEncoder):
+def dies_after(texts: int) -> HashEncoder:
     """Ends its process after so many texts, as a kill does."""
+    def encode(self: HashEncoder, some: Any) -> Any:
+        if self.encoded + len(some) > texts:
+            os._exit(9)
+        return original(self, some)
 
-    def __init__(self, texts: int) -> None:
-        super().__init__(8)
-        self.left = texts
-
-    def encode_passages(self, texts: Any) -> Any:
-        self.left -= len(texts)
-        if self.left < 0:
-            __import__("os")._exit(9)
-        return super().encode_passages(texts)
+    original = HashEncoder.encode_passages
+    HashEncoder.encode_passages = encode  # type: ignore[method-assign]
+    return HashEncoder(8)
 
 
 _KILLED = """
 import sys
 sys.path.insert(0, {root!r})
-from tests.contracts.test_stores import STORES, SQLite, _Dies, build, documents
+from tests.contracts.test_stores import STORES, SQLite, build, dies_after, documents
 STORES.register(SQLite.scheme, SQLite)
-build(documents(30), {index!r}, encoder=_Dies({texts}), shard_passages=4)
+build(documents(30), {index!r}, encoder=dies_after({texts}), shard_passages=4)
 """
 
 
@@ -291,10 +290,8 @@ def test_another_chunker_is_refused(index: str) -> None:
 # -- encoders -----------------------------------------------------------------------------
 
 
-def _second() -> HashEncoder:
-    made = HashEncoder(8, salt="second")
-    made.name = "second"
-    return made
+class Second(HashEncoder):
+    name = "second"
 
 
 BETWEEN: dict[str, Callable[[str], object]] = {
@@ -307,23 +304,23 @@ def test_a_further_encoder_goes_on_where_it_was_killed(between: str, index: str)
     build(documents(9), index)
     delete_documents(index, ["d8"])
     kind, path = located(index)
-    encoder = _second()
+    encoder = Second(8, salt="second")
     with locked(path):
         writer = kind.write(path)
         texts = next(iter(writer.texts(3)))
-        writer.pending("second", encoder.fingerprint()).append(encoder.encode_passages(texts))
+        writer.pending("second", encoder.description()).append(encoder.encode_passages(texts))
     BETWEEN[between](index)
     with locked(path):
         writer = kind.write(path)
-        kept = len(writer.pending("second", encoder.fingerprint()))
-        encode_existing(writer, "second", encoder, progress=False, commit_seconds=30)
+        kept = len(writer.pending("second", encoder.description()))
+        encode_existing(writer, "second", encoder.description(), encoder, progress=False, commit_seconds=30)
     store = open_index(index)
     assert kept == (0 if between == "a deletion" else 3)
     assert encoder.encoded == 3 + len(store) - kept
     assert list(store.encoders) == ["hash_encoder", "second"]
-    expected = _second().encode_passages([p.full_text for p in store.passages(store.rows)])
+    expected = Second(8, salt="second").encode_passages([p.full_text for p in store.passages(store.rows)])
     np.testing.assert_array_equal(np.concatenate([*store.vectors("second")]), expected)
-    assert not len(kind.write(path).pending("second", encoder.fingerprint()))
+    assert not len(kind.write(path).pending("second", encoder.description()))
 
 
 # -- versions and upkeep ------------------------------------------------------------------
