@@ -69,10 +69,12 @@ def _slow(hash_encoder: Any, clock: Clock, seconds: float) -> Any:
     """An encoder that takes ``seconds`` a text, and remembers how many texts each call had."""
 
     class Slow(hash_encoder):  # type: ignore[misc]  # a fixture
-        calls: list[int] = []  # noqa: RUF012  # one instance a test
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            object.__setattr__(self, "calls", [])
 
         def encode_passages(self, texts: Any) -> Any:
-            self.calls = [*self.calls, len(texts)]
+            self.calls.append(len(texts))
             clock.now += seconds * len(texts)
             return super().encode_passages(texts)
 
@@ -186,7 +188,7 @@ def test_an_added_encoder_is_kept_every_thirty_seconds(tmp_path: Path, clock: Cl
     encoder = _slow(hash_encoder, clock, 0.5)
     with locked(tmp_path):
         writer = StoreWriter(tmp_path, chunker=LanceStore(tmp_path).manifest["chunker"])
-        encode_existing(writer, "hash_encoder", encoder, progress=False, commit_seconds=30)
+        encode_existing(writer, "hash_encoder", encoder.description(), encoder, progress=False, commit_seconds=30)
     assert max(b - a for a, b in pairwise(times)) <= 30
     assert encoder.encoded == 300
     store = LanceStore(tmp_path)
