@@ -1,7 +1,8 @@
-"""Chunkers: documents to passages with exact character spans. A file a kind; a new one is one file and a line in the table.
+"""Chunkers: documents to passages with exact character spans. A file a kind; a new one is one file and a line in the
+table.
 
-Lives here: ``chunker`` (what all have), the kinds themselves; ``budgeted`` (those with a token budget), ``packing`` (text units into a
-budget), ``token_starts`` (counting tokens), ``spans`` (spans of a text to passages).
+Lives here: ``chunker`` (what all have), the kinds themselves; ``budgeted`` (those with a token budget), ``packing``
+(text units into a budget), ``token_starts`` (counting tokens), ``spans`` (spans of a text to passages).
 """
 
 from typing import TYPE_CHECKING

@@ -16,8 +16,8 @@ from .token_starts import TokenStarts, tokenizer_hash
 class Budgeted(Chunker):
     """What the chunkers with a token budget share: ``overlap`` tokens, at most, are repeated from the passage before.
 
-    Tokens are counted as ``tokenizer`` (a model's, or ``words``) counts them in the document as a whole (each document is tokenised
-    once), without special tokens and without the title.
+    Tokens are counted as ``tokenizer`` (a model's, or ``words``) counts them in the document as a whole (each document
+    is tokenised once), without special tokens and without the title.
     """
 
     model_settings: ClassVar[tuple[str, ...]] = ("tokenizer",)
@@ -28,8 +28,8 @@ class Budgeted(Chunker):
 
     def __post_init__(self) -> None:
         if self.overlap >= self.budget:
-            raise ConfigError(f"a budget of {self.budget} tokens with an overlap of {self.overlap}", where=type(self).__name__,
-                              hint="the budget is at least 1, the overlap at least 0 and below the budget")
+            raise ConfigError(f"a budget of {self.budget} tokens with an overlap of {self.overlap}",
+                              where=type(self).__name__, hint="the overlap is at least 0 and below the budget")
 
     def identity(self) -> Mapping[str, Any]:
         return {"tokenizer_hash": tokenizer_hash(self.tokenizer)}

@@ -33,7 +33,8 @@ class Chunker(Part):
     group = "regard.chunkers"
 
     model_settings: ClassVar[tuple[str, ...]] = ()
-    """The settings that name a model: an embedded one, a folder, or a hub's id. An index from others may not choose it (``rag.trust``)."""
+    """The settings that name a model: an embedded one, a folder, or a hub's id. An index from others may not choose it
+    (``rag.trust``)."""
 
     def spans(self, text: str) -> Iterable[Span]:
         """Where the passages of ``text`` lie, in order; they may overlap. What is only white space is left out."""
@@ -53,7 +54,8 @@ class Chunker(Part):
 
     @property
     def spec(self) -> str:
-        """The text that makes this chunker again, with all settings: an index keeps it, whatever becomes of the defaults.
+        """The text that makes this chunker again, with all settings: an index keeps it, whatever becomes of the
+        defaults.
 
         Raises ``ConfigError`` for a class that is not registered: the index could not be brought up to date.
         """
@@ -77,6 +79,7 @@ class Chunker(Part):
         """Raise ``ConfigError`` for a span that does not lie in the text."""
         for (start, end), path in pieces:
             if not 0 <= start <= end <= len(document.text):
-                raise ConfigError(f"a span from {start} to {end}, in a text of {len(document.text)} characters",
-                                  where=f"{self.part_name()}, document {document.id!r}", hint="this is a fault of the chunker")
+                raise ConfigError(
+                    f"a span from {start} to {end}, in a text of {len(document.text)} characters",
+                    where=f"{self.part_name()}, document {document.id!r}", hint="this is a fault of the chunker")
             yield (operator.index(start), operator.index(end)), path

@@ -14,10 +14,11 @@ from .spans import Piece
 
 
 class Markdown(Budgeted):
-    """One passage a section (a heading with its text up to the next heading); a section over the budget is packed by sentences.
+    """One passage a section (a heading with its text up to the next heading); a section over the budget is packed by
+    sentences.
 
-    ``metadata["section"]`` is the path of headings, ``"Guide > Install"``. A heading without text of its own joins its first
-    subsection.
+    ``metadata["section"]`` is the path of headings, ``"Guide > Install"``. A heading without text of its own joins its
+    first subsection.
     """
 
     budget: Count = 300

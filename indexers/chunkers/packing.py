@@ -22,8 +22,8 @@ def units(text: str, start: int, end: int, tokens: TokenStarts, budget: int) -> 
 
 
 def pack(units: Sequence[Span], tokens: TokenStarts, budget: int, overlap: int) -> list[Span]:
-    """Greedy: as many units as the budget holds; then step back over trailing units that fit the overlap and leave room for a new
-    one."""
+    """Greedy: as many units as the budget holds; then step back over trailing units that fit the overlap and leave room
+    for a new one."""
     spans: list[Span] = []
     first = 0
     while first < len(units):

@@ -13,7 +13,8 @@ from .spans import Span
 
 
 class Sentences(Budgeted):
-    """Whole sentences packed up to ``budget`` tokens; the next passage repeats trailing sentences of at most ``overlap`` tokens.
+    """Whole sentences packed up to ``budget`` tokens; the next passage repeats trailing sentences of at most
+    ``overlap`` tokens.
 
     A sentence longer than the budget is cut at token borders.
     """

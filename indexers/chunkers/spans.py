@@ -27,21 +27,24 @@ def stripped(text: str, spans: Iterable[Span]) -> list[Span]:
 
 
 def passages(document: Document, pieces: Sequence[Piece], limits: Limits) -> list[Passage]:
-    """The passages of ``pieces``, numbered; ``metadata["section"]`` is a piece's section. Raises ``Unreadable`` over ``limits``."""
-    cut = [(span, path) for whole, path in pieces for span in stripped(document.text, _cut(document.text, whole, limits))]
+    """The passages of ``pieces``, numbered; ``metadata["section"]`` is a piece's section. Raises ``Unreadable`` over
+    ``limits``."""
+    text = document.text
+    cut = [(span, path) for whole, path in pieces for span in stripped(text, _cut(text, whole, limits))]
     repeated = limits.repeated_characters(document)
     stored = sum(end - start + repeated + len(path) for (start, end), path in cut)
     if stored > limits.stored_characters:
         raise limits.over(f"passages of {stored:,} characters together", "stored_characters")
     return [
-        Passage(f"{document.id}#{number}", document.id, document.text[start:end], start, end, document.title,
+        Passage(f"{document.id}#{number}", document.id, text[start:end], start, end, document.title,
                 {**document.metadata, "section": path} if path else document.metadata)
         for number, ((start, end), path) in enumerate(cut)
     ]
 
 
 def _cut(text: str, span: Span, limits: Limits) -> list[Span]:
-    """``span`` in pieces of at most ``passage_characters``; where there is a space near the end of one, it is cut there."""
+    """``span`` in pieces of at most ``passage_characters``; where there is a space near the end of one, it is cut
+    there."""
     longest, (start, end) = limits.passage_characters, span
     pieces: list[Span] = []
     while end - start > longest:

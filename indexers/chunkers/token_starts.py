@@ -38,7 +38,7 @@ class TokenStarts:
         """Tokenise ``text`` once, in segments that end at white space."""
         offsets = _word_starts if tokenizer == WORDS else functools.partial(_model_starts, _load_tokenizer(tokenizer))
         pieces = [np.asarray(offsets(text[a:b]), dtype=np.int64) + a for a, b in _segments(text)]
-        # byte-level tokenizers give the pieces of one character the same start; some normalisers put characters in another order
+        # byte-level tokenizers give the pieces of one character the same start; some normalisers reorder characters
         return cls(np.sort(np.concatenate(pieces)) if pieces else np.empty(0, dtype=np.int64))
 
     def before(self, position: int) -> int:
@@ -49,7 +49,8 @@ class TokenStarts:
         return self.before(end) - self.before(start)
 
     def border(self, start: int, end: int, budget: int) -> int:
-        """The furthest token border in ``(start, end]`` with at most ``budget`` tokens before it; one whole character at least."""
+        """The furthest token border in ``(start, end]`` with at most ``budget`` tokens before it; one whole character
+        at least."""
         first = self.before(start)
         if first + budget >= len(self.starts) or self.starts[first + budget] >= end:
             return end
@@ -111,8 +112,9 @@ def _hub_tokenizer_file(repo: str) -> Path:
     try:
         return Path(hf_hub_download(repo, "tokenizer.json"))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelNotFound(f"the tokenizer of {repo!r} is not to be had: {error}", where=f"{repo}/tokenizer.json",
-                            hint="check the name and the network, or use tokenizer=minilm or tokenizer=words") from error
+        raise ModelNotFound(
+            f"the tokenizer of {repo!r} is not to be had: {error}", where=f"{repo}/tokenizer.json",
+            hint="check the name and the network, or use tokenizer=minilm or tokenizer=words") from error
 
 
 @functools.lru_cache(maxsize=16)

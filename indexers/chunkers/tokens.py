@@ -13,7 +13,8 @@ from .spans import Span
 
 
 class Tokens(Budgeted):
-    """Windows of ``budget`` tokens, each starting ``budget - overlap`` tokens after the one before. Borders may fall inside words."""
+    """Windows of ``budget`` tokens, each starting ``budget - overlap`` tokens after the one before. Borders may fall
+    inside words."""
 
     budget: Count = 128
     overlap: Annotated[int, Field(ge=0)] = 16
@@ -27,5 +28,5 @@ class Tokens(Budgeted):
             if end == len(text):
                 break
             back = int(tokens.starts[max(tokens.before(end) - self.overlap, 0)])
-            # tokens that share a start move together: where stepping back would not get past this window's end, there is no overlap
+            # tokens that share a start move together: no overlap where stepping back would not pass this window's end
             start = back if tokens.border(back, len(text), self.budget) > end else end

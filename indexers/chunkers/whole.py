@@ -15,7 +15,8 @@ class Whole(Chunker):
         spans = stripped(document.text, [(0, len(document.text))])
         for start, end in spans:
             if end - start > limits.passage_characters:
-                raise limits.over(f"a passage of {end - start:,} characters (every chunker but whole cuts it)", "passage_characters")
+                raise limits.over(f"a passage of {end - start:,} characters (every chunker but whole cuts it)",
+                                  "passage_characters")
         return [
             Passage(document.id, document.id, document.text[start:end], start, end, document.title, document.metadata)
             for start, end in spans

@@ -1,4 +1,5 @@
-"""Which models an index names, and which its user does: an index from others may not choose what is loaded (``rag.trust``)."""
+"""Which models an index names, and which its user does: an index from others may not choose what is loaded
+(``rag.trust``)."""
 
 from __future__ import annotations
 

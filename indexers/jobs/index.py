@@ -101,17 +101,18 @@ class IndexReport:
 
 def build_index(
     sources: Corpus | None, index: str | Path, *, format: str = "auto", encoder: str | Encoder | None = "auto",
-    chunker: str | Chunker = "auto", views: Sequence[str] | None = None, text: bool = True, shard_passages: int = 2048, commit_seconds: float = COMMIT_SECONDS,
-    limits: Limits | Sequence[str] = (), prune: bool = False, prune_limit: float = 0.5, progress: bool | None = None,
-    on_skip: Callable[[Skip], None] | None = None,
+    chunker: str | Chunker = "auto", views: Sequence[str] | None = None, text: bool = True, shard_passages: int = 2048,
+    commit_seconds: float = COMMIT_SECONDS, limits: Limits | Sequence[str] = (), prune: bool = False, prune_limit: float = 0.5,
+    progress: bool | None = None, on_skip: Callable[[Skip], None] | None = None,
 ) -> IndexReport:
     """Index documents into the folder ``index``; run it again to add, to update, or to finish a job that was killed.
 
     ``sources`` are files, folders or ``python:`` (see ``corpus``); or an iterable of documents: ``Document``, mappings, named tuples,
     LangChain documents, objects with an id and a text, a pandas DataFrame, a Hugging Face ``Dataset``, an ir_datasets dataset (see
     ``corpus.objects``; further fields become metadata). None only adds encoders and views to an index that is there. ``encoder`` is a
-    model name, an ``Encoder``, None for no further one, or ``"auto"``: the index's own, ``minilm`` for a new index. ``chunker`` likewise,
-    a ``Chunker`` or a text (``"auto"``: sentences packed to 200 tokens). ``views`` default to ``faiss:flat`` and ``bm25``, as far as the index can hold them;
+    model name, an ``Encoder``, None for no further one, or ``"auto"``: the index's own, ``minilm`` for a new index. ``chunker`` likewise
+    is a text, a ``Chunker``, or ``"auto"``: sentences packed to 200 tokens for a new index.
+    ``views`` default to ``faiss:flat`` and ``bm25``, as far as the index can hold them;
     ``text`` False stores no text, and so has no BM25. ``attention:smollm2`` holds the passages' keys and values by that model, for
     ``AttentionReranker(cache=index)``; what it will take is said on standard error before it starts, unless ``progress`` is False.
 

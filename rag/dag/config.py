@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .. import nouns as documents
 from ..errors import ConfigError, PipelineError, RegardError
+from ..parts import Part
 from ..paths import local_path, write_text
 from ..plain import MOST_YAML, parse_yaml, read_text
 from ..tables import table
@@ -77,7 +78,7 @@ def dump(pipeline: Pipeline) -> str:
 def _expect_no_objects(name: str, stage: Stage) -> None:
     for setting in stage.setting_names():
         value = getattr(stage, setting)
-        if callable(getattr(value, "fingerprint", None)):
+        if callable(getattr(value, "fingerprint", None)) and not isinstance(value, Part):
             raise ConfigError(f"a file cannot hold the setting {setting!r}, an object of class {type(value).__qualname__}",
                               where=f"stage {name!r}", hint="name a model instead, or build this pipeline in Python")
 

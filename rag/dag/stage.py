@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..errors import ConfigError, StageError
 from ..nouns import Batch, Query
+from ..parts import Part, plain
 from ..parts.identity import identity
 from .ports import Port, accepts, ports, type_name
 
@@ -244,6 +245,8 @@ def _batch(stage: Stage, port: Port | None, value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Part):
+        return plain(value)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple | list):

@@ -44,8 +44,7 @@ from regard.rag.lm import LanguageModel, gguf
 from regard.rag.lm.passages import Format
 from regard.rag.lm.prefill import Prefill
 from regard.rag.models import resolve
-from regard.rerankers import AttentionReranker
-from regard.rerankers.policies import BlockICR
+from regard.rerankers import AttentionReranker, BlockICR
 from typer.testing import CliRunner
 
 QUERY = Query("how long does a flea live")

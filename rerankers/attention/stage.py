@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from ..rag.dag.stage import Problem, Stage
-from ..rag.dag.stores import open_prefills
-from ..rag.dag.trace import record, record_kernels
-from ..rag.errors import BudgetError, ConfigError, RegardError
-from ..rag.lm import LanguageModel, describe
-from ..rag.lm.heads import deepest
-from ..rag.lm.passages import LEAST_PASSAGE_TOKENS, Format, Prompt, suffix_position
-from ..rag.lm.reading import Reading
-from ..rag.models import resolve, weights_hash
-from ..rag.nouns import Batch, Query, Ranking, Scores, ScoreSpace
-from ..rag.parts.settings import Count
-from .policies import POLICIES, AnyPolicy, BlockICR, Lay, Order, Policy, fused, prompt_of
-from .prompts import Task
+from ...rag.dag.stage import Problem, Stage
+from ...rag.dag.stores import open_prefills
+from ...rag.dag.trace import record, record_kernels
+from ...rag.errors import BudgetError, ConfigError, RegardError
+from ...rag.lm import LanguageModel, describe
+from ...rag.lm.heads import deepest
+from ...rag.lm.passages import LEAST_PASSAGE_TOKENS, Format, Prompt, suffix_position
+from ...rag.lm.reading import Reading
+from ...rag.models import resolve, weights_hash
+from ...rag.nouns import Batch, Query, Ranking, Scores, ScoreSpace
+from ...rag.parts import Count, part
+from .policies import BlockICR, Policy
+from .policies.policy import Lay, Order, Task, prompt_of
+from .policies.scores import fused
 
 if TYPE_CHECKING:
-    from ..rag.lm.passages import StoredPrefills
-
+    from ...rag.lm.passages import StoredPrefills
 
 
 class AttentionReranker(Stage):
     """Reranks each ranking's first ``depth`` hits by the attention of language model ``lm``, as ``policy`` says.
 
     The prompt is one user turn: the passages, an instruction, the query (``CoRe`` and ``BlockRank`` have their own).
-    - ``policy``: a name (``"ICR"``), a policy (``BlockICR(fusion=None)``), or its settings (``{"kind": "ICR", "calibration": null}``).
+    - ``policy``: a policy (``BlockICR(fusion=None)``), a text (``"ICR"``, ``"icr:window=20"``), or a mapping
+      (``{"part": "ICR", "calibration": null}``); names are those of the table ``regard.policies``.
     - ``task``: the instruction's wording, for ``search`` or for question answering (``qa``).
     - ``max_words``: a passage (title and text) is cut after so many. Under the block mask the query stands 3 tokens a word behind the
       prompt's beginning, whatever the passages are; one that is longer in tokens loses its end.
@@ -58,13 +59,12 @@ class AttentionReranker(Stage):
     model_settings = ("lm",)
 
     def __init__(
-        self, lm: str = "smollm2", policy: Literal["ICR", "BlockICR", "QRHead", "CoRe", "LayerBand", "BlockRank",
-                                                   "AttentionSorting"] | AnyPolicy = BlockICR(),  # noqa: B008 - it is immutable
+        self, lm: str = "smollm2", policy: Policy | str | Mapping[str, Any] = BlockICR(),  # noqa: B008 - it is immutable
         depth: Count = 20, task: Task = "search", max_words: Count = 300, turn: tuple[str, str] | None = None,
         keep_tail: bool = False, cache: str | Path = "", share: Annotated[int, Field(ge=0)] = 0, device: str | None = None,
     ) -> None:
         self.lm = lm
-        self.policy: Policy = POLICIES[policy]() if isinstance(policy, str) else policy
+        self.policy = part(Policy, policy)
         self.depth = depth
         self.task = task
         self.max_words = max_words
@@ -118,7 +118,7 @@ class AttentionReranker(Stage):
     def run(self, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Ranking]:
         if self._model is None:
             raise self.not_open()
-        from ..kernels.dispatch import taken
+        from ...kernels.dispatch import taken
 
         with taken() as paths:
             done = Batch(self._rerank(self._model, query, ranking) for query, ranking in zip(queries, rankings, strict=True))
