@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import PurePath
@@ -22,6 +22,7 @@ from .part import Part, adapters, part
 P = TypeVar("P", bound=Part)
 _HEAD = re.compile(r"\s*([^:,()=]+?)\s*(?:[:,](.*))?", re.DOTALL)
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_UNNAMED = re.compile(r"[^\s,()\[\]{}\"=][^,()\[\]{}\"=]*(?<!\s)")
 _PLAIN = re.compile(r"[^\s,()\[\]{}\"=][^,()\[\]{}\"]*(?<!\s)")
 
 
@@ -61,7 +62,7 @@ def text_of(one: Part, settings: Mapping[str, Any] | None = None) -> str:
     if name is None:
         raise ConfigError(f"no text names {one.part_name()}: it is not registered", where=one.group,
                           hint="list it in a table, or write @register above the class (from regard.rag.parts import register)")
-    items = [_shown(value) if setting == names[0] and _PLAIN.fullmatch(_shown(value)) else f"{setting}={_shown(value)}"
+    items = [_shown(value) if setting == names[0] and _UNNAMED.fullmatch(_shown(value)) else f"{setting}={_shown(value)}"
              for setting, value in (one.changed() if settings is None else settings).items()]
     return f"{name}:{','.join(items)}" if items else name
 
@@ -72,6 +73,9 @@ def named(kind: type[P], name: str) -> type[P]:
     if not (isinstance(found, type) and issubclass(found, kind)):
         raise ConfigError(f"what is registered as {name!r} is no {kind.__name__}: {found!r:.80}", where=kind.group,
                           hint="this is a fault of the distribution that brings it")
+    if kind.table().name_of(found) is None:  # files would not find it again by this name
+        raise ConfigError(f"{name!r} is listed at another place than where {found.__qualname__} is defined", where=kind.group,
+                          hint=f"this is a fault of the distribution that brings it: list {found.__module__}:{found.__qualname__}")
     return found
 
 
@@ -154,6 +158,8 @@ def plain(value: Any) -> Any:
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
+    if isinstance(value, Set):
+        return sorted(map(plain, value), key=repr)
     if isinstance(value, Enum):
         return plain(value.value)
     if hasattr(value, "to_plain"):  # a plan of stages

@@ -260,7 +260,7 @@ def test_attention_sorting_ends_with_the_attention_of_its_last_order(opened):
     assert first.scores.tolist() != second.scores.tolist()
 
 
-@pytest.mark.parametrize("policy", [BlockICR(), BlockICR(fusion=None, deviations=None), BlockRank()], ids=lambda p: p.kind)
+@pytest.mark.parametrize("policy", [BlockICR(), BlockICR(fusion=None, deviations=None), BlockRank()], ids=lambda p: type(p).__name__)
 def test_the_order_of_the_candidates_changes_no_score(opened, policy):
     stage, ranking = opened(policy), first_stage(TEXTS)
 
