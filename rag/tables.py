@@ -81,7 +81,7 @@ class Table:
         for name, registered in self._session.items():
             if registered is thing:
                 return name
-        place = f"{thing.__module__}:{thing.__qualname__}"
+        place = _defined(thing)
         for name, places in self._places.items():
             if place in places:
                 return name
@@ -92,11 +92,11 @@ class Table:
         takes the place of the old one. Raises ``ConfigError`` for a name that is taken."""
         held = self._session.get(name)
         known = self._known(name)
-        if known is not None and f"{thing.__module__}:{thing.__qualname__}" in self._places.get(known, ()):
+        if known is not None and _defined(thing) in self._places.get(known, ()):
             return  # a distribution lists it under this name
-        again = held is not None and (held.__module__, held.__qualname__) == (thing.__module__, thing.__qualname__)
+        again = held is not None and _defined(held) == _defined(thing)
         if known is not None and not again:
-            what = self.place_of(known) or f"{self._session[known].__module__}:{self._session[known].__qualname__}"
+            what = self.place_of(known) or _defined(self._session[known])
             raise ConfigError(f"the name {name!r} is taken in {self.group}, by {what}", where=self.group, hint="choose another name")
         self._session[name] = thing
 
@@ -152,6 +152,17 @@ def lazy(package: str, *tables: Mapping[str, str]) -> Callable[[str], Any]:
     return __getattr__
 
 
+def html(value: Any) -> str:
+    """``value`` as notebooks show it: by the renderer that the table ``regard.renderers`` has under its class's name."""
+    rendered: str = table("regard.renderers")[type(value).__name__](value)
+    return rendered
+
+
 def _absolute(place: str, package: str) -> str:
     """``.bm25:BM25`` in ``regard.retrievers`` is ``regard.retrievers.bm25:BM25``."""
     return package + place if place.startswith(".") else place
+
+
+def _defined(thing: Any) -> str:
+    """Where a class or a function is defined; of any other value, where its class is."""
+    return f"{thing.__module__}:{getattr(thing, '__qualname__', type(thing).__qualname__)}"

@@ -17,8 +17,9 @@ from typing import Any, ClassVar
 from ...rag.errors import ConfigError
 from ...rag.nouns import Document, Passage
 from ...rag.parts import Part, plain, text_of
+from ...rag.text import Span
 from ..corpus.limits import Limits
-from .spans import Piece, Span, passages
+from .spans import Piece, passages
 
 DEFAULT_LIMITS = Limits()
 

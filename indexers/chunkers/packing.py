@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...rag.text import sentence_spans
-from .spans import Span, stripped
+from ...rag.text import Span, sentence_spans
+from .spans import stripped
 from .token_starts import TokenStarts
 
 

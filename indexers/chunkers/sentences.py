@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from ...rag.text import Span
 from .budgeted import Budgeted
 from .packing import pack, units
-from .spans import Span
 
 
 class Sentences(Budgeted):

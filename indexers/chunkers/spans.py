@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ...rag.nouns import Document, Passage
+from ...rag.text import Span
 from ..corpus.limits import Limits
-
-Span = tuple[int, int]
-"""Where a piece of text begins and ends, in characters."""
 
 Piece = tuple[Span, str]
 """A span, and the path of the section that it is from (``"Guide > Install"``); empty where it has none."""

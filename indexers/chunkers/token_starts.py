@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from ...rag.errors import ModelNotFound, UnsupportedModel
 from ...rag.models import resolve
-from ...rag.text import words
-from .spans import Span
+from ...rag.text import Span, words
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

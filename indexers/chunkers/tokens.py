@@ -8,8 +8,8 @@ from typing import Annotated
 from pydantic import Field
 
 from ...rag.parts import Count
+from ...rag.text import Span
 from .budgeted import Budgeted
-from .spans import Span
 
 
 class Tokens(Budgeted):

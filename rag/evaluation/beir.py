@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import EmptyQueryError, EvaluationError, QueryError
+from ..files import local_path, numbered_lines
 from ..nouns import Query
-from ..paths import local_path
 from .runs import Qrels
 from .trec import read_qrels
 
@@ -56,7 +53,7 @@ def read_queries(path: str | Path) -> list[Query]:
     comes twice, ``EmptyQueryError`` for a query without text.
     """
     queries: dict[str, Query] = {}
-    for number, line in _lines(local_path(path, "queries")):
+    for number, line in numbered_lines(local_path(path, "queries"), QueryError, "the queries", "check the path"):
         place = f"{path}:{number}"
         query = _query(line, place)
         if query.id in queries:
@@ -65,22 +62,9 @@ def read_queries(path: str | Path) -> list[Query]:
     return list(queries.values())
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    number = 0
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line.removeprefix(b"\xef\xbb\xbf")
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise QueryError(f"the compressed file is damaged: {error}", where=f"{path}, after line {number}") from None
-    except OSError as error:
-        raise QueryError(f"the queries cannot be read: {error.strerror or error}", where=str(path), hint="check the path") from None
-
-
 def _query(line: bytes, place: str) -> Query:
     try:
-        record = json.loads(line.decode())
+        record = json.loads(line.decode("utf-8-sig"))  # a file put together of several has several marks
     except (ValueError, RecursionError) as error:
         raise QueryError(f"the line is not JSON: {error}", where=place) from None
     if not isinstance(record, dict):

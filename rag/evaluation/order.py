@@ -9,16 +9,16 @@ arrangement. Under ``shuffled`` the place says nothing of relevance: there a tau
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..dag.pipeline import Pipeline, StageNode, Wire
-from ..dag.ports import ports
+from ..dag.pipeline import Pipeline
+from ..dag.plan import StageNode
 from ..errors import ConfigError, EvaluationError, PipelineError
 from ..nouns import Batch, Query, Ranking
 from ..progress import progress_bar
@@ -28,9 +28,9 @@ from .significance import Comparison, Correction, compare, mean_interval
 from .trec import read_qrels
 
 Rerank = Callable[[Batch[Query], Batch[Ranking]], Batch[Ranking]]
-Order = NDArray[np.int64]
+Permutation = NDArray[np.int64]
 
-ARRANGEMENTS: dict[str, Callable[[int, np.random.Generator], Order]] = {
+ARRANGEMENTS: dict[str, Callable[[int, np.random.Generator], Permutation]] = {
     "best-first": lambda n, random: np.arange(n),
     "best-last": lambda n, random: np.arange(n)[::-1],
     "shuffled": lambda n, random: random.permutation(n),
@@ -154,7 +154,7 @@ class _Outcome:
 
     run: Run
     taus: list[float]
-    orders: list[Order]
+    orders: list[Permutation]
 
 
 def _rerank_arranged(
@@ -176,7 +176,7 @@ def _random(seed: int, query: Query) -> np.random.Generator:
     return np.random.default_rng([seed, int.from_bytes(name, "little")])
 
 
-def _places(given: Ranking, got: Ranking, where: str) -> Order:
+def _places(given: Ranking, got: Ranking, where: str) -> Permutation:
     """For each hit of ``got`` its place in ``given``; the same passage twice is taken in order."""
     from_given, from_got = np.argsort(given.rows, kind="stable"), np.argsort(got.rows, kind="stable")
     if not np.array_equal(given.rows[from_given], got.rows[from_got]):
@@ -209,17 +209,19 @@ def _reranker(pipeline: Pipeline, name: str | None) -> str:
 
 
 def _reranks(node: StageNode) -> bool:
-    return [port.type for _, port in node.sources] == [Query, Ranking] and ports(type(node.stage)).output.type is Ranking
+    return [port.type for _, port in node.sources] == [Query, Ranking] and node.stage.ports().outputs[0].type is Ranking
 
 
 def _before(pipeline: Pipeline, reranker: str) -> Pipeline:
     """What feeds the reranker: its rankings, and its queries where another stage rewrites them."""
-    (query_source, _), (ranking_source, _) = pipeline.nodes[reranker].sources
-    if list(pipeline.inputs.values()) != [Query] or ranking_source not in pipeline.nodes:
+    (queries, _), (rankings, _) = pipeline.nodes[reranker].sources
+    if list(pipeline.inputs.values()) != [Query] or rankings.node not in pipeline.nodes:
         raise ConfigError("the pipeline must take queries and nothing else", where=pipeline.name,
                           hint=f"its inputs are {', '.join(f'{n}: {t.__name__}' for n, t in pipeline.inputs.items())}")
-    rewritten = {"queries": query_source} if query_source in pipeline.nodes else {}
-    return _part(pipeline, {"rankings": ranking_source, **rewritten})
+    rewritten = {"queries": queries} if queries.node in pipeline.nodes else {}
+    plan = replace(pipeline.plan(), outputs={"rankings": rankings, **rewritten})
+    nodes = {name: plan.nodes[name] for name in plan.needed()}
+    return Pipeline(pipeline.name, pipeline.cache, plan=replace(plan, nodes=nodes))
 
 
 def _candidates(before: Pipeline, asked: Sequence[Query], k: int) -> tuple[list[Query], list[Ranking]]:
@@ -234,18 +236,3 @@ def _candidates(before: Pipeline, asked: Sequence[Query], k: int) -> tuple[list[
             rankings += [ranking.top(k) for ranking in found["rankings"]]
             advance(len(some), "")
     return queries, rankings
-
-
-def _part(pipeline: Pipeline, outputs: Mapping[str, str]) -> Pipeline:
-    """The stages that give ``outputs``, and those that feed them, as a pipeline of their own."""
-    needed = set(outputs.values())
-    for name in reversed(pipeline.nodes):  # a stage's sources stand before it
-        if name in needed:
-            needed |= {source for source, _ in pipeline.nodes[name].sources}
-    part = Pipeline(pipeline.name, pipeline.cache)
-    wires: dict[str, Wire[Any]] = {name: part.input(kind, name) for name, kind in pipeline.inputs.items()}
-    for name, node in pipeline.nodes.items():
-        if name in needed:
-            stage: Any = node.stage
-            wires[name] = part.add(stage, *(wires[source] for source, _ in node.sources), name=name)
-    return part.output(**{output: wires[name] for output, name in outputs.items()})

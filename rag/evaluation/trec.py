@@ -11,21 +11,18 @@ written as they are, also those with a ``%`` (URLs have it). In files of others 
 from __future__ import annotations
 
 import gzip
-import io
 import math
-import os
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal, cast
 from urllib.parse import unquote
 
 import numpy as np
 
 from ..errors import EvaluationError, StorageError
-from ..paths import expect_writable, local_path
+from ..files import expect_writable, local_path, numbered_lines, replacing
 from .runs import Qrels, Run, expect_judged, untied
 
 _ESCAPED = "percent:"
@@ -158,31 +155,20 @@ def _read(name: str) -> str:
 
 def _lines(path: str | Path) -> Iterator[tuple[str, str]]:
     """``("file:line", text)`` for each line that is not blank; only ``\\n`` ends a line."""
-    number = 0
-    try:
-        with _open(local_path(path, "file to read")) as file:
-            for number, line in enumerate(file, 1):
-                text = line.rstrip("\r\n")
-                if text.strip():
-                    yield f"{path}:{number}", text
-    except UnicodeDecodeError as error:
-        raise EvaluationError(f"the file is not UTF-8 text: {error.reason}", where=f"{path}, after line {number}") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise EvaluationError(f"the compressed file is damaged: {error}", where=f"{path}, after line {number}") from None
-    except OSError as error:
-        raise EvaluationError(f"the file cannot be read: {error.strerror or error}", where=str(path)) from None
-
-
-def _open(path: Path) -> io.TextIOWrapper:
-    opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115  # reason: the caller closes it, through the wrapper
-    return io.TextIOWrapper(opened, encoding="utf-8-sig", newline="\n")
+    for number, line in numbered_lines(local_path(path, "file to read"), EvaluationError):
+        try:
+            text = line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise EvaluationError(f"the file is not UTF-8 text: {error.reason}", where=f"{path}, after line {number - 1}") from None
+        if text.strip():
+            yield f"{path}:{number}", text
 
 
 def _write(path: str | Path, lines: Iterable[str]) -> None:
     expect_writable(path)
     target = Path(path)
     try:
-        with _replacing(target) as file:
+        with _packed(target) as file:
             for line in lines:
                 file.write(f"{line}\n".encode())
     except OSError as error:
@@ -191,16 +177,11 @@ def _write(path: str | Path, lines: Iterable[str]) -> None:
 
 
 @contextmanager
-def _replacing(target: Path) -> Iterator[io.BufferedIOBase]:
+def _packed(target: Path) -> Iterator[BinaryIO]:
     """A file that takes ``target``'s place only when all was written. The gzip header carries no time: same run, same bytes."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as raw:
-            if target.suffix == ".gz":
-                with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
-                    yield packed
-            else:
-                yield raw
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(target) as raw:
+        if target.suffix == ".gz":
+            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
+                yield cast(BinaryIO, packed)
+        else:
+            yield raw

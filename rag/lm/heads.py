@@ -19,8 +19,8 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from ..errors import ConfigError
+from ..files import local_path, write_text
 from ..models import EMBEDDED, resolve, weights_hash
-from ..paths import local_path, write_text
 from ..plain import MOST_JSON, parse_json, parse_yaml, read_text
 from .info import describe
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from .plain import Flat, reading
-from .shown import html
+from ..tables import html
+from .plain import Flat, parsed
 from .text import Passage
 
 ENTAILED = 0.5
@@ -15,7 +15,7 @@ ENTAILED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class Context(Flat):
     """What the reader was shown: passages in prompt order, each with its half-open token span in the prompt."""
 
     passages: tuple[Passage, ...]
@@ -23,12 +23,9 @@ class Context:
     prompt_tokens: int
     dropped: int = 0  # passages of the ranking that did not fit the budget
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Context:
-        with reading(cls, data):
+        with parsed(cls, data):
             return cls(
                 tuple(Passage.from_dict(p) for p in data["passages"]), tuple((int(a), int(b)) for a, b in data["spans"]),
                 data["prompt_tokens"], data["dropped"],
@@ -81,7 +78,7 @@ _NOTES = {"stop": "", "repetition": "", "filter": "cut by the server's filter", 
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Flat):
     """An answer with its evidence.
 
     ``verifier`` names who judged the sentences (``rag.models.verification`` says how well it does that), None when
@@ -123,18 +120,18 @@ class Answer:
         """The sentences that no passage shown to the model is similar to."""
         return tuple(self.text[s.start:s.end] for s in self.sentences if not s.citations)
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Answer:
-        with reading(cls, data):
+        with parsed(cls, data):
             return cls(
                 data["text"], tuple(Citation.from_dict(c) for c in data["citations"]),
                 Context.from_dict(data["context"]) if data["context"] else None, Usage.from_dict(data["usage"]),
                 tuple(Sentence(s["start"], s["end"], tuple(s["citations"]), s["probability"]) for s in data["sentences"]),
                 data["verifier"], data["finish"],
             )
+
+    def __str__(self) -> str:
+        return self.text
 
     def _repr_html_(self) -> str:
         return html(self)

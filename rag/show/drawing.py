@@ -11,7 +11,7 @@ from ..dag.graph import Edge, Graph, Node
 from ..dag.trace import StageTrace, Trace
 from ..markup import duration, escape, one_line, setting, shorten, shorten_middle, size, text_width, visible
 from .labels import cached, edge_label, main_settings, node_label, passages, tokens
-from .layout import ARROW, Box, Layout, Link, Place, Run, lay_out
+from .layout import ARROW, Box, Link, Place, Placement, Stretch, lay_out
 from .style import DRAWING
 
 _PAGE_WIDTH = 1000.0  # pixels: a drawing that is wider left to right goes top to bottom instead
@@ -118,7 +118,7 @@ def to_svg(graph: Graph, trace: Trace | None = None) -> str:
 class _Figure:
     """A layout on the page: along is y when ``turned``, else x."""
 
-    layout: Layout
+    layout: Placement
     turned: bool
 
     @property
@@ -142,7 +142,7 @@ class _Figure:
             x, y, width, height = y, x, height, width
         return x + _MARGIN, y + _MARGIN, width, height
 
-    def link(self, edge: Edge, route: Sequence[Run]) -> str:
+    def link(self, edge: Edge, route: Sequence[Stretch]) -> str:
         start, last = route[0], route[-1]
         path = [f"M{self.point(start.begin, start.across)}", f"L{self.point(start.end, start.across)}"]
         for before, after in pairwise(route):
@@ -155,7 +155,7 @@ class _Figure:
         return (f'<g class="{_colour(edge.type)}"><path class="wire" d="{" ".join(path)}"/>'
                 f'<polygon class="head" points="{head}"/></g>')
 
-    def label(self, edge: Edge, text: str, route: Sequence[Run]) -> str:
+    def label(self, edge: Edge, text: str, route: Sequence[Stretch]) -> str:
         width = text_width(text, _LABEL_FONT) + 10
         x, y = self.centre(route[-1].end - ARROW - 2 - (16 if self.turned else width) / 2, route[-1].across)
         return (f'<g class="{_colour(edge.type)}"><rect class="canvas" x="{x - width / 2:.1f}" y="{y - 8:.1f}" width="{width:.1f}" '
@@ -171,7 +171,7 @@ def _figure(graph: Graph, cards: Mapping[str, _Card]) -> _Figure:
     return min(flat, turned, key=lambda figure: figure.width)
 
 
-def _lay_out(graph: Graph, cards: Mapping[str, _Card], turned: bool) -> Layout:
+def _lay_out(graph: Graph, cards: Mapping[str, _Card], turned: bool) -> Placement:
     layers = graph.layers()
     boxes = {
         name: Box(layers[name], card.height, card.width, stretch=False) if turned

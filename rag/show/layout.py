@@ -49,7 +49,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Stretch:
     """A straight stretch of a link at ``across``; a curve joins one run to the next."""
 
     begin: float
@@ -58,11 +58,11 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class Placement:
     """Places by name, the runs of each link in the links' order, and the size of the whole."""
 
     places: dict[str, Place]
-    routes: list[tuple[Run, ...]]
+    routes: list[tuple[Stretch, ...]]
     length: float
     breadth: float
 
@@ -83,7 +83,7 @@ class _Grid:
         return vertex >= self.boxes
 
 
-def lay_out(boxes: Mapping[str, Box], links: Sequence[Link], *, spacing: float) -> Layout:
+def lay_out(boxes: Mapping[str, Box], links: Sequence[Link], *, spacing: float) -> Placement:
     """Place ``boxes`` at least ``spacing`` apart across, with few crossings and straight long links."""
     names = list(boxes)
     grid = _grid(boxes, links, names)
@@ -100,13 +100,13 @@ def lay_out(boxes: Mapping[str, Box], links: Sequence[Link], *, spacing: float) 
     routes = []
     for link, chain, offset in zip(links, grid.chains, offsets, strict=True):
         layer, place = boxes[link.source].layer, places[link.source]
-        runs = [Run(place.along + place.length, starts[layer] + lengths[layer], centres[chain[0]])]
+        runs = [Stretch(place.along + place.length, starts[layer] + lengths[layer], centres[chain[0]])]
         for step, vertex in enumerate(chain[1:], layer + 1):
             lane = grid.is_lane(vertex)
             end = starts[step] + (lengths[step] if lane else 0.0)
-            runs.append(Run(starts[step] - zones[step], end, centres[vertex] + (0.0 if lane else offset)))
+            runs.append(Stretch(starts[step] - zones[step], end, centres[vertex] + (0.0 if lane else offset)))
         routes.append(tuple(runs))
-    return Layout(places, routes, starts[-1] + lengths[-1] if starts else 0.0, breadth)
+    return Placement(places, routes, starts[-1] + lengths[-1] if starts else 0.0, breadth)
 
 
 def _grid(boxes: Mapping[str, Box], links: Sequence[Link], names: list[str]) -> _Grid:

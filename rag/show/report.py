@@ -10,9 +10,8 @@ from ..dag.trace import StageTrace, Trace
 from ..markup import amount, duration, escape, one_line, setting, shorten
 from ..models.verification import described
 from ..nouns import Answer, Query, Ranking
-from .display import answer_body, judged, ranking_body, trace_body
+from .display import answer_body, judged, page, plural, ranking_body, trace_body
 from .drawing import to_svg
-from .style import FRAGMENT, PAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +29,18 @@ def report_html(title: str, graph: Graph, entries: Sequence[ReportEntry]) -> str
 
     The same arguments give the same page: there is no date in it, so put one into ``title`` where it matters.
     """
-    called = escape(one_line(title))
     traces = [entry.trace for entry in entries]
     spent = duration(sum(trace.seconds for trace in traces))
-    asked = f"{amount(len(entries))} {'question' if len(entries) == 1 else 'questions'}"
-    return "\n".join((
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>',
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"/>",
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/><meta name="color-scheme" content="light dark"/>',
-        f"<title>{called}</title>\n<style>{FRAGMENT}{PAGE}</style>\n</head>",
-        f'<body class="rg"><header><h1>{called}</h1><p class="rg-quiet">{asked} · {spent} in all</p></header>',
+    asked = plural(len(entries), "question")
+    body = "\n".join((
+        f'<header><h1>{escape(one_line(title))}</h1><p class="rg-quiet">{asked} · {spent} in all</p></header>',
         _contents(entries),
         f'<main><section id="pipeline"><h2>Pipeline</h2>{_caption(len(entries))}'
         f'<div class="rg-figure">{to_svg(graph, total(traces) if traces else None)}</div></section>',
         *(_section(number, entry) for number, entry in enumerate(entries, 1)),
-        "</main>\n</body>\n</html>\n",
+        "</main>",
     ))
+    return page(title, body)
 
 
 _SUMMED = ("queries", "seconds", "open_seconds", "candidates_in", "candidates_out", "tokens_in", "tokens_out", "cache_hits")

@@ -35,11 +35,12 @@ from ...rag.evaluation.significance import mean_interval
 from ...rag.evaluation.trec import read_qrels
 from ...rag.lm import LanguageModel
 from ...rag.lm.heads import HeadSet, Measure
-from ...rag.lm.prefill import Span, tiled
+from ...rag.lm.prefill import tiled
 from ...rag.models import resolve, weights_hash
 from ...rag.nouns import Batch, Query, Ranking
 from ...rag.progress import progress_bar
 from ...rag.tables import table
+from ...rag.text import Span
 from .policies import ICR, BlockICR, CoRe, Policy, QRHead
 from .policies.policy import Task, named, prompt_of
 

@@ -340,10 +340,10 @@ def test_a_head_set_of_another_model_is_refused(tmp_path, opened):
 def test_the_tokens_that_carried_the_score_can_be_read(opened):
     result = one(opened(BlockICR(fusion=None, deviations=None)), first_stage(TEXTS))
     for row, score in zip(result.rows, result.scores, strict=True):
-        pieces = result.reading.pieces(row)
+        pieces = result.evidence["attention"].pieces(row)
         assert "".join(text for text, _ in pieces) == f"[1] {TEXTS[row]}"
         assert sum(mass for _, mass in pieces) == pytest.approx(score, abs=1e-4)
-    assert result.top(2).reading is result.reading
+    assert result.top(2).evidence["attention"] is result.evidence["attention"]
 
 
 def test_building_the_prompt_for_a_hundred_passages_is_a_matter_of_milliseconds(opened):

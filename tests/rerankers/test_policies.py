@@ -271,7 +271,8 @@ def test_what_blockrank_cannot_do_is_refused(tiny: str) -> None:
     with pytest.raises(BudgetError, match="passages and the query do not fit"):
         reranked(tiny, BlockRank(position=100))
     longest = reranked(tiny, BlockRank(position=300), [*TEXTS, "word " * 290])
-    assert len(longest.reading.tokens[4][0]) < 290 < len(reranked(tiny, BlockRank(), [*TEXTS, "word " * 290]).reading.tokens[4][0])
+    whole = reranked(tiny, BlockRank(), [*TEXTS, "word " * 290])
+    assert len(longest.evidence["attention"].tokens[4][0]) < 290 < len(whole.evidence["attention"].tokens[4][0])
     for settings in ({"cache": "index"}, {"share": 2}):
         with pytest.raises(ConfigError, match="see each other or the query"):
             AttentionReranker(tiny, policy=BlockRank(), **settings)
@@ -335,8 +336,8 @@ def test_windows_rank_a_longer_list_as_the_published_loop_does(
         (first_of, base), *others = ((p, score) for p, (w, score) in settled.items() if w == number)
         for p, score in others:
             assert got[p] - got[first_of] == pytest.approx(score - base, abs=2e-4)
-    assert sorted(result.reading.tokens) == list(range(len(MANY)))
-    assert ["".join(t for t, _ in result.reading.pieces(p)).split("] ", 1)[1] for p in range(len(MANY))] == MANY
+    assert sorted(result.evidence["attention"].tokens) == list(range(len(MANY)))
+    assert ["".join(t for t, _ in result.evidence["attention"].pieces(p)).split("] ", 1)[1] for p in range(len(MANY))] == MANY
 
 
 class Scripted(ICR):

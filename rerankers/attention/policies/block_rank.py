@@ -11,8 +11,8 @@ from pydantic import Field
 
 from ....rag.lm.heads import Heads
 from ....rag.lm.passages import Block, Format, shown
-from ....rag.lm.prefill import Span
 from ....rag.parts import Card, Count
+from ....rag.text import Span
 from .order_free import OrderFree
 from .policy import Lay, Scored, Task
 

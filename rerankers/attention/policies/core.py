@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from ....rag.lm.heads import Heads, chosen
 from ....rag.lm.passages import Block, Format, Prompt, shown
-from ....rag.lm.prefill import Span
 from ....rag.parts import Card, Count
+from ....rag.text import Span
 from .listwise import Listwise
 from .policy import Scored
 

@@ -13,9 +13,10 @@ from pydantic import Field
 
 from ....rag.lm.heads import Heads
 from ....rag.lm.passages import Format, Prompt, lay_out
-from ....rag.lm.prefill import Mask, Positions, Span
+from ....rag.lm.prefill import Mask, Positions
 from ....rag.nouns import Passage, Scores
 from ....rag.parts import Part, Share
+from ....rag.text import Span
 from .scores import summed
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from regard.rag.errors import StageError, StorageError
-from regard.rag.lm.reading import Reading
+from regard.rag.lm.evidence import AttentionEvidence
 from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
-from regard.rag.show.attention_view import STEPS
+from regard.rag.show.attention import STEPS
 from regard.rag.show.style import ATTENTION, HEAT
 from regard.rerankers import ICR, AttentionReranker
 
@@ -71,7 +71,7 @@ def test_tokens_are_the_passages_own_and_the_marker_is_apart(ranking: Ranking) -
 def test_no_mass_is_lost_in_characters_of_several_tokens(ranking: Ranking) -> None:
     for read, row in zip(ranking.show_attention().passages, ranking.rows, strict=True):
         shown = sum(token.mass for token in (*read.marker, *read.tokens))
-        assert shown == pytest.approx(float(ranking.reading.tokens[int(row)][1].sum()), abs=1e-6)
+        assert shown == pytest.approx(float(ranking.evidence["attention"].tokens[int(row)][1].sum()), abs=1e-6)
         assert shown == pytest.approx(read.mass, abs=1e-6)
 
 
@@ -79,8 +79,9 @@ def test_the_scale_is_the_largest_of_all_passages_without_the_marker(ranking: Ra
     view = ranking.show_attention()
     assert view.largest == pytest.approx(max(token.mass for read in view.passages for token in read.tokens))
     assert ranking.show_attention(limit=1).largest == view.largest
-    boosted = {row: (ids, np.concatenate([[9.0], mass[1:]]).astype(np.float32)) for row, (ids, mass) in ranking.reading.tokens.items()}
-    assert ranking.read(replace(ranking.reading, tokens=boosted)).show_attention().largest == view.largest
+    held = ranking.evidence["attention"]
+    boosted = {row: (ids, np.concatenate([[9.0], mass[1:]]).astype(np.float32)) for row, (ids, mass) in held.tokens.items()}
+    assert ranking.with_evidence(attention=replace(held, tokens=boosted)).show_attention().largest == view.largest
 
 
 def test_marks_follow_the_masses(ranking: Ranking) -> None:
@@ -179,9 +180,9 @@ def test_an_empty_ranking_and_equal_masses_are_shown(ranking: Ranking) -> None:
     empty = ranking.take([]).show_attention()
     assert str(empty) == "No passages."
     assert "No passages." in "".join(parse(empty._repr_html_()).itertext())
-    nothing = {row: (ids, np.zeros(len(ids), np.float32)) for row, (ids, _) in ranking.reading.tokens.items()}
-    flat: Reading = replace(ranking.reading, tokens=nothing)
-    root = parse(ranking.read(flat).show_attention()._repr_html_())
+    nothing = {row: (ids, np.zeros(len(ids), np.float32)) for row, (ids, _) in ranking.evidence["attention"].tokens.items()}
+    flat: AttentionEvidence = replace(ranking.evidence["attention"], tokens=nothing)
+    root = parse(ranking.with_evidence(attention=flat).show_attention()._repr_html_())
     assert not any(levels(element) for element in root.iter())
 
 
