@@ -17,17 +17,22 @@ from ..rag.parts.settings import Count
 class Fuse(Stage):
     """Fuse rankings: reciprocal rank fusion, or weighted sums of normalised scores.
 
-    - ``rrf``: sum of weight / (c + rank) (Cormack, Clarke, Buettcher, SIGIR 2009; c = 60); a passage that a ranking lacks adds nothing.
-    - ``minmax``: weighted sum of scores mapped to [0, 1] within each ranking; a passage that a ranking lacks counts 0 there.
-    - ``zscore``: weighted sum of (score - mean) / std within each ranking; a passage that it lacks counts as its lowest.
+    - ``rrf``: sum of weight / (c + rank) (Cormack, Clarke, Buettcher, SIGIR 2009; c = 60); a passage that a ranking
+      lacks adds nothing.
+    - ``minmax``: weighted sum of scores mapped to [0, 1] within each ranking; a passage that a ranking lacks counts 0
+      there.
+    - ``zscore``: weighted sum of (score - mean) / std within each ranking; a passage that it lacks counts as its
+      lowest.
 
-    ``weights`` has one number a ranking (default 1 each); ``k`` is how many hits are kept. Equal scores keep the order of the
-    first ranking that has them. A hit's history names every ranking it came from. The rankings may be of different stores (two indexes,
-    an index and passages in memory): the same row of the same store is one hit, passages of different stores stay apart.
+    ``weights`` has one number a ranking (default 1 each); ``k`` is how many hits are kept. Equal scores keep the order
+    of the first ranking that has them. A hit's history names every ranking it came from. The rankings may be of
+    different stores (two indexes, an index and passages in memory): the same row of the same store is one hit, passages
+    of different stores stay apart.
     """
 
     def __init__(
-        self, method: Literal["rrf", "minmax", "zscore"] = "rrf", weights: list[float] | None = None, c: float = 60.0, k: Count = 100,
+        self, method: Literal["rrf", "minmax", "zscore"] = "rrf", weights: list[float] | None = None, c: float = 60.0,
+        k: Count = 100,
     ) -> None:
         self.method = method
         self.weights = weights
@@ -35,9 +40,11 @@ class Fuse(Stage):
         self.k = k
 
     def run(self, *rankings: Batch[Ranking]) -> Batch[Ranking]:
-        """``rankings[j][i]`` is ranking ``j`` of query ``i``. Raises ``ConfigError`` when there is not one weight a ranking."""
+        """``rankings[j][i]`` is ranking ``j`` of query ``i``. Raises ``ConfigError`` when there is not one weight a
+        ranking."""
         if self.weights is not None and len(self.weights) != len(rankings):
-            raise ConfigError(f"{len(self.weights)} weights for {len(rankings)} rankings", where=f"stage {self.label!r}",
+            raise ConfigError(f"{len(self.weights)} weights for {len(rankings)} rankings",
+                              where=f"stage {self.label!r}",
                               hint="give one weight a ranking, in the order they are connected")
         return Batch(self._fuse(of_query) for of_query in zip(*rankings, strict=True))
 
@@ -86,7 +93,8 @@ def _history(rankings: Sequence[Ranking], places: Sequence[NDArray[np.int64]], n
     columns: dict[str, tuple[str, NDArray[np.int32], Scores]] = {}
     for ranking, place in zip(rankings, places, strict=True):
         for step in ranking.steps:
-            _, ranks, scores = columns.setdefault(step.stage, (step.space, np.zeros(n, np.int32), np.zeros(n, np.float32)))
+            _, ranks, scores = columns.setdefault(step.stage,
+                                                  (step.space, np.zeros(n, np.int32), np.zeros(n, np.float32)))
             ranked = step.ranks > 0
             ranks[place[ranked]] = step.ranks[ranked]
             scores[place[ranked]] = step.scores[ranked]

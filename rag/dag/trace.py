@@ -87,7 +87,8 @@ _sink: ContextVar[Callable[[Event], None] | None] = ContextVar("regard_event_sin
 
 
 def record(*, tokens_in: int = 0, tokens_out: int = 0, **notes: Any) -> None:
-    """Add to the running stage's trace: token counts, and anything else as notes; notes that are whole numbers add up."""
+    """Add to the running stage's trace: token counts, and anything else as notes; notes that are whole numbers add
+    up."""
     entry = _entry.get()
     if entry is None:
         return
