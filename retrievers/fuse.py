@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..rag.dag.stage import Stage
 from ..rag.errors import ConfigError
 from ..rag.nouns import Batch, Ranking, Rows, Scores, ScoreSpace, Step, united
-from ..rag.parts.settings import Count
+from ..rag.parts import Count
 
 
 class Fuse(Stage):
@@ -30,21 +30,16 @@ class Fuse(Stage):
     of different stores stay apart.
     """
 
-    def __init__(
-        self, method: Literal["rrf", "minmax", "zscore"] = "rrf", weights: list[float] | None = None, c: float = 60.0,
-        k: Count = 100,
-    ) -> None:
-        self.method = method
-        self.weights = weights
-        self.c = c
-        self.k = k
+    method: Literal["rrf", "minmax", "zscore"] = "rrf"
+    weights: tuple[float, ...] | None = None
+    c: float = 60.0
+    k: Count = 100
 
     def run(self, *rankings: Batch[Ranking]) -> Batch[Ranking]:
         """``rankings[j][i]`` is ranking ``j`` of query ``i``. Raises ``ConfigError`` when there is not one weight a
         ranking."""
         if self.weights is not None and len(self.weights) != len(rankings):
-            raise ConfigError(f"{len(self.weights)} weights for {len(rankings)} rankings",
-                              where=f"stage {self.label!r}",
+            raise ConfigError(f"{len(self.weights)} weights for {len(rankings)} rankings", where="Fuse",
                               hint="give one weight a ranking, in the order they are connected")
         return Batch(self._fuse(of_query) for of_query in zip(*rankings, strict=True))
 
@@ -56,7 +51,7 @@ class Fuse(Stage):
             if len(ranking):
                 total += weight * self._column(ranking, place, len(rows))
         space: ScoreSpace = "rrf" if self.method == "rrf" else "weighted-sum"
-        fused = Ranking.ranked(rows, total.astype(np.float32), space, store, stage=self.label,
+        fused = Ranking.ranked(rows, total.astype(np.float32), space, store,
                                history=_history(rankings, places, len(rows)))
         return fused.top(self.k)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from ...rag.models.chosen import choose, expect_chosen, is_chosen
 from ...rag.models.encoding import Encoder
 from ..chunkers.chunkers import WORDS, chunker
-from ..encoders.dense import OnnxEncoder, SentenceTransformerEncoder
+from ..encoders.dense import DenseEncoder
+from ..encoders.stored import own_model
 from ..stores.lance.store import LanceStore
 from ..views.spec import ATTENTION, parse_view
 from ..views.versions import view_specs
-from .columns import own_model
 
 ENCODER, TOKENIZER, LANGUAGE_MODEL = "encoder", "chunker's tokenizer", "language model"
 
@@ -39,7 +39,7 @@ def expect_models_chosen(store: LanceStore) -> None:
 
 def choose_named(encoder: str | Encoder | None, chunker: str, views: Sequence[str] | None) -> None:
     """Note the models that the user of ``build_index`` names, so that the index may."""
-    name = encoder.name if isinstance(encoder, SentenceTransformerEncoder | OnnxEncoder) else encoder
+    name = encoder.name if isinstance(encoder, DenseEncoder) else encoder
     encoders = [name] if isinstance(name, str) else []
     readers = [parse_view(view).encoder for view in views or () if view.partition(":")[0] == ATTENTION]
     for model in [*encoders, *_tokenizer(chunker), *readers]:

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from ...rag.dag.scope import Scope
 from ...rag.errors import ConfigError, EmptyCorpusError, IndexNotFound, Interrupted, RegardError
 from ...rag.files import local_path
-from ...rag.models.encoding import Encoder, Vectors, close_encoder, open_encoder
+from ...rag.models.encoding import Encoder, OpenEncoder, Vectors
 from ...rag.nouns import Document, Passage
 from ...rag.progress import Advance, progress_bar
 from ..chunkers.chunkers import Chunker
@@ -29,6 +30,7 @@ from ..chunkers.chunkers import chunker as make_chunker
 from ..corpus import Limits, Skip, detect_format, estimate_size, objects, parsing, read_corpus
 from ..corpus.limits import as_limits
 from ..corpus.skips import Unreadable
+from ..encoders.stored import described
 from ..stores.lance.store import LanceStore, content_hash, exists
 from ..stores.lance.writer import Shard, StoreWriter, document_hash, joined, locked
 from ..stores.unfinished import UnfinishedJob, unfinished
@@ -151,28 +153,28 @@ def build_index(
     again = UnfinishedJob(_command(sources, names, path, format, encoder, chunker, views, text, limits, prune), _sources(sources, names),
                           [spec.slug for spec in specs])
     try:
-        for one in encoders.values():
-            open_encoder(one)  # before the index is made: a model that cannot be loaded leaves nothing behind
-        with locked(path), unfinished(path, again):
-            writer = StoreWriter(path, chunker={"spec": splitter.spec, "fingerprint": splitter.fingerprint()}, text=text,
-                                 encoders={name: one.fingerprint() for name, one in encoders.items()})
-            for name, one in encoders.items():
-                encode_existing(writer, name, one, progress=progress, commit_seconds=commit_seconds)
-            with progress_bar("indexing", total, "documents", enabled=progress) as advance, closing(Sources(path)) as places:
-                job = _Job(writer, splitter, encoders, report, skip, places, shard_passages, commit_seconds, limits)
-                job.run(documents, advance)
-                doomed = job.doomed([_origin(name, format) for name in names], left_out)
-                refused = prune_documents(writer, places, doomed, prune_limit) if prune else None
-                report.pruned = sum(map(len, doomed.values())) if prune and not refused else 0
-            store = LanceStore(path)
-            for spec in specs:
-                build_view(store, spec, progress=progress)
+        with Scope() as scope:
+            # opened before the index is made: a model that cannot be loaded leaves nothing behind
+            opened = {name: scope.open(one) for name, one in encoders.items()}
+            kept = {name: described(one) for name, one in encoders.items()}
+            with locked(path), unfinished(path, again):
+                writer = StoreWriter(path, chunker={"spec": splitter.spec, "fingerprint": splitter.fingerprint()}, text=text,
+                                     encoders=kept)
+                for name, one in opened.items():
+                    encode_existing(writer, name, kept[name], one, progress=progress, commit_seconds=commit_seconds)
+                with progress_bar("indexing", total, "documents", enabled=progress) as advance, closing(Sources(path)) as places:
+                    job = _Job(writer, splitter, opened, report, skip, places, shard_passages, commit_seconds, limits)
+                    job.run(documents, advance)
+                    doomed = job.doomed([_origin(name, format) for name in names], left_out)
+                    refused = prune_documents(writer, places, doomed, prune_limit) if prune else None
+                    report.pruned = sum(map(len, doomed.values())) if prune and not refused else 0
+                store = LanceStore(path)
+                for spec in specs:
+                    build_view(store, spec, progress=progress)
     except KeyboardInterrupt:
         raise Interrupted(f"{_held(path)}; the same command goes on from there") from None
     finally:
         parsing.close()
-        for one in encoders.values():
-            close_encoder(one)
     report.total_passages = len(store)
     report.views = [str(spec) for spec in specs]
     report.seconds = time.perf_counter() - start
@@ -200,7 +202,7 @@ class _Job:
     """
 
     def __init__(
-        self, writer: StoreWriter, chunker: Chunker, encoders: dict[str, Encoder], report: IndexReport, skip: Callable[[Skip], None],
+        self, writer: StoreWriter, chunker: Chunker, encoders: dict[str, OpenEncoder], report: IndexReport, skip: Callable[[Skip], None],
         places: Sources, shard_passages: int, commit_seconds: float, limits: Limits,
     ) -> None:
         self.writer = writer
@@ -320,7 +322,7 @@ class _Job:
             self.writer.delete(shard.replaced)
         self.pace.restart()
 
-    def _encode(self, name: str, one: Encoder, block: Shard, documents: int) -> Vectors:
+    def _encode(self, name: str, one: OpenEncoder, block: Shard, documents: int) -> Vectors:
         """Vectors of the block's passages; each distinct text is encoded once, and not at all where the store has its vector.
 
         Encoding all of them counts as the work for ``documents`` documents.

@@ -10,16 +10,16 @@ other than 0 is the reranker's own taste.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..dag.pipeline import Pipeline, StageNode, Wire
-from ..dag.ports import ports
+from ..dag.pipeline import Pipeline
+from ..dag.plan import StageNode
 from ..errors import ConfigError, EvaluationError, PipelineError
 from ..nouns import Batch, Query, Ranking
 from ..progress import progress_bar
@@ -228,18 +228,19 @@ def _reranker(pipeline: Pipeline, name: str | None) -> str:
 
 
 def _reranks(node: StageNode) -> bool:
-    taken = [port.type for _, port in node.sources]
-    return taken == [Query, Ranking] and ports(type(node.stage)).output.type is Ranking
+    return [port.type for _, port in node.sources] == [Query, Ranking] and node.stage.ports().outputs[0].type is Ranking
 
 
 def _before(pipeline: Pipeline, reranker: str) -> Pipeline:
     """What feeds the reranker: its rankings, and its queries where another stage rewrites them."""
-    (query_source, _), (ranking_source, _) = pipeline.nodes[reranker].sources
-    if list(pipeline.inputs.values()) != [Query] or ranking_source not in pipeline.nodes:
+    (queries, _), (rankings, _) = pipeline.nodes[reranker].sources
+    if list(pipeline.inputs.values()) != [Query] or rankings.node not in pipeline.nodes:
         raise ConfigError("the pipeline must take queries and nothing else", where=pipeline.name,
                           hint=f"its inputs are {', '.join(f'{n}: {t.__name__}' for n, t in pipeline.inputs.items())}")
-    rewritten = {"queries": query_source} if query_source in pipeline.nodes else {}
-    return _part(pipeline, {"rankings": ranking_source, **rewritten})
+    rewritten = {"queries": queries} if queries.node in pipeline.nodes else {}
+    plan = replace(pipeline.plan(), outputs={"rankings": rankings, **rewritten})
+    nodes = {name: plan.nodes[name] for name in plan.needed()}
+    return Pipeline(pipeline.name, pipeline.cache, plan=replace(plan, nodes=nodes))
 
 
 def _candidates(before: Pipeline, asked: Sequence[Query], k: int) -> tuple[list[Query], list[Ranking]]:
@@ -254,18 +255,3 @@ def _candidates(before: Pipeline, asked: Sequence[Query], k: int) -> tuple[list[
             rankings += [ranking.top(k) for ranking in found["rankings"]]
             advance(len(some), "")
     return queries, rankings
-
-
-def _part(pipeline: Pipeline, outputs: Mapping[str, str]) -> Pipeline:
-    """The stages that give ``outputs``, and those that feed them, as a pipeline of their own."""
-    needed = set(outputs.values())
-    for name in reversed(pipeline.nodes):  # a stage's sources stand before it
-        if name in needed:
-            needed |= {source for source, _ in pipeline.nodes[name].sources}
-    part = Pipeline(pipeline.name, pipeline.cache)
-    wires: dict[str, Wire[Any]] = {name: part.input(kind, name) for name, kind in pipeline.inputs.items()}
-    for name, node in pipeline.nodes.items():
-        if name in needed:
-            stage: Any = node.stage
-            wires[name] = part.add(stage, *(wires[source] for source, _ in node.sources), name=name)
-    return part.output(**{output: wires[name] for output, name in outputs.items()})

@@ -3,7 +3,7 @@ asks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
@@ -85,28 +85,37 @@ class Ranking:
     @classmethod
     def ranked(
         cls, rows: Sequence[int] | Rows, scores: Sequence[float] | Scores, space: ScoreSpace, store: PassageStore, *,
-        stage: str, history: tuple[Step, ...] = (),
+        history: tuple[Step, ...] = (),
     ) -> Ranking:
-        """Sort by score, best first; equal scores keep the order they came in. ``history`` is aligned with ``rows``."""
+        """Sort by score, best first; equal scores keep the order they came in. ``history`` is aligned with ``rows``;
+        the executor adds the stage that made it."""
         try:
             row_array = np.asarray(rows, dtype=np.int64)
             score_array = np.asarray(scores, dtype=np.float32)
         except (TypeError, ValueError, OverflowError) as error:
             raise StageError(f"rows are whole numbers and scores are numbers: {error}",
-                             where=f"stage {stage!r}") from None
+                             where="Ranking.ranked") from None
         if row_array.ndim != 1 or row_array.shape != score_array.shape:
-            raise StageError(f"{row_array.shape} rows but {score_array.shape} scores", where=f"stage {stage!r}")
+            raise StageError(f"{row_array.shape} rows but {score_array.shape} scores", where="Ranking.ranked")
         if not np.isfinite(score_array).all():
-            raise StageError("a score is not a finite number", where=f"stage {stage!r}",
+            raise StageError("a score is not a finite number", where="Ranking.ranked",
                              hint="the model gave NaN or infinity: check its dtype and its input")
         order = np.argsort(-score_array, kind="stable")
-        step = Step(stage, space, np.arange(1, len(order) + 1, dtype=np.int32), score_array[order])
-        return cls(row_array[order], score_array[order], space, store, (*(s.take(order) for s in history), step))
+        return cls(row_array[order], score_array[order], space, store, tuple(s.take(order) for s in history))
 
-    def rescore(self, scores: Sequence[float] | Scores, space: ScoreSpace, *, stage: str) -> Ranking:
+    def rescore(self, scores: Sequence[float] | Scores, space: ScoreSpace) -> Ranking:
         """A reranker's result: new scores, aligned with this ranking's hits; equal scores keep the present order."""
-        return replace(Ranking.ranked(self.rows, scores, space, self.store, stage=stage, history=self.steps),
-                       evidence=self.evidence)
+        return replace(Ranking.ranked(self.rows, scores, space, self.store, history=self.steps), evidence=self.evidence)
+
+    def marked(self, stage: str) -> Ranking:
+        """This ranking with ``stage`` at the end of its history, as the one that gave it this order and these
+        scores."""
+        step = Step(stage, self.space, np.arange(1, len(self) + 1, dtype=np.int32), self.scores)
+        return replace(self, steps=(*self.steps, step))
+
+    def renamed(self, name: Callable[[str], str]) -> Ranking:
+        """This ranking with other names for the stages in its history."""
+        return replace(self, steps=tuple(replace(step, stage=name(step.stage)) for step in self.steps))
 
     def with_evidence(self, **evidence: Evidence) -> Ranking:
         """This ranking with more evidence, by name; it takes the place of what had the name."""
@@ -120,11 +129,6 @@ class Ranking:
         """
         figure: Figure = table("regard.renderers")["Attention"](self, limit)
         return figure
-
-    def keep(self, order: Sequence[int], *, stage: str) -> Ranking:
-        """The hits at positions ``order`` with the scores they have, and ``stage`` in their history."""
-        kept = self.take(order)
-        return kept.rescore(kept.scores, self.space, stage=stage)
 
     def take(self, order: Sequence[int] | NDArray[np.int64]) -> Ranking:
         """The hits at positions ``order`` (from 0), in that order, with their history."""

@@ -16,8 +16,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform, get_type_hints, overload
 
 from ..errors import ConfigError
@@ -43,6 +44,9 @@ class Part:
 
     version: ClassVar[int] = 1
     """Raise it when the same settings and inputs give another output: it is in the fingerprint."""
+
+    first: ClassVar[str] = ""
+    """The setting that may be given by position; empty: the one that is declared first."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -96,8 +100,9 @@ class Part:
 
     @classmethod
     def setting_names(cls) -> list[str]:
-        """In the order of their declaration; those of base classes first."""
-        return [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+        """In the order of their declaration, those of base classes first; but the one that may be given by position before all."""
+        names: list[str] = [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+        return sorted(names, key=lambda name: name != cls.first)
 
     def settings(self) -> dict[str, Any]:
         """The settings by name, as they are."""
@@ -105,8 +110,8 @@ class Part:
 
     def changed(self) -> dict[str, Any]:
         """The settings that differ from their defaults."""
-        defaults = _defaults(type(self))
-        return {name: value for name, value in self.settings().items() if name not in defaults or defaults[name] != value}
+        cls = type(self)
+        return {name: value for name, value in self.settings().items() if not _has_default(cls, name) or _default(cls, name) != value}
 
     def replace(self, **settings: Any) -> Self:
         """Another part with these settings changed."""
@@ -191,12 +196,12 @@ def register(cls: type[P] | None = None, *, name: str | None = None) -> Any:
 
 def nested(value: Any, path: str = "") -> Iterator[tuple[str, Part]]:
     """Every part in ``value`` (a part, or what its settings hold), with its path (``policy``, ``body.bm25``), outer ones first. What has
-    ``parts()`` by name (a plan of stages) is walked through, too."""
+    ``stages()`` by name (a plan of stages) is walked through, too."""
     if isinstance(value, Part):
         yield path, value
         inside: Any = value.settings()
-    elif hasattr(value, "parts"):
-        inside = value.parts()
+    elif hasattr(value, "stages"):
+        inside = value.stages()
     else:
         inside = value
     if isinstance(inside, Mapping):
@@ -224,16 +229,16 @@ def _checked(cls: type[Part], first: tuple[Any, ...], settings: Mapping[str, Any
     if first and names and names[0] in settings:
         problems.append(f"{names[0]}: it was given twice")
     values = {}
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # every subclass is one
-        if field.name in given:
+    for name in names:
+        if name in given:
             try:
-                values[field.name] = frozen(adapters(cls)[field.name].validate_python(given[field.name]))
+                values[name] = frozen(adapters(cls)[name].validate_python(given[name]))
             except ValueError as error:  # pydantic's
-                problems.append(_said(field.name, error))
-        elif field.name in (defaults := _defaults(cls)):
-            values[field.name] = defaults[field.name]
+                problems.append(_said(name, error))
+        elif _has_default(cls, name):
+            values[name] = _default(cls, name)
         else:
-            problems.append(f"{field.name}: it must be given")
+            problems.append(f"{name}: it must be given")
     if problems:
         raise ConfigError(f"{cls.__name__} cannot be made: {'; '.join(problems)}", where=cls.__name__, hint=f"settings: {_signature(cls)}")
     return values
@@ -251,8 +256,12 @@ def adapters(cls: type[Part]) -> dict[str, Any]:
     """A pydantic ``TypeAdapter`` for each setting."""
     from pydantic import ConfigDict, TypeAdapter  # at first use: importing it takes a tenth of a second
 
+    hints: dict[str, Any] = {}
     try:
-        hints = get_type_hints(cls, include_extras=True)
+        for base in reversed(cls.__mro__):
+            wanted = {name: kind for name, kind in vars(base).get("__annotations__", {}).items() if name in cls.setting_names()}
+            module = sys.modules.get(base.__module__)
+            hints |= get_type_hints(SimpleNamespace(__annotations__=wanted), vars(module) if module else None, include_extras=True)
     except (NameError, TypeError) as error:
         raise ConfigError(f"the settings' types cannot be read: {error}", where=f"{cls.__module__}.{cls.__qualname__}",
                           hint="import what they name at the top of the module, not under TYPE_CHECKING") from None
@@ -268,28 +277,38 @@ def _adapter(make: Any, hint: Any, config: Any) -> Any:
         return make(hint)
 
 
+def _has_default(cls: type[Part], name: str) -> bool:
+    field = cls.__dataclass_fields__[name]  # type: ignore[attr-defined]  # every subclass is a dataclass
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+def _default(cls: type[Part], name: str) -> Any:
+    """A setting's default, checked like what is given: ``encoder: Encoder = "minilm"`` is an encoder."""
+    kept = _defaults(cls)
+    if name not in kept:
+        field = cls.__dataclass_fields__[name]  # type: ignore[attr-defined]  # every subclass is a dataclass
+        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
+        kept[name] = frozen(adapters(cls)[name].validate_python(default))
+    return kept[name]
+
+
 @_per_class
 def _defaults(cls: type[Part]) -> dict[str, Any]:
-    """The defaults, checked like what is given: ``encoder: Encoder = "minilm"`` is an encoder."""
-    found = {}
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # every subclass is one
-        if field.default is not dataclasses.MISSING:
-            found[field.name] = frozen(adapters(cls)[field.name].validate_python(field.default))
-        elif field.default_factory is not dataclasses.MISSING:
-            found[field.name] = frozen(adapters(cls)[field.name].validate_python(field.default_factory()))
-    return found
+    """The defaults that were asked for so far."""
+    return {}
 
 
 def _signature(cls: type[Part]) -> inspect.Signature:
     parameters = []
-    for i, field in enumerate(dataclasses.fields(cls)):  # type: ignore[arg-type]  # every subclass is one
+    for i, name in enumerate(cls.setting_names()):
+        field = cls.__dataclass_fields__[name]  # type: ignore[attr-defined]  # every subclass is a dataclass
         default = inspect.Parameter.empty
         if field.default is not dataclasses.MISSING:
             default = field.default
         elif field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         kind = inspect.Parameter.KEYWORD_ONLY if i else inspect.Parameter.POSITIONAL_OR_KEYWORD
-        parameters.append(inspect.Parameter(field.name, kind, default=default, annotation=field.type))
+        parameters.append(inspect.Parameter(name, kind, default=default, annotation=field.type))
     return inspect.Signature(parameters)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import PurePath
+from types import FunctionType
 from typing import Any, TypeVar
 
 from ..errors import ConfigError, RegardError
@@ -149,6 +150,8 @@ def plain(value: Any) -> Any:
         return plain(value.value)
     if hasattr(value, "to_plain"):  # a plan of stages
         return value.to_plain()
+    if isinstance(value, FunctionType | type):
+        return import_place(value)
     raise ConfigError(f"a file cannot hold a {type(value).__qualname__}: {value!r:.80}", where="parts",
                       hint="use plain values and registered parts")
 
