@@ -17,13 +17,17 @@ from ..rag.parts import Count
 class Fuse(Stage):
     """Fuse rankings: reciprocal rank fusion, or weighted sums of normalised scores.
 
-    - ``rrf``: sum of weight / (c + rank) (Cormack, Clarke, Buettcher, SIGIR 2009; c = 60); a passage that a ranking lacks adds nothing.
-    - ``minmax``: weighted sum of scores mapped to [0, 1] within each ranking; a passage that a ranking lacks counts 0 there.
-    - ``zscore``: weighted sum of (score - mean) / std within each ranking; a passage that it lacks counts as its lowest.
+    - ``rrf``: sum of weight / (c + rank) (Cormack, Clarke, Buettcher, SIGIR 2009; c = 60); a passage that a ranking
+      lacks adds nothing.
+    - ``minmax``: weighted sum of scores mapped to [0, 1] within each ranking; a passage that a ranking lacks counts 0
+      there.
+    - ``zscore``: weighted sum of (score - mean) / std within each ranking; a passage that it lacks counts as its
+      lowest.
 
-    ``weights`` has one number a ranking (default 1 each); ``k`` is how many hits are kept. Equal scores keep the order of the
-    first ranking that has them. A hit's history names every ranking it came from. The rankings may be of different stores (two indexes,
-    an index and passages in memory): the same row of the same store is one hit, passages of different stores stay apart.
+    ``weights`` has one number a ranking (default 1 each); ``k`` is how many hits are kept. Equal scores keep the order
+    of the first ranking that has them. A hit's history names every ranking it came from. The rankings may be of
+    different stores (two indexes, an index and passages in memory): the same row of the same store is one hit, passages
+    of different stores stay apart.
     """
 
     method: Literal["rrf", "minmax", "zscore"] = "rrf"
@@ -89,7 +93,8 @@ def _history(rankings: Sequence[Ranking], places: Sequence[NDArray[np.int64]], n
     columns: dict[str, tuple[str, NDArray[np.int32], Scores]] = {}
     for ranking, place in zip(rankings, places, strict=True):
         for step in ranking.steps:
-            _, ranks, scores = columns.setdefault(step.stage, (step.space, np.zeros(n, np.int32), np.zeros(n, np.float32)))
+            _, ranks, scores = columns.setdefault(step.stage,
+                                                  (step.space, np.zeros(n, np.int32), np.zeros(n, np.float32)))
             ranked = step.ranks > 0
             ranks[place[ranked]] = step.ranks[ranked]
             scores[place[ranked]] = step.scores[ranked]

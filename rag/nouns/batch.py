@@ -52,7 +52,8 @@ class Group(tuple[T, ...]):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a loop repeats over: a query, the rankings so far, how many hops were made, whether it is done, and a method's own notes."""
+    """What a loop repeats over: a query, the rankings so far, how many hops were made, whether it is done, and a
+    method's own notes."""
 
     query: Query
     rankings: tuple[Ranking, ...] = ()
@@ -61,7 +62,8 @@ class State:
     notes: Metadata = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"query": self.query.to_dict(), "rankings": [ranking.to_dict() for ranking in self.rankings], "hop": self.hop,
+        return {"query": self.query.to_dict(), "rankings": [ranking.to_dict() for ranking in self.rankings],
+                "hop": self.hop,
                 "done": self.done, "notes": as_json(self.notes)}
 
     @classmethod
@@ -69,7 +71,8 @@ class State:
         """``opened`` is for the rankings (see ``Ranking.from_dict``)."""
         with parsed(cls, data):
             rankings = tuple(Ranking.from_dict(ranking, opened) for ranking in data["rankings"])
-            return cls(Query.from_dict(data["query"]), rankings, int(data["hop"]), bool(data["done"]), dict(data["notes"]))
+            return cls(Query.from_dict(data["query"]), rankings, int(data["hop"]), bool(data["done"]),
+                       dict(data["notes"]))
 
 
 def _said(member: Any) -> dict[str, Any]:
@@ -81,7 +84,8 @@ def _member(data: Mapping[str, Any], opened: PassageStore | Opener | None) -> An
     if "noun" not in data:
         return data["value"]
     if data["noun"] not in _NOUNS:
-        raise ConfigError(f"no noun is called {data['noun']!r:.80}", where="Group", hint=f"there are: {', '.join(_NOUNS)}")
+        raise ConfigError(f"no noun is called {data['noun']!r:.80}", where="Group",
+                          hint=f"there are: {', '.join(_NOUNS)}")
     kind = _NOUNS[data["noun"]]
     return kind.from_dict(data["value"], opened) if kind in (Ranking, Group, State) else kind.from_dict(data["value"])
 

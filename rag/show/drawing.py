@@ -66,7 +66,7 @@ class _Line:
 
     @property
     def width(self) -> float:
-        return text_width(self.text, self.font) * (1.15 if self.style == "name" else 1.06 if self.style == "took" else 1.0)
+        return text_width(self.text, self.font) * {"name": 1.15, "took": 1.06}.get(self.style, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,8 @@ def to_svg(graph: Graph, trace: Trace | None = None) -> str:
     height = drawn.height + (18 if footer else 0)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="rg-dag" role="img" aria-label="{escape(_summary(graph))}" '
-        f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" style="max-width:100%;height:auto">',
+        f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" '
+        f'style="max-width:100%;height:auto">',
         f"<style>{DRAWING}</style>",
         f'<rect class="canvas frame" width="{width:.0f}" height="{height:.0f}" rx="10"/>',
         *drawn.elements,
@@ -193,8 +194,10 @@ class _Figure:
     def label(self, edge: Edge, text: str, route: Sequence[Stretch]) -> str:
         width = text_width(text, _LABEL_FONT) + 10
         x, y = self.centre(route[-1].end - ARROW - 2 - (16 if self.turned else width) / 2, route[-1].across)
-        return (f'<g class="{_colour(edge.type)}"><rect class="canvas" x="{x - width / 2:.1f}" y="{y - 8:.1f}" width="{width:.1f}" '
-                f'height="16"/><text class="type" text-anchor="middle" x="{x:.1f}" y="{y + 3.7:.1f}">{escape(text)}</text></g>')
+        return (f'<g class="{_colour(edge.type)}"><rect class="canvas" x="{x - width / 2:.1f}" y="{y - 8:.1f}" '
+                f'width="{width:.1f}" '
+                f'height="16"/><text class="type" text-anchor="middle" x="{x:.1f}" '
+                f'y="{y + 3.7:.1f}">{escape(text)}</text></g>')
 
 
 def _figure(graph: Graph, cards: Mapping[str, _Card]) -> _Figure:
@@ -216,7 +219,8 @@ def _lay_out(graph: Graph, cards: Mapping[str, _Card], turned: bool) -> Placemen
     links = []
     for edge in graph.edges:
         width = text_width(edge_label(edge, graph), _LABEL_FONT) + 10
-        links.append(Link(edge.source, edge.target, 16, width + 6) if turned else Link(edge.source, edge.target, width, 19))
+        links.append(Link(edge.source, edge.target, 16, width + 6) if turned
+                     else Link(edge.source, edge.target, width, 19))
     return lay_out(boxes, links, spacing=22 if turned else 18)
 
 
@@ -288,7 +292,8 @@ def _fitted(text: str, style: str, font: float) -> _Line:
 def _draw(card: _Card, x: float, y: float, width: float, height: float) -> str:
     style = "end" if card.pill else "stage slowest" if card.slowest else "stage"
     radius = height / 2 if card.pill and height < 40 else 15 if card.pill else 8
-    parts = [f'<g><title>{escape(_tooltip(card))}</title><rect class="{style}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" '
+    parts = [f'<g><title>{escape(_tooltip(card))}</title><rect class="{style}" x="{x:.1f}" y="{y:.1f}" '
+             f'width="{width:.1f}" '
              f'height="{height:.1f}" rx="{radius:g}"/>']
     if card.pill:
         parts.append(f'<text class="name" text-anchor="middle" x="{x + width / 2:.1f}" y="{y + height / 2 + 4.5:.1f}">'
@@ -298,7 +303,8 @@ def _draw(card: _Card, x: float, y: float, width: float, height: float) -> str:
     baseline = top + 9
     for line in card.lines:
         baseline += line.font + 4.5
-        parts.append(f'<text class="{line.style}{" hot" if card.slowest and line.style == "took" else ""}" x="{x + 14:.1f}" '
+        parts.append(f'<text class="{line.style}{" hot" if card.slowest and line.style == "took" else ""}" '
+                     f'x="{x + 14:.1f}" '
                      f'y="{baseline - 4.5:.1f}">{escape(line.text)}</text>')
     below = top + card.height - sum(frame.height + _FRAME_TITLE + _INSET for frame in card.frames) - (10 if card.share is not None else 0)
     for frame in card.frames:
@@ -309,13 +315,17 @@ def _draw(card: _Card, x: float, y: float, width: float, height: float) -> str:
         below += frame.height + _FRAME_TITLE + _INSET
     if card.badge:
         wide = text_width(card.badge, 9) + 12
-        parts.append(f'<rect class="badge" x="{x + width - wide - 8:.1f}" y="{y + 8:.1f}" width="{wide:.1f}" height="15" rx="7.5"/>'
-                     f'<text class="on-badge" text-anchor="middle" x="{x + width - wide / 2 - 8:.1f}" y="{y + 18.8:.1f}">'
+        parts.append(f'<rect class="badge" x="{x + width - wide - 8:.1f}" y="{y + 8:.1f}" width="{wide:.1f}" '
+                     f'height="15" rx="7.5"/>'
+                     f'<text class="on-badge" text-anchor="middle" x="{x + width - wide / 2 - 8:.1f}" '
+                     f'y="{y + 18.8:.1f}">'
                      f"{escape(card.badge)}</text>")
     if card.share is not None:
         full = width - 28
-        parts.append(f'<rect class="track" x="{x + 14:.1f}" y="{y + height - 10:.1f}" width="{full:.1f}" height="3" rx="1.5"/>'
-                     f'<rect class="bar{" hot-bar" if card.slowest else ""}" x="{x + 14:.1f}" y="{y + height - 10:.1f}" '
+        parts.append(f'<rect class="track" x="{x + 14:.1f}" y="{y + height - 10:.1f}" width="{full:.1f}" height="3" '
+                     f'rx="1.5"/>'
+                     f'<rect class="bar{" hot-bar" if card.slowest else ""}" x="{x + 14:.1f}" '
+                     f'y="{y + height - 10:.1f}" '
                      f'width="{full * card.share:.1f}" height="3" rx="1.5"/>')
     return "".join([*parts, "</g>"])
 
@@ -324,7 +334,8 @@ def _tooltip(card: _Card) -> str:
     node, entry = card.node, card.entry
     lines = [f"{node_label(node)} ({one_line(node.kind)})", *_listed(node.settings)]
     if entry:
-        lines += [f"time: {duration(entry.seconds)} for {entry.queries} queries", f"loading: {duration(entry.open_seconds)}"]
+        lines += [f"time: {duration(entry.seconds)} for {entry.queries} queries",
+                  f"loading: {duration(entry.open_seconds)}"]
         lines += [text for text in (passages(entry), tokens(entry), cached(entry)) if text]
         lines += [f"peak memory: {size(entry.peak_memory)}"] if entry.peak_memory else []
         lines += _listed(entry.notes)
@@ -346,4 +357,4 @@ def _summary(graph: Graph) -> str:
     """The pipeline in a sentence, for those who hear it instead of seeing it."""
     called = {node.name: node_label(node) for node in graph.nodes}
     links = [f"{called[e.source]} to {called[e.target]} ({e.type})" for e in graph.edges]
-    return f"Pipeline of {len(graph.nodes)} nodes: {', '.join(links)}" if links else f"Pipeline of {len(graph.nodes)} nodes"
+    return f"Pipeline of {len(graph.nodes)} nodes{': ' if links else ''}{', '.join(links)}"
