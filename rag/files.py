@@ -8,6 +8,7 @@ in them, may then be lost or damaged.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -50,3 +51,16 @@ def replace_text(file: Path, text: str) -> None:
     sync(temporary)
     temporary.replace(file)
     sync(file.parent)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Give the folder ``target`` what lies in ``source``: the same files on disk where the file system has hard links, else copies."""
+    for entry in source.iterdir():
+        if entry.is_dir():
+            (target / entry.name).mkdir()
+            link_tree(entry, target / entry.name)
+            continue
+        try:
+            os.link(entry, target / entry.name)
+        except OSError:
+            shutil.copyfile(entry, target / entry.name)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..indexers.stores.lance.store import LanceStore
-from ..indexers.views import ViewSpec, parse_view
+from ..indexers.views import ViewKind, parse_view
 from ..rag.nouns import Batch, Query, Ranking
 from ..rag.parts.settings import Count
 from .first_stage import FirstStage
@@ -24,7 +24,7 @@ class BM25(FirstStage):
         self.k = k
         self.filters = filters or {}
 
-    def spec(self, store: LanceStore) -> ViewSpec:
+    def spec(self, store: LanceStore) -> ViewKind:
         return parse_view("bm25")
 
     def run(self, queries: Batch[Query]) -> Batch[Ranking]:

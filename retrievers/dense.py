@@ -8,8 +8,7 @@ from typing import Any
 
 from ..indexers.jobs.columns import chosen_encoder, column_name, require_same, stored_encoder
 from ..indexers.stores.lance.store import LanceStore
-from ..indexers.views import Version, ViewSpec, parse_view
-from ..indexers.views.faiss_view import import_faiss
+from ..indexers.views import Version, ViewKind, built_view, parse_view
 from ..indexers.views.filtered import FilterPlan, describe
 from ..rag.dag.stage import Problem
 from ..rag.dag.trace import record
@@ -27,7 +26,8 @@ class Dense(FirstStage):
     ``encoder`` None takes the index's own (its last, where it has several) with the settings it was made with, if that is an embedded model
     or one that the user has named (``rag.trust``: an index from others may not choose what is loaded); naming one, or giving an
     ``Encoder`` object (the way to search an index that one made), checks that its fingerprint is the index's. A pipeline that holds an
-    object cannot be saved to a file. ``view`` is ``faiss:flat``, ``faiss:hnsw`` or ``faiss:ivf``. A query longer than the encoder's
+    object cannot be saved to a file. ``view`` is a view kind over vectors, ``flat``, ``hnsw:m=16``
+    or ``ivf``. A query longer than the encoder's
     window is cut there, and counted in the trace as ``truncated``. Under filters the trace notes how the view was searched
     (``filter_plan``: exactly over few allowed rows, else by the index with a selector), and how many queries the index gave too few
     hits for and were searched exactly (``filter_redone_exactly``). Scores are cosines when the encoder normalises, else inner
@@ -37,7 +37,7 @@ class Dense(FirstStage):
     model_settings = ("encoder",)
 
     def __init__(
-        self, index: str | Path | None = None, k: Count = 100, encoder: str | Encoder | None = None, view: str = "faiss:flat",
+        self, index: str | Path | None = None, k: Count = 100, encoder: str | Encoder | None = None, view: str = "flat",
         filters: dict[str, Any] | None = None, device: str | None = None,
     ) -> None:
         self.index = None if index is None else Path(index)
@@ -48,24 +48,19 @@ class Dense(FirstStage):
         self.device = device
         self._encoder: Encoder | None = None
 
-    def spec(self, store: LanceStore) -> ViewSpec:
+    def spec(self, store: LanceStore) -> ViewKind:
         return parse_view(self.view, self._name(store))
 
     def built(self, store: LanceStore) -> Version:
-        """Raises ``IndexNotFound`` too when the view was built with other parameters than ``view`` names."""
-        version, wanted = super().built(store), self.spec(store)
-        named = [setting.partition("=")[0] for setting in self.view.partition("@")[0].split(",")[1:]]
-        if any(version.spec.parameters[name] != wanted.parameters[name] for name in named):
-            raise IndexNotFound(f"the index's view is {version.spec}, not {wanted}", where=str(self.path),
-                                hint=f"build it so: regard index --index {self.path} --view {wanted}; or leave the parameters out")
-        return version
+        """Raises ``IndexNotFound`` too when the view was built with other settings than ``view`` names, ``ConfigError`` for one of many."""
+        return built_view(self.path, self.view, self._name(store))
 
     def _name(self, store: LanceStore) -> str:
         """The column of the encoder that is asked for. Raises ``IndexNotFound`` when the index lacks it."""
         names = list(store.encoders)
         if not names:
             raise IndexNotFound("the index has no dense vectors", where=str(self.path),
-                                hint=f"add them: regard index --index {self.path} --encoder minilm --view faiss:flat")
+                                hint=f"add them: regard index --index {self.path} --encoder minilm --view flat")
         if self.encoder is None:
             return names[-1]
         asked = self.encoder if isinstance(self.encoder, str) else self.encoder.name
@@ -104,8 +99,8 @@ class Dense(FirstStage):
     def state(self) -> Any:
         return [super().state(), self.store.encoders[self._name(self.store)]]
 
-    def check_view(self, store: LanceStore, spec: ViewSpec) -> Iterator[Problem]:
-        import_faiss()
+    def check_view(self, store: LanceStore, spec: ViewKind) -> Iterator[Problem]:
+        spec.expect_installed()
         self._make_encoder(store)
         return iter(())
 
@@ -121,12 +116,12 @@ class Dense(FirstStage):
         plans: list[FilterPlan] = []
 
         def search(positions: list[int], allowed: Rows | None) -> tuple[Rows, Scores]:
-            if allowed is not None:
+            if allowed is not None and hasattr(self._view, "plan"):
                 plans.append(self._view.plan(allowed))
             found: tuple[Rows, Scores] = self._view.search(vectors[positions], self.k, allowed)
             return found
 
-        normalised = self.store.encoders[self._view.spec.encoder].get("normalize", False)
+        normalised = self.store.encoders[self._name(self.store)].get("normalize", False)
         rankings = self.retrieve(queries, "cosine" if normalised else "inner-product", search)
         if plans:
             record(filter_plan=describe(plans))

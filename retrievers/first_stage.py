@@ -11,7 +11,7 @@ import numpy as np
 
 from ..indexers.stores.lance.store import LanceStore
 from ..indexers.stores.unfinished import incomplete
-from ..indexers.views import Version, ViewSpec, built_view, fresh_view, load_view
+from ..indexers.views import Version, ViewKind, built_view, fresh_view, load_view
 from ..rag import models
 from ..rag.dag.stage import Problem, Stage
 from ..rag.dag.stores import open_store
@@ -35,7 +35,7 @@ class FirstStage(Stage):
     _version: Version | None = None
     _view: Any = None
 
-    def spec(self, store: LanceStore) -> ViewSpec:
+    def spec(self, store: LanceStore) -> ViewKind:
         """The view that this retriever searches."""
         raise NotImplementedError("a subclass names its view")
 
@@ -66,7 +66,7 @@ class FirstStage(Stage):
     def open(self) -> None:
         for left in reversed(range(_TRIES)):
             try:
-                version = fresh_view(self.store, self.built(self.store).spec)
+                version = fresh_view(self.store, self.built(self.store).kind)
                 key = ("view", str(version.folder), same_key(version.meta))
                 self._view = models.acquire(key, partial(load_view, version))
             except (OSError, IndexFormatError):  # a job may have put another in its place; what is damaged is so the next time, too
@@ -106,7 +106,7 @@ class FirstStage(Stage):
         except IndexFormatError as error:
             yield Problem(error.what, f"stage {self.label!r}", error.hint or "", fatal=False)
 
-    def check_view(self, store: LanceStore, spec: ViewSpec) -> Iterator[Problem]:
+    def check_view(self, store: LanceStore, spec: ViewKind) -> Iterator[Problem]:
         """Problems beyond a missing view."""
         return iter(())
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from ...rag.models.chosen import choose, expect_chosen, is_chosen
 from ...rag.models.encoding import Encoder
+from ...rag.parts import part
 from ..chunkers.chunkers import WORDS, chunker
 from ..encoders.dense import OnnxEncoder, SentenceTransformerEncoder
 from ..stores.lance.store import LanceStore
-from ..views.spec import ATTENTION, parse_view
-from ..views.versions import view_specs
+from ..views import ViewKind, view_kinds
 from .columns import own_model
 
 ENCODER, TOKENIZER, LANGUAGE_MODEL = "encoder", "chunker's tokenizer", "language model"
@@ -20,7 +20,7 @@ ENCODER, TOKENIZER, LANGUAGE_MODEL = "encoder", "chunker's tokenizer", "language
 def models_of(store: LanceStore) -> list[tuple[str, str]]:
     """What the index names a model for, and the model."""
     encoders = [own_model(fingerprint) for fingerprint in store.encoders.values()]
-    readers = [spec.encoder for spec in view_specs(store.path) if spec.kind == ATTENTION]
+    readers = [kind.model for kind in view_kinds(store.path) if kind.model]
     tokenizers = _tokenizer(store.manifest["chunker"]["spec"])
     named = {ENCODER: filter(None, encoders), TOKENIZER: tokenizers, LANGUAGE_MODEL: readers}
     return [(what, model) for what, found in named.items() for model in found]
@@ -37,13 +37,13 @@ def expect_models_chosen(store: LanceStore) -> None:
         expect_chosen(model, what, store.path)
 
 
-def choose_named(encoder: str | Encoder | None, chunker: str, views: Sequence[str] | None) -> None:
+def choose_named(encoder: str | Encoder | None, chunker: str, views: Sequence[str | ViewKind] | None) -> None:
     """Note the models that the user of ``build_index`` names, so that the index may."""
     name = encoder.name if isinstance(encoder, SentenceTransformerEncoder | OnnxEncoder) else encoder
     encoders = [name] if isinstance(name, str) else []
-    readers = [parse_view(view).encoder for view in views or () if view.partition(":")[0] == ATTENTION]
+    readers = [kind.resolved().model for view in views or () if (kind := part(ViewKind, view)).model]
     for model in [*encoders, *_tokenizer(chunker), *readers]:
-        if model != "auto":
+        if model and model != "auto":
             choose(model)
 
 

@@ -60,7 +60,7 @@ class Part:
                               hint="files use this word themselves: choose another")
         cls.__signature__ = _signature(cls)  # type: ignore[attr-defined]  # what inspect and editors show
 
-    def __init__(self, *first: Any, **settings: Any) -> None:
+    def __init__(self, /, *first: Any, **settings: Any) -> None:
         """Raises ``ConfigError`` that names the setting that is unknown, missing, or has a value of another type."""
         for name, value in _checked(type(self), first, settings).items():
             object.__setattr__(self, name, value)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ...rag.errors import StageError, UnsupportedModel
-from ...rag.lm.prefill import Prefill, Span
+from ....rag.errors import StageError, UnsupportedModel
+from ....rag.lm.prefill import Prefill, Span
 
 if TYPE_CHECKING:
     import torch
