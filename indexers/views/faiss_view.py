@@ -66,8 +66,10 @@ class FaissKind(ViewKind):
         index = self.empty(store, int(store.encoders[self.column or ""]["dimension"]))
         return _filled(FaissView(index, self, store.rows), store, 0)
 
-    def extend(self, view: FaissView, store: LanceStore) -> FaissView:
-        """Add the vectors of the rows that the store has gained."""
+    def extend(self, view: FaissView, store: LanceStore) -> FaissView | None:
+        """Add the vectors of the rows that the store has gained; what holds none was trained on none."""
+        if not len(view.rows):
+            return None
         return _filled(FaissView(view.index, self, store.rows), store, len(view.rows))
 
     def load(self, folder: Path, rows: Rows) -> FaissView:

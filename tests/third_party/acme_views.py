@@ -1,4 +1,4 @@
-"""A view kind that another distribution brings: every vector compared, by numpy. One file, and one line in a table."""
+"""Another distribution's view kind: every vector compared, by numpy."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ VIEWS = {"exact": "acme_views:Exact"}
 
 
 class Exact(ViewKind):
-    """Inner product with every vector."""
-
     queries = "vectors"
     exact = True
 
     encoder: str = ""
 
     def build(self, store: Any, home: Path, progress: bool | None = None) -> ExactView:
-        nothing = np.zeros((0, store.encoders[self.encoder]["dimension"]), np.float32)
-        return ExactView(store.rows, np.concatenate([nothing, *store.vectors(self.encoder)]))
+        none = np.zeros((0, store.encoders[self.encoder]["dimension"]), np.float32)
+        return ExactView(store.rows, np.concatenate([none, *store.vectors(self.encoder)]))
 
     def load(self, folder: Path, rows: np.ndarray) -> ExactView:
         return ExactView(rows, np.load(folder / "vectors.npy"))
