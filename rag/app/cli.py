@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ..errors import ConfigError, RegardError
+from ..files import write_text
 from ..markup import json_escaped, visible
-from ..paths import write_text
 
 app = typer.Typer(
     name="regard", no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
@@ -212,7 +212,7 @@ def ask(
 ) -> None:
     """Answer a question: the answer streams, then its citations follow."""
     from ..dag.pipeline import RunDone
-    from ..dag.trace import Token
+    from ..dag.trace import TextDelta
     from ..markup import Streamed
     from ..nouns import Answer, Ranking
     from .terminal import answer_json, ranking_json, show_citations
@@ -220,7 +220,7 @@ def ask(
     shown = Streamed()
     with _pipeline(index, pipeline, answer=True, allow_key=allow_key, trust=trust) as p:
         for event in p.stream(_query(question, filter)):
-            if isinstance(event, Token) and not as_json:
+            if isinstance(event, TextDelta) and not as_json:
                 print(shown(event.text), end="", flush=True)
             elif isinstance(event, RunDone):
                 result = event.result

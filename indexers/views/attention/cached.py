@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from ....rag.dag.trace import record
 from ....rag.errors import StageError
 from ....rag.files import link_tree
-from ....rag.lm.prefill import Prefill, Span, plan, tiled
+from ....rag.lm.prefill import Prefill, plan, tiled
 from ....rag.nouns import Ranking, Rows
+from ....rag.text import Span
 from ...integrity import Files
 from ...stores.lance.store import Contents, LanceStore
 from .job import SHARDS, Prefix, Recipe, layout_of

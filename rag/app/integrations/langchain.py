@@ -6,21 +6,20 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManager, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list
-from pydantic import Field, SkipValidation
+from pydantic import SkipValidation
 
 from ...dag.pipeline import Pipeline, Result
 from ...dag.threads import in_thread
 from ...errors import ConfigError
 from ...nouns import Document, Ranking
-
-Count = Annotated[int, Field(ge=1)]
+from ...parts.settings import Count
 
 
 class RegardRetriever(BaseRetriever):
