@@ -32,6 +32,7 @@ from regard.indexers.views.kind import stored_kind
 from regard.rag import Batch, Document, Query
 from regard.rag.app.cli import app
 from regard.rag.app.doctor import examine
+from regard.rag.dag.scope import Scope
 from regard.rag.errors import ConfigError, IndexFormatError, IndexNotFound, StageError, StorageError
 from regard.rag.lm import gguf
 from regard.rag.models import resolve
@@ -337,9 +338,8 @@ def test_another_distributions_kind_is_a_kind_like_ours(tmp_path: Path, hash_enc
     rankings = []
     for view in ("exact", "flat"):
         stage = Dense(tmp_path, k=5, encoder=encoder, view=view)
-        stage.open()
-        rankings.append(stage.run(queries))
-        stage.close()
+        with Scope() as scope:
+            rankings.append(stage.run(stage.open(scope), queries))
     for ours, theirs in zip(*rankings, strict=True):
         assert ours.rows.tolist() == theirs.rows.tolist()
         assert ours.scores == pytest.approx(theirs.scores, abs=1e-6)
@@ -356,9 +356,8 @@ def swept(tmp_path: Path, hash_encoder: Any) -> Callable[[str], Any]:
 
     def taken(view: str) -> Any:
         stage = Dense(tmp_path, encoder=encoder, view=view)
-        stage.open()
-        stage.close()
-        return str(stage.built(LanceStore(tmp_path)).kind)
+        with Scope() as scope:
+            return str(stage.open(scope).searched.version.kind)
 
     return taken
 
