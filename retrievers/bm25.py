@@ -13,7 +13,8 @@ from .first_stage import FirstStage, OpenIndex
 class BM25(FirstStage):
     """BM25, Lucene's variant by bm25s, English stems.
 
-    Of the passages of ``index`` a query gets those that share a word with it, at most ``k``. Scores are in the space ``bm25``.
+    Of the passages of ``index`` a query gets those that share a word with it, at most ``k``. Scores are in the space
+    ``bm25``.
     """
 
     card = Card("Robertson et al.", 1994, note="Lucene's variant as in Kamphuis et al. 2020")

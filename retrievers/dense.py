@@ -29,14 +29,15 @@ class OpenDense(NamedTuple):
 class Dense(FirstStage):
     """Bi-encoder retrieval over a FAISS view.
 
-    ``encoder`` None takes the index's own (its last, where it has several) with the settings it was made with, if that is an embedded model
-    or one that the user has named (``rag.models.chosen``: an index from others may not choose what is loaded); naming one checks that it
-    is the one that the index was made with. ``view`` is a view kind over vectors, or its text: ``flat``, ``hnsw:m=16`` (see
-    ``views.built_view`` for which view it means where the index has several of its kind). A query longer than the encoder's
-    window is cut there, and counted in the trace as ``truncated``. Under filters the trace notes how the view was searched
-    (``filter_plan``: exactly over few allowed rows, else by the index with a selector), and how many queries the index gave too few
-    hits for and were searched exactly (``filter_redone_exactly``). Scores are cosines when the encoder normalises, else inner
-    products; they may differ in the seventh digit with the batch that a query is encoded in.
+    ``encoder`` None takes the index's own (its last, where it has several) with the settings it was made with, if that
+    is an embedded model or one that the user has named (``rag.models.chosen``: an index from others may not choose what
+    is loaded); naming one checks that it is the one that the index was made with. ``view`` is a view kind over vectors,
+    or its text: ``flat``, ``hnsw:m=16`` (see ``views.built_view`` for which view it means where the index has several
+    of its kind). A query longer than the encoder's window is cut there, and counted in the trace as ``truncated``.
+    Under filters the trace notes how the view was searched (``filter_plan``: exactly over few allowed rows, else by the
+    index with a selector), and how many queries the index gave too few hits for and were searched exactly
+    (``filter_redone_exactly``). Scores are cosines when the encoder normalises, else inner products; they may differ in
+    the seventh digit with the batch that a query is encoded in.
     """
 
     card = Card("Karpukhin et al.", 2020, arxiv="2004.04906")
@@ -49,7 +50,8 @@ class Dense(FirstStage):
         return parse_view(self.view, self._name(store))
 
     def built(self, store: LanceStore) -> Version:
-        """Raises ``IndexNotFound`` too when the view was built with other settings than ``view`` names, ``ConfigError`` for one of many."""
+        """Raises ``IndexNotFound`` too when the view was built with other settings than ``view`` names, ``ConfigError``
+        for one of many."""
         return built_view(self.path, self.view, self._name(store))
 
     def _name(self, store: LanceStore) -> str:
@@ -62,7 +64,8 @@ class Dense(FirstStage):
             return names[-1]
         name = column_name(self.encoder.name)
         if name not in names:
-            raise IndexNotFound(f"the index has no vectors of {self.encoder.name!r}; it has {', '.join(names)}", where=str(self.path),
+            raise IndexNotFound(f"the index has no vectors of {self.encoder.name!r}; it has {', '.join(names)}",
+                                where=str(self.path),
                                 hint="leave encoder out, or index with this encoder too")
         return name
 
