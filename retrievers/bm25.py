@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..indexers.stores.protocols import Store
-from ..indexers.views import ViewSpec, parse_view
+from ..indexers.views import ViewKind, parse_view
 from ..rag.dag.scope import Scope
 from ..rag.nouns import Batch, Query, Ranking
 from ..rag.parts import Card
@@ -13,12 +13,13 @@ from .first_stage import FirstStage, OpenIndex
 class BM25(FirstStage):
     """BM25, Lucene's variant by bm25s, English stems.
 
-    Of the passages of ``index`` a query gets those that share a word with it, at most ``k``. Scores are in the space ``bm25``.
+    Of the passages of ``index`` a query gets those that share a word with it, at most ``k``. Scores are in the space
+    ``bm25``.
     """
 
     card = Card("Robertson et al.", 1994, note="Lucene's variant as in Kamphuis et al. 2020")
 
-    def spec(self, store: Store) -> ViewSpec:
+    def spec(self, store: Store) -> ViewKind:
         return parse_view("bm25")
 
     def open(self, scope: Scope, /) -> OpenIndex:

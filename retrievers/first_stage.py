@@ -13,7 +13,7 @@ import numpy as np
 from ..indexers.stores.opening import open_index, shared_store
 from ..indexers.stores.protocols import Store
 from ..indexers.stores.unfinished import incomplete
-from ..indexers.views import Version, ViewSpec, built_view, fresh_view, load_view
+from ..indexers.views import Version, ViewKind, built_view, fresh_view, load_view
 from ..rag import models
 from ..rag.dag.scope import Scope, held
 from ..rag.dag.stage import Problem, Stage
@@ -48,7 +48,7 @@ class FirstStage(Stage):
     k: Count = 100
     filters: Mapping[str, Any] = {}
 
-    def spec(self, store: Store) -> ViewSpec:
+    def spec(self, store: Store) -> ViewKind:
         """The view that this retriever searches."""
         raise NotImplementedError("a subclass names its view")
 
@@ -72,7 +72,7 @@ class FirstStage(Stage):
         store = self.store()
         for left in reversed(range(_TRIES)):
             try:
-                version = fresh_view(store, self.built(store).spec)
+                version = fresh_view(store, self.built(store).kind)
                 key = ("view", str(version.folder), same_key(version.meta))
                 view = models.acquire(key, partial(load_view, version))
             except (OSError, IndexFormatError):  # a job may have put another in its place; what is damaged is so the next time, too
@@ -118,7 +118,7 @@ class FirstStage(Stage):
         except IndexFormatError as error:
             yield Problem(error.what, hint=error.hint or "", fatal=False)
 
-    def check_view(self, store: Store, spec: ViewSpec) -> Iterator[Problem]:
+    def check_view(self, store: Store, spec: ViewKind) -> Iterator[Problem]:
         """Problems beyond a missing view."""
         return iter(())
 

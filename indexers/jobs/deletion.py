@@ -14,7 +14,7 @@ from ...rag.errors import ConfigError, IndexNotFound
 from ..stores.locks import locked
 from ..stores.opening import located
 from ..stores.protocols import StoreKind, Writer
-from ..views import build_view, view_specs
+from ..views import build_view, view_kinds
 from .chosen import expect_models_chosen
 from .compaction import compact_locked
 from .sources import FILE, Sources, source_name
@@ -87,8 +87,8 @@ def _ids(document_ids: Any) -> list[str]:
 
 def _update_views(kind: StoreKind, path: Path) -> None:
     with closing(kind.open(path)) as store:
-        for spec in view_specs(path):
-            build_view(store, spec)
+        for view in view_kinds(path):
+            build_view(store, view)
 
 
 def _held(writer: Writer, document_ids: Sequence[str]) -> set[str]:

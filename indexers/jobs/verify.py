@@ -29,7 +29,6 @@ from ..stores.protocols import Check, Store, StoreKind
 from ..stores.serving import DESCRIPTION
 from ..stores.unfinished import jobs
 from ..views import Version, build_view
-from ..views.spec import ATTENTION
 from ..views.versions import newest_versions, read_meta
 from .chosen import LANGUAGE_MODEL
 from .columns import checked_vectors
@@ -118,7 +117,7 @@ class _Verification:
             self._problem(f"{place}/{DESCRIPTION}", "is damaged")
             return
         files = version.meta["files"]
-        with progress_bar(f"verifying {version.spec}", sum(file["bytes"] for file in files.values()), "bytes",
+        with progress_bar(f"verifying {version.kind}", sum(file["bytes"] for file in files.values()), "bytes",
                           enabled=self.progress) as advance:
             found = list(damages(version.folder, files, "always"))
             for file in files.values():
@@ -136,7 +135,7 @@ class _Verification:
         if found:
             self.views.append(version)
         elif read_meta(version.folder, store) is None or version.meta["commit"] != store.commit:
-            self.report.notes.append(Finding(place, f"the view {version.spec} is of an older version; it is brought up "
+            self.report.notes.append(Finding(place, f"the view {version.kind} is of an older version; it is brought up "
                                                     "to date when it is opened, or by regard index"))
 
     def _sources(self) -> None:
@@ -184,12 +183,12 @@ class _Repair:
         for version in newest_versions(self.path):
             if any(version.folder == damaged.folder for damaged in self.found.views) or self.lost:
                 try:
-                    if version.spec.kind == ATTENTION:  # the index names the model that computes it
-                        expect_chosen(version.spec.encoder, LANGUAGE_MODEL, self.path)
-                    build_view(store, version.spec, progress=self.found.progress)
-                    self.done.append(f"the view {version.spec} is built anew")
+                    if version.kind.model:  # which the index names
+                        expect_chosen(version.kind.model, LANGUAGE_MODEL, self.path)
+                    build_view(store, version.kind, progress=self.found.progress)
+                    self.done.append(f"the view {version.kind} is built anew")
                 except RegardError as error:
-                    self.done.append(f"the view {version.spec} could not be built anew: {error}")
+                    self.done.append(f"the view {version.kind} could not be built anew: {error}")
 
 
 def _encode(fingerprint: Mapping[str, Any], texts: Sequence[str]) -> Vectors:

@@ -102,7 +102,7 @@ def _model(name: str) -> Diagnosis:
 
 def _views(index: Path) -> list[Diagnosis]:
     """The views of ``index`` that keep a footprint: whether what they lack fits."""
-    from ...indexers.views.footprint import FOOTPRINT
+    from ...indexers.views.attention.footprint import FOOTPRINT
 
     store = open_store(store_uri(index))
     passages = len(store) if isinstance(store, Sized) else 0

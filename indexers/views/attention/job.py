@@ -1,7 +1,7 @@
-"""The job behind an ``attention`` view: keys and values of every passage, computed once, shard by shard.
+"""The job behind a view of cached passages: keys and values of every passage, computed once, shard by shard.
 
-A job that is killed goes on after its last committed shard. What an older version of the view holds is taken over, as are the shards
-of an unfinished job; what the index no longer holds is dropped.
+A job that is killed goes on after its last committed shard. What an older version of the view holds is taken over, as
+are the shards of an unfinished job; what the index no longer holds is dropped.
 """
 
 from __future__ import annotations
@@ -21,30 +21,29 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from ...rag.errors import BudgetError, IndexFormatError, StageError
-from ...rag.lm import LanguageModel, LanguageModelInfo, describe
-from ...rag.lm.passages import LEAST_PASSAGE_TOKENS, Block, Format, suffix_position
-from ...rag.lm.prefill import tiled
-from ...rag.markup import visible
-from ...rag.models import resolve, weights_hash
-from ...rag.nouns import Rows
-from ...rag.progress import progress_bar
-from ..stores.changes import content_hash
-from ..stores.integrity import expect_whole
-from ..stores.locks import storage_errors
-from ..stores.protocols import Store
-from .attention_layout import Half, Layout, tensor_of
-from .attention_shards import Ids, Shard, Table, clear_unfinished, expect_whole_shard, shards_in, write_shard
+from ....rag.errors import BudgetError, IndexFormatError
+from ....rag.lm import LanguageModel, LanguageModelInfo, describe
+from ....rag.lm.passages import LEAST_PASSAGE_TOKENS, Block, Format, suffix_position
+from ....rag.lm.prefill import tiled
+from ....rag.markup import visible
+from ....rag.models import resolve, weights_hash
+from ....rag.nouns import Rows
+from ....rag.progress import progress_bar
+from ...stores.changes import content_hash
+from ...stores.integrity import expect_whole
+from ...stores.locks import storage_errors
+from ...stores.protocols import Store
+from ..kind import PENDING, ViewKind
+from ..versions import Version, damaged_view, mend, versions_of
 from .footprint import Footprint
-from .spec import ViewSpec
-from .versions import Version, damaged_view, mend, versions_of
+from .layout import Half, Layout, tensor_of
+from .shards import Ids, Shard, Table, clear_unfinished, expect_whole_shard, shards_in, write_shard
 
 log = logging.getLogger(__name__)
 
 FORMAT = 3
 """Raise it when what a view holds for a passage changes."""
 SHARDS = "shards"
-PENDING = "pending-"
 PREFIX = "prefix.npz"
 
 SHARD_BYTES = 256_000_000
@@ -55,14 +54,14 @@ _READ_AT_ONCE = 256
 Recipe = dict[str, Any]
 
 
-def recipe(spec: ViewSpec) -> Recipe:
+def recipe(lm: str, layers: int, bits: int) -> Recipe:
     """All that decides what a view holds for a passage: two views of one recipe hold the same.
 
     Raises what ``describe`` raises when the model is not there.
     """
-    info = describe(spec.encoder)
-    layout = Layout(spec.layers, info.kv_heads, info.head_dim, int(spec.parameters["bits"]), half_of(info))
-    return {"format": FORMAT, "weights": weights_hash(resolve(spec.encoder)), "prompt": asdict(Format()), **asdict(layout)}
+    info = describe(lm)
+    layout = Layout(layers, info.kv_heads, info.head_dim, bits, half_of(info))
+    return {"format": FORMAT, "weights": weights_hash(resolve(lm)), "prompt": asdict(Format()), **asdict(layout)}
 
 
 def half_of(info: LanguageModelInfo) -> Half:
@@ -76,7 +75,8 @@ def layout_of(made_by: Recipe) -> Layout:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """What stands before all passages: ``ids`` int32 [tokens], and its keys and values, float32 [slots, KV heads, tokens, d]."""
+    """What stands before all passages: ``ids`` int32 [tokens], and its keys and values, float32 [slots, KV heads,
+    tokens, d]."""
 
     ids: Ids
     numbers: NDArray[np.float32]
@@ -95,41 +95,40 @@ class Prefix:
         try:
             with np.load(folder / PREFIX, allow_pickle=False) as file:
                 return cls(file["ids"], file["numbers"])
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile, NotImplementedError) as error:  # numpy's, and its archive's
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile, NotImplementedError) as error:  # numpy's, zipfile's
             raise damaged_view(folder, f"its prompt prefix: {error}") from None
 
     def save(self, folder: Path) -> None:
         np.savez(folder / PREFIX, ids=self.ids, numbers=self.numbers)
 
 
-def bring_up_to_date(store: Store, spec: ViewSpec, made_by: Recipe, progress: bool | None) -> tuple[Prefix, list[Shard]]:
-    """The shards that hold all passages of ``store`` and no others; those that were not there are left, committed, in a pending folder.
+def bring_up_to_date(
+    store: Store, kind: ViewKind, home: Path, made_by: Recipe, progress: bool | None,
+) -> tuple[Prefix, list[Shard]]:
+    """The shards that hold all passages of ``store`` and no others; those that were not there are left, committed, in a
+    pending folder.
 
-    Says what they will take (on standard error, unless ``progress`` is False) before it starts. Raises ``StorageError`` then when the
-    disk has not the room, or later when it refuses a write; ``StageError`` for an index without text, and what the model raises.
+    Says what they will take (on standard error, unless ``progress`` is False) before it starts. Raises ``StorageError``
+    then when the disk has not the room, or later when it refuses a write, and what the model raises.
     """
-    if not store.has_text:
-        raise StageError(f"{spec} needs the passages' text, and this index stores none", where=str(store.path),
-                         hint="index again with text")
-    home = store.path / "views" / spec.slug
     identity = dumps([made_by, store.manifest["id"]], sort_keys=True).encode()
     pending = home / (PENDING + blake2b(identity, digest_size=8).hexdigest())
-    with storage_errors(home, f"the view {spec} cannot be written"):
+    with storage_errors(home, f"the view {kind} cannot be written"):
         pending.mkdir(parents=True, exist_ok=True)
         clear_unfinished(pending)
-    job = _Job(store, spec, layout_of(made_by), pending)
+    job = _Job(store, kind, layout_of(made_by), pending)
     finished = next((version for version in versions_of(home, store) if version.meta.get("made_by") == made_by), None)
     prefix = job.take_over(finished)
     missing = np.setdiff1d(store.rows, job.rows)
     if prefix is None or len(missing):
-        lm = LanguageModel.acquire(spec.encoder, attention=True)
+        lm = LanguageModel.acquire(job.lm, attention=True)
         try:
             prefix = prefix or Prefix.computed(lm, job.layout)
             if len(missing):
                 job.compute(lm, missing, progress)
         finally:
             lm.release()
-    job.save_footprint(Footprint(spec, len(job.rows), job.nbytes, 0, 0, True, job.layout))
+    job.save_footprint(Footprint(str(kind), len(job.rows), job.nbytes, 0, 0, True, job.layout))
     return prefix, job.shards
 
 
@@ -149,9 +148,10 @@ def _key(row: int, content: list[int]) -> tuple[int, ...]:
 class _Job:
     """``shards`` are those so far."""
 
-    def __init__(self, store: Store, spec: ViewSpec, layout: Layout, pending: Path) -> None:
+    def __init__(self, store: Store, kind: ViewKind, layout: Layout, pending: Path) -> None:
         self.store = store
-        self.spec = spec
+        self.kind = kind
+        self.lm = kind.model or ""
         self.layout = layout
         self.pending = pending
         self.shards: list[Shard] = []
@@ -168,7 +168,8 @@ class _Job:
     # -- what is there -------------------------------------------------------------
 
     def take_over(self, finished: Version | None) -> Prefix | None:
-        """Take what is whole in the ``finished`` version's folder, if there is one, and in the pending one; gives the former's prefix."""
+        """Take what is whole in the ``finished`` version's folder, if there is one, and in the pending one; gives the
+        former's prefix."""
         found = self._readable(self.pending)
         prefix = None
         if finished is not None:
@@ -190,7 +191,8 @@ class _Job:
             return []
         held = set(map(_key, self.store.rows.tolist(), self.store.contents().tolist()))
         wanted = np.zeros(sum(len(shard.rows) for shard in shards), dtype=np.bool_)
-        keys = (_key(row, content) for shard in shards for row, content in zip(shard.rows.tolist(), shard.contents.tolist(), strict=True))
+        keys = (_key(row, content) for shard in shards
+                for row, content in zip(shard.rows.tolist(), shard.contents.tolist(), strict=True))
         for i, key in enumerate(keys):
             wanted[i] = key in held
             held.discard(key)
@@ -211,7 +213,8 @@ class _Job:
         return found
 
     def _take(self, shard: Shard, wanted: NDArray[np.bool_]) -> None:
-        """``shard``, or a copy of the passages that are ``wanted`` of it: what was deleted from an index must not stay in its views."""
+        """``shard``, or a copy of the passages that are ``wanted`` of it: what was deleted from an index must not stay
+        in its views."""
         if wanted.all():
             self.shards.append(shard)
             return
@@ -232,7 +235,7 @@ class _Job:
         self.save_footprint(footprint)
         footprint.expect_room(self.pending.parent)
         tokens = cut = 0
-        with progress_bar(f"keys and values by {self.spec.encoder}", len(missing), "passages", enabled=progress) as advance:
+        with progress_bar(f"keys and values by {self.lm}", len(missing), "passages", enabled=progress) as advance:
             for some in self._batches(lm, missing):
                 blocks = [stored.block for stored in some]
                 self._compute_shard(lm, some, blocks)
@@ -245,7 +248,8 @@ class _Job:
         spans = tiled(len(prefix), [len(block.ids) for block in blocks])
         ids = [token for block in blocks for token in block.ids]
         prefill = lm.prefill(prefix + ids, blocks=spans, mask="block", positions="shared", last=self.layout.layers - 1)
-        table = np.array([(s.row, len(s.block.ids), len(s.block.scored), s.block.cut, *s.content) for s in some], dtype=np.int64)
+        table = np.array([(s.row, len(s.block.ids), len(s.block.scored), s.block.cut, *s.content) for s in some],
+                         dtype=np.int64)
         self._commit(table, np.array(ids, dtype=np.int32), [self.layout.packed(prefill, spans)])
 
     def _commit(self, table: Table, ids: Ids, ranges: Sequence[Any]) -> None:
@@ -274,7 +278,7 @@ class _Job:
         limit = suffix_position(lm, form, []) - len(form.prefix(lm)) - end
         if limit < LEAST_PASSAGE_TOKENS:
             raise BudgetError(f"the window of {lm.steady_window} tokens has no room for passages beside the prompt",
-                              where=f"view {self.spec}", hint="take a model of a longer window")
+                              where=f"view {self.kind}", hint="take a model of a longer window")
         for start in range(0, len(rows), _READ_AT_ONCE):
             some = rows[start:start + _READ_AT_ONCE]
             passages = self.store.passages(some)
@@ -286,7 +290,7 @@ class _Job:
         sample = missing[::-(-len(missing) // _SAMPLE)] if len(missing) else missing
         tokens = sum(len(stored.block.ids) for stored in self._blocks(lm, sample))
         return Footprint(
-            self.spec, present=len(self.rows), present_bytes=self.nbytes, missing=len(missing),
+            str(self.kind), present=len(self.rows), present_bytes=self.nbytes, missing=len(missing),
             tokens=tokens * len(missing) / max(len(sample), 1), counted=len(sample) == len(missing), layout=self.layout,
         )
 
