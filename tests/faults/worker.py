@@ -31,6 +31,7 @@ from regard.indexers.stores.lance.store import DATASET, LanceStore
 from regard.indexers.views import attention_job, view_specs
 from regard.indexers.views.files import built_view, fresh_view, load_view
 from regard.rag import Batch, Document, Query, Ranking
+from regard.rag.dag.scope import Scope
 from regard.rag.errors import RegardError
 from regard.rag.lm import LanguageModel
 from regard.rerankers import AttentionReranker, BlockICR
@@ -38,6 +39,10 @@ from regard.rerankers import AttentionReranker, BlockICR
 WARM = (bm25s, faiss, lance, numba, pa, torch, transformers)
 MODES = {"count": 0, "kill": 1, "halfway": 2, "full": 3}
 WORDS = ["flea", "moon", "bread", "volcano", "heart", "bridge", "honey", "yeast", "river", "stone", "lamp", "cloud"]
+
+
+class Second(HashEncoder):
+    name = "second"
 
 
 def documents(first: int, last: int, edited: str = "") -> list[Document]:
@@ -70,9 +75,7 @@ def delete(path: Path, view: str = "") -> None:
 
 
 def add_encoder(path: Path, view: str = "") -> None:
-    added = HashEncoder(8, salt="second")
-    added.name = "second"
-    build_index(None, path, encoder=added, views=[], progress=False)
+    build_index(None, path, encoder=Second(8, salt="second"), views=[], progress=False)
 
 
 def add_view(path: Path, view: str = "") -> None:
@@ -126,11 +129,10 @@ def state(path: Path) -> dict[str, Any]:
 
 def search(store: LanceStore, spec: Any) -> list[Any]:
     if spec.kind == "attention":
-        ranking = Ranking.ranked(store.rows, -np.arange(len(store)), "bm25", store, stage="first")
+        ranking = Ranking.ranked(store.rows, -np.arange(len(store)), "bm25", store)
         stage = AttentionReranker(spec.encoder, depth=100, device="cpu", cache=str(store.path), policy=BlockICR(fusion=None))
-        stage.open()
-        result = stage.run(Batch([Query("flea moon")]), Batch([ranking]))[0]
-        stage.close()
+        with Scope() as scope:
+            result = stage.run(scope.open(stage), Batch([Query("flea moon")]), Batch([ranking]))[0]
         scores = dict(zip((p.id for p in store.passages(result.rows)), result.scores.tolist(), strict=True))
         return sorted((name, round(score, 4)) for name, score in scores.items())
     opened = load_view(fresh_view(store, built_view(store.path, spec).spec))
