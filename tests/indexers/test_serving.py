@@ -39,7 +39,9 @@ def test_beside_a_job_it_is_the_newest_with_all_its_views(index: Path) -> None:
         assert not served.superseded()  # type: ignore[attr-defined]
         assert finished(open_index(index)) == before
     assert shared_store(index).version == newest
+    delete_documents(index, ["d4"])  # a job that ends has built its views
     assert served.superseded()  # type: ignore[attr-defined]
+    assert finished(open_index(index)) == open_index(index).version > newest
 
 
 def test_a_view_of_another_history_does_not_count(index: Path, tmp_path: Path) -> None:
