@@ -27,6 +27,7 @@ from regard.rag.errors import ConfigError
 from regard.rag.lm import gguf
 from regard.rag.lm.heads import HeadSet
 from regard.rag.models import resolve, weights_hash
+from regard.rag.parts import part
 from regard.rag.tables import table
 from regard.rerankers import Policy
 
@@ -80,7 +81,7 @@ def _rebuilt_from_nothing(slug: str) -> Change:
         (folder,) = Path(world.index, "views", slug).glob("*/")
         spec = json.loads((folder / "view.json").read_text())["spec"]
         shutil.rmtree(folder)
-        build_view(store, parse_view(ViewKind.from_text(spec["part"]), spec["encoder"]), progress=False)
+        build_view(store, part(ViewKind, spec), progress=False)
     return change
 
 

@@ -204,7 +204,8 @@ def test_deleted_passages_never_come_back(case: Case) -> None:
     store = case.index(DOCUMENTS)
     gone = store.rows[[i for i, name in enumerate(store.document_ids(store.rows)) if int(name[1:]) % 3 == 0]]
     delete_documents(case.path, [f"d{i}" for i in range(0, 120, 3)])
-    for step in (lambda: None, lambda: compact(case.path), lambda: case.index(DOCUMENTS)):
+    for step in (lambda: None, lambda: compact(case.path), lambda: case.index(DOCUMENTS),
+                 lambda: case.index([Document("d1", "another unique1"), Document("late", "word1 late")])):
         step()
         rest = LanceStore(case.path)
         view = case.opened(rest)
