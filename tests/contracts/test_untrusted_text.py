@@ -125,7 +125,7 @@ for stage in (BM25(index), Dense(index)):
     except RegardError as error:
         said.append(str(error))
 try:
-    from regard.indexers.views.attention_view import open_prefills
+    from regard.indexers.views.attention.opening import open_prefills
     from regard.rag.lm.passages import Format
     open_prefills(index, "smollm2", Format(), 0)
 except RegardError as error:

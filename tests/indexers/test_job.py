@@ -328,7 +328,7 @@ def test_another_chunker_is_refused(tmp_path: Path, hash_encoder: Any) -> None:
 def test_a_view_that_the_index_cannot_hold_is_refused_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs a dense encoder"):
         _build(_documents(3), tmp_path / "i", None, views=["faiss:flat"])
-    with pytest.raises(ConfigError, match="there is no view 'bm26'"):
+    with pytest.raises(ConfigError, match="nothing is registered as 'bm26'"):
         _build(_documents(3), tmp_path / "i", None, views=["bm26"])
     assert not (tmp_path / "i").exists()
 
@@ -420,7 +420,7 @@ def test_bm25_without_text_is_refused_before_the_work(tmp_path: Path, hash_encod
     with pytest.raises(ConfigError, match="stores none"):
         _build(_documents(3), tmp_path / "i", encoder, text=False, views=["bm25"])
     assert (encoder.encoded, (tmp_path / "i").exists()) == (0, False)
-    assert _build(_documents(3), tmp_path / "i", encoder, text=False).views == ["faiss:flat@hash_encoder"]
+    assert _build(_documents(3), tmp_path / "i", encoder, text=False).views == ["flat:hash_encoder"]
 
 
 def test_without_a_source_only_views_are_added(tmp_path: Path, hash_encoder: Any) -> None:

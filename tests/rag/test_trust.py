@@ -237,7 +237,7 @@ def test_a_yes_on_a_terminal_is_remembered(theirs: Path, monkeypatch) -> None:
 def test_nor_the_chunkers_tokenizer_nor_a_views_language_model(named: str, tmp_path: Path, lexical: Path, monkeypatch) -> None:
     from regard.indexers import delete_documents
     from regard.indexers.jobs import chosen
-    from regard.indexers.views import ViewSpec
+    from regard.indexers.views import AttentionCache
 
     index = tmp_path / "index"
     shutil.copytree(lexical, index)
@@ -251,8 +251,8 @@ def test_nor_the_chunkers_tokenizer_nor_a_views_language_model(named: str, tmp_p
         with pytest.raises(UntrustedModel, match="tokenizer"):
             build_index([Document("e", "Wide.")], index, encoder=None, progress=False)
     else:
-        spec = ViewSpec("attention", "evil/model", {"bits": 16, "last": 1})
-        monkeypatch.setattr(chosen, "view_specs", lambda path: [spec])
+        spec = AttentionCache("evil/model", last=1)
+        monkeypatch.setattr(chosen, "view_kinds", lambda path: [spec])
         with pytest.raises(UntrustedModel, match="language model"):
             build_index([Document("e", "Wide.")], index, encoder=None, progress=False)
         with pytest.raises(UntrustedModel, match="language model"):

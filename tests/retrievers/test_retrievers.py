@@ -97,7 +97,7 @@ def test_check_names_a_missing_index_view_and_encoder(tmp_path: Path, facts: lis
     assert "no index is named" in _problems(_search(BM25()))
     build_index(facts, tmp_path / "lexical", encoder=None, chunker="whole", progress=False)
     assert "has no dense vectors" in _problems(_search(Dense(tmp_path / "lexical")))
-    assert "no view faiss:hnsw@minilm" in _problems(_search(Dense(facts_index, view="faiss:hnsw")))
+    assert "no view hnsw:encoder=minilm" in _problems(_search(Dense(facts_index, view="faiss:hnsw")))
     assert "no vectors of 'bge-small'; it has minilm" in _problems(_search(Dense(facts_index, encoder="bge-small")))
     with pytest.raises(PipelineError, match="no vectors of 'bge-small'"):
         _search(Dense(facts_index, encoder="bge-small")).run("x")
@@ -113,9 +113,9 @@ def test_a_view_of_other_parameters_than_were_asked_for_is_refused(
         if right:
             stage.fingerprint()
             continue
-        with pytest.raises(IndexNotFound, match=rf"view is faiss:hnsw,m=8@hash_encoder, not {view}"):
+        with pytest.raises(IndexNotFound, match=r"view is hnsw:8,encoder=hash_encoder, not hnsw:"):
             stage.fingerprint()
-        with pytest.raises(IndexNotFound, match="leave the parameters out"):
+        with pytest.raises(IndexNotFound, match="leave the settings out"):
             stage.open()
         assert "the index's view is" in _problems(_search(stage))
 
