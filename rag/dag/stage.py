@@ -19,10 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..errors import StageError
 from ..nouns import Batch, Query
@@ -110,6 +110,19 @@ class Stage(Part):
 
     # -- what every stage has ------------------------------------------------------
 
+    def replace(self, **settings: Any) -> Self:
+        """Another stage with these settings changed; what is from a file stays from there."""
+        made = super().replace(**settings)
+        return made if self.origin is None else made._from(replace(self.origin, overridden=self.origin.overridden | settings.keys()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make, arguments = super().__reduce__()
+        return (make, arguments) if self.origin is None else (_copied, (make, arguments, self.origin))
+
+    def _from(self, origin: FileOrigin) -> Self:
+        object.__setattr__(self, "origin", origin)
+        return self
+
     @classmethod
     def opens(cls) -> bool:
         """Whether ``run`` gets what ``open`` gives."""
@@ -142,6 +155,10 @@ class Stage(Part):
         given += [(port, named[port.name]) for port in wanted[len(inputs):] if port.name in named]
         for port, value in given:
             yield value if port is None else _batch(self, port, value)
+
+
+def _copied(make: Callable[..., Stage], arguments: tuple[Any, ...], origin: FileOrigin) -> Stage:
+    return make(*arguments)._from(origin)
 
 
 def _batch(stage: Stage, port: Port, value: Any) -> Any:

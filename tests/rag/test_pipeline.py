@@ -26,13 +26,13 @@ class Retrieve(Stage):
     def run(self, queries: Batch[Query]) -> Batch[Ranking]:
         self.runs.append(len(queries))
         rows = range(self.first, self.first + self.k)
-        return Batch(Ranking.ranked(rows, [-float(r) for r in rows], "bm25", STORE, stage=self.label) for _ in queries)
+        return Batch(Ranking.ranked(rows, [-float(r) for r in rows], "bm25", STORE) for _ in queries)
 
 
 class Reverse(Stage):
     def run(self, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Ranking]:
         record(tokens_in=7)
-        return Batch(r.rescore(-r.scores, "logit", stage=self.label) for r in rankings)
+        return Batch(r.rescore(-r.scores, "logit") for r in rankings)
 
 
 class Read(Stage):

@@ -30,7 +30,7 @@ from regard.rerankers.policies import BlockICR
 from regard.retrievers import BM25, Dense, Fuse, Parents
 
 STORE = PassageList([Passage(f"p{i}", f"d{i}", f"text {i}", 0, 6) for i in range(5)])
-RANKING = Ranking.ranked([0, 1, 2], [3, 2, 1], "bm25", STORE, stage="first")
+RANKING = Ranking.ranked([0, 1, 2], [3, 2, 1], "bm25", STORE).marked("first")
 
 
 class Shout(Stage):
@@ -111,7 +111,7 @@ def test_a_pipeline_runs_on_after_its_order_sensitivity_was_measured(facts_index
 
     class Reverse(Stage):
         def run(self, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Ranking]:
-            return Batch(r.rescore(-r.scores, "logit", stage=self.label) for r in rankings)
+            return Batch(r.rescore(-r.scores, "logit") for r in rankings)
 
     (tmp_path / "queries.jsonl").write_text('{"_id": "q1", "text": "flea eggs blood water tides"}\n')
     (tmp_path / "qrels.tsv").write_text("q1\tflea\t1\n")
