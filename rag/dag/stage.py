@@ -28,7 +28,7 @@ from ..errors import StageError
 from ..nouns import Batch, Query
 from ..parts import Part
 from ..tables import table
-from .ports import Port, Ports, accepts, signature, type_name
+from .ports import Port, Ports, accepts, said, signature, type_name
 from .scope import Scope, entered
 
 if TYPE_CHECKING:
@@ -149,12 +149,19 @@ class Stage(Part):
         return table("regard.operators")["together"](self, *before)
 
     def _batches(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Iterator[Any]:
+        """What ``run`` is given, as batches. Raises ``StageError`` where that is too few, too many, or unknown."""
         wanted = self.ports().inputs
-        by_place = chain(wanted, repeat(wanted[-1] if wanted[-1].variadic else None))
-        given = [*zip(by_place, inputs, strict=False)]
-        given += [(port, named[port.name]) for port in wanted[len(inputs):] if port.name in named]
-        for port, value in given:
-            yield value if port is None else _batch(self, port, value)
+        rest = [port for port in wanted[len(inputs):] if not port.variadic]
+        unknown = named.keys() - {port.name for port in rest}
+        missing = [port for port in wanted[len(inputs):] if not (port.optional or port.name in named)]
+        if unknown or missing or (len(inputs) > len(wanted) and not wanted[-1].variadic):
+            raise StageError(f"it was given {len(inputs)} inputs by position" + "".join(f", {name!r}" for name in named),
+                             where=type(self).__name__, hint=f"give ({said(wanted)})")
+        for port, value in zip(chain(wanted, repeat(wanted[-1])), inputs, strict=False):
+            yield _batch(self, port, value)
+        last = max((i for i, port in enumerate(rest) if port.name in named), default=-1)
+        for port in rest[:last + 1]:
+            yield _batch(self, port, named.get(port.name))
 
 
 def _copied(make: Callable[..., Stage], arguments: tuple[Any, ...], origin: FileOrigin) -> Stage:

@@ -53,9 +53,9 @@ class Part:
         if "__init__" in vars(cls):
             raise ConfigError(f"{cls.__qualname__} has a constructor of its own", where=f"{cls.__module__}.{cls.__qualname__}",
                               hint="declare its settings as fields (k: int = 10); check what belongs together in __post_init__")
-        for name in vars(cls).get("__annotations__", {}):
+        for name, kind in vars(cls).get("__annotations__", {}).items():
             default = vars(cls).get(name)
-            if isinstance(default, dict | list):  # no two parts share it: it is frozen
+            if isinstance(default, dict | list) and "ClassVar" not in str(kind):  # no two parts share it: it is frozen
                 setattr(cls, name, dataclasses.field(default_factory=functools.partial(frozen, default)))
         dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=True)(cls)
         taken = [name for name in cls.setting_names() if name in _RESERVED]
