@@ -32,7 +32,7 @@ from .cache import StageCache
 from .check import problems
 from .compose import then, together
 from .config import load, save
-from .draft import Draft, as_plan
+from .draft import Draft, as_plan, as_stage
 from .executor import Executor, Place
 from .graph import Graph
 from .plan import Plan, Ref, StageNode
@@ -199,6 +199,7 @@ class Pipeline:
         Gives a wire; for a stage with several outputs a tuple of wires, by the outputs' names too. Raises where the connection is wrong.
         The same object may be added to several pipelines, or twice.
         """
+        stage = stage if isinstance(stage, Stage) else as_stage(stage, self.name)
         for i, wire in enumerate(inputs):
             self._own(wire, f"input {i + 1} of {_called(stage)}")
         for port, wire in named.items():

@@ -55,9 +55,10 @@ class Part:
             raise ConfigError(f"{cls.__qualname__} has a constructor of its own", where=f"{cls.__module__}.{cls.__qualname__}",
                               hint="declare its settings as fields (k: int = 10); check what belongs together in __post_init__")
         typed = vars(cls).get("__annotations__", {})
-        for name in typed:
+        for name, kind in typed.items():
             default = vars(cls).get(name)
-            if isinstance(default, dict | list | set):  # no two parts share it: it is frozen
+            # no two parts share it: it is frozen
+            if isinstance(default, dict | list | set) and "ClassVar" not in str(kind):
                 setattr(cls, name, dataclasses.field(default_factory=functools.partial(frozen, default)))
         inherited = [name for name in cls.setting_names() if name in vars(cls) and name not in typed]
         if inherited:
