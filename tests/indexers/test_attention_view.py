@@ -114,18 +114,14 @@ def add_passages(path: Path, texts: list[str]) -> LanceStore:
 
 def ranking_of(store: LanceStore, rows: Sequence[int] | None = None) -> Ranking:
     chosen = store.rows if rows is None else np.asarray(rows, dtype=np.int64)
-    return Ranking.ranked(chosen, -np.arange(len(chosen)), "bm25", store, stage="first")
+    return Ranking.ranked(chosen, -np.arange(len(chosen)), "bm25", store)
 
 
 def reranked(ranking: Ranking, lm: str, cache: Path | None = None, query: Query = QUERY, **settings: Any) -> dict[int, float]:
     """The score of each row."""
     settings = {"policy": BlockICR(fusion=None), **settings}
     stage = AttentionReranker(lm, depth=100, device="cpu", cache=str(cache) if cache else "", **settings)
-    stage.open()
-    try:
-        result = stage.run(Batch([query]), Batch([ranking]))[0]
-    finally:
-        stage.close()
+    (result,) = stage.apply([query], [ranking])
     return dict(zip(result.rows.tolist(), result.scores.tolist(), strict=True))
 
 
