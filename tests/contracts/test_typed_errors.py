@@ -54,7 +54,7 @@ def test_garbage_where_values_go(pipeline: Pipeline, index: Path, value: Any) ->
         lambda: pipeline.run(Query("fleas", filters=value)), lambda: pipeline.run(Query("fleas", filters={"year": value})),
         lambda: pipeline.run(Query("fleas", filters={"tags": value})), lambda: LanceStore(index).select({"when": {"in": value}}),
         lambda: BM25(index, filters=value), lambda: BM25(index, k=value), lambda: hits.top(value),
-        lambda: Ranking.ranked(value, value, "bm25", PassageList([]), stage="s"),
+        lambda: Ranking.ranked(value, value, "bm25", PassageList([])),
         lambda: compare(value, value, value), lambda: compare({"a": value}, {"q": {"d": 1}}),
         lambda: compare({"a": {"q": {"d": 1.0}}}, value),
         *(lambda kind=kind: kind.from_dict(value) for kind in (Document, Passage, Query, Answer, Citation, Context, Ranking)),

@@ -72,7 +72,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, tiny: str) -> Callable[[], Counter[in
 
 def ranking(texts: Sequence[str]) -> Ranking:
     passages = [Passage(text, text, text, 0, len(text), title=text) for text in texts]
-    return Ranking.ranked(range(len(texts)), -np.arange(len(texts)), "bm25", PassageList(passages), stage="first")
+    return Ranking.ranked(range(len(texts)), -np.arange(len(texts)), "bm25", PassageList(passages))
 
 
 def _all_there(kind: type[Policy]) -> Policy:
