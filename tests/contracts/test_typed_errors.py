@@ -69,7 +69,7 @@ def test_what_is_no_path(pipeline: Pipeline, path: Any, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     calls: list[Callable[[], Any]] = [
         lambda: build_index([Document("a", "x")], path, encoder=None, views=["bm25"], progress=False), lambda: LanceStore(path),
-        lambda: delete_documents(path, ["a"]), lambda: BM25(path).open(), lambda: Pipeline.load(path), lambda: pipeline.save(path),
+        lambda: delete_documents(path, ["a"]), lambda: BM25(path).apply(["x"]), lambda: Pipeline.load(path), lambda: pipeline.save(path),
         lambda: read_run(path), lambda: read_qrels(path), lambda: read_queries(path), lambda: read_beir(path),
         lambda: write_run({"q": {"d": 1.0}}, path), lambda: write_qrels({"q": {"d": 1}}, path), lambda: published_heads(path),
         lambda: run_queries(pipeline, path, "out"), *([lambda: examine(path)] if path is not None else []),
