@@ -1,5 +1,5 @@
-"""Arrows inside the folders, circles anywhere, and one name for one thing: read from the source, so that imports inside functions and under
-``TYPE_CHECKING`` count."""
+"""Arrows inside the folders, circles anywhere, and one name for one thing: read from the source, so that imports inside
+functions and under ``TYPE_CHECKING`` count."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ MAY_IMPORT = {  # of rag's folders, beside themselves: what is said in their doc
     "show": {"nouns", "dag.graph", "dag.trace", "models.verification", *BOTTOM},
 }
 ORDER = {  # files of a folder, each of which imports only those before it
-    "nouns": ["plain", "text", "query", "store", "evidence", "spaces", "frames", "ranking", "answer", "verdict", "batch", ""],
+    "nouns": ["plain", "text", "query", "store", "evidence", "spaces", "frames", "ranking", "answer", "verdict",
+              "batch", ""],
     "show": ["", "style", "labels", "layout", "drawing", "display", "attention", "report"],
 }
 
@@ -80,7 +81,8 @@ def _circles() -> Iterator[set[str]]:
             yield {other for other in reached[module] if module in reached[other]}
 
 
-@pytest.mark.parametrize("folder", [*TOPS[:1], *(f"rag.{path.name}" for path in sorted((ROOT / "rag").glob("*/"))), *TOPS[2:]])
+@pytest.mark.parametrize("folder",
+                         [*TOPS[:1], *(f"rag.{path.name}" for path in sorted((ROOT / "rag").glob("*/"))), *TOPS[2:]])
 def test_there_are_no_circles(folder: str, request: pytest.FixtureRequest) -> None:
     if folder in ("rag.dag", "rag.parts"):
         request.applymarker(pytest.mark.xfail(strict=True, reason="they are being rewritten"))
@@ -88,14 +90,15 @@ def test_there_are_no_circles(folder: str, request: pytest.FixtureRequest) -> No
 
 
 def _names(module: str) -> Iterator[str]:
-    """Public classes that a module defines, and aliases of types: names in capitals and small letters, longer than a type variable's."""
+    """Public classes that a module defines, and aliases of types: names in capitals and small letters, longer than a
+    type variable's."""
     for node in TREES[module].body:
-        targets = [node] if isinstance(node, ast.ClassDef) else node.targets if isinstance(node, ast.Assign) else [
-            node.target] if isinstance(node, ast.AnnAssign) else []
-        for target in targets:
-            name = target.name if isinstance(target, ast.ClassDef) else target.id if isinstance(target, ast.Name) else "_"
-            if name[0].isupper() and not name.isupper() and len(name) > 1:
-                yield name
+        if isinstance(node, ast.ClassDef):
+            names = [node.name]
+        else:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+        yield from (name for name in names if name[0].isupper() and not name.isupper() and len(name) > 1)
 
 
 def test_one_name_means_one_thing() -> None:

@@ -21,7 +21,7 @@ from regard.rag.lm.passages import TOKENS_A_WORD, Format, suffix_position
 from regard.rag.models import resolve
 from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
 from regard.rerankers import AttentionReranker, BlockICR
-from regard.rerankers.attention import OpenReranker
+from regard.rerankers.attention.stage import OpenReranker
 
 SHAPE = {"vocab_size": 49152, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
          "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 2048, "initializer_range": 0.4,

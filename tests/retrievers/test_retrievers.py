@@ -41,7 +41,8 @@ def test_dense_finds_meaning_and_bm25_words(facts_index: Path) -> None:
 @pytest.mark.parametrize("make", [BM25, Dense])
 def test_filters_of_stage_and_query_both_hold(facts_index: Path, make: Callable[..., Stage]) -> None:
     p = _search(make(facts_index, k=50, filters={"kind": "nature"}))
-    queries = [Query("the blood cables surface tree", "a"), Query("the blood cables surface tree", "b", filters={"year": {"gte": 2005}})]
+    queries = [Query("the blood cables surface tree", "a"),
+               Query("the blood cables surface tree", "b", filters={"year": {"gte": 2005}})]
     free, bound = p.run(queries).hits
     assert {h.passage.metadata["kind"] for h in [*free, *bound]} == {"nature"}
     assert {h.passage.metadata["year"] for h in free} - {h.passage.metadata["year"] for h in bound}
@@ -69,12 +70,14 @@ def test_a_query_longer_than_the_window_is_cut_and_counted(facts_index: Path) ->
 
 def test_a_filter_on_a_field_that_no_passage_has_names_those_there_are(facts_index: Path) -> None:
     fields = "document_id, id, kind, title, year"
-    with pytest.raises(QueryError, match=rf"no passage has a field 'yaer'.*\n  -> did you mean 'year'\? fields: {fields}"):
+    with pytest.raises(QueryError,
+                       match=rf"no passage has a field 'yaer'.*\n  -> did you mean 'year'\? fields: {fields}"):
         _search(BM25(facts_index, filters={"yaer": 2003})).run("flea")
     with pytest.raises(QueryError, match="no passage has a field 'where'"):
         _search(Dense(facts_index)).run([Query("flea"), Query("flea", filters={"where": "x", "kind": "nature"})])
     assert len(_search(BM25(facts_index, filters={"year": 1900})).run("flea").hits) == 0
-    assert _ids(_search(BM25(facts_index, filters={"document_id": "flea", "title": "Fleas"})).run("flea").hits) == ["flea"]
+    both = BM25(facts_index, filters={"document_id": "flea", "title": "Fleas"})
+    assert _ids(_search(both).run("flea").hits) == ["flea"]
 
 
 def test_a_field_that_some_passages_have_is_one(tmp_path: Path) -> None:
@@ -101,9 +104,12 @@ def test_check_names_a_missing_index_view_and_encoder(tmp_path: Path, facts: lis
         _search(Dense(facts_index, encoder="bge-small")).run("x")
 
 
-def test_a_view_of_other_parameters_than_were_asked_for_is_refused(tmp_path: Path, facts: list[Document], hash_encoder: Any) -> None:
+def test_a_view_of_other_parameters_than_were_asked_for_is_refused(
+    tmp_path: Path, facts: list[Document], hash_encoder: Any,
+) -> None:
     build_index(facts, tmp_path, encoder=hash_encoder(8), chunker="whole", progress=False, views=["faiss:hnsw,m=8"])
-    for view, right in (("faiss:hnsw", True), ("faiss:hnsw,m=8", True), ("faiss:hnsw,m=16", False), ("faiss:hnsw,m=8,ef_search=9", False)):
+    for view, right in (("faiss:hnsw", True), ("faiss:hnsw,m=8", True), ("faiss:hnsw,m=16", False),
+                        ("faiss:hnsw,m=8,ef_search=9", False)):
         stage = Dense(tmp_path, view=view)
         if right:
             stage.fingerprint()
@@ -115,7 +121,9 @@ def test_a_view_of_other_parameters_than_were_asked_for_is_refused(tmp_path: Pat
         assert "the index's view is" in _problems(_search(stage))
 
 
-def test_check_shows_both_fingerprints_of_another_encoder(tmp_path: Path, facts: list[Document], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_shows_both_fingerprints_of_another_encoder(
+    tmp_path: Path, facts: list[Document], monkeypatch: pytest.MonkeyPatch,
+) -> None:
     build_index(facts, tmp_path, encoder="minilm", chunker="whole", progress=False)
     from regard.rag import models
 
@@ -258,13 +266,16 @@ def test_fusion_of_the_same_stage_twice_keeps_one_step() -> None:
 
 
 def test_a_step_that_did_not_rank_a_hit_in_one_ranking_keeps_its_rank_from_another() -> None:
-    """``narrow`` got passage 3 from elsewhere: bm25 did not rank it there, but did in ``wide``, whichever comes first."""
+    """``narrow`` got passage 3 from elsewhere: bm25 did not rank it there, but did in ``wide``, whichever comes
+    first."""
     bm25, dense = _ranking([1, 2, 3], [9, 8, 7], "bm25"), _ranking([3, 4], [5, 4], "dense")
     wide, narrow = bm25.rescore([3, 2, 1], "logit").marked("wide"), _fuse(Fuse(), bm25.top(1), dense)
     for rankings in ((wide, narrow), (narrow, wide)):
         fused = _fuse(Fuse(), *rankings)
-        ranked = {hit.passage.id: {t.stage: (t.rank, t.score) for t in hit.history if t.stage in ("bm25", "dense")} for hit in fused}
-        assert ranked == {"p1": {"bm25": (1, 9.0)}, "p2": {"bm25": (2, 8.0)}, "p3": {"bm25": (3, 7.0), "dense": (1, 5.0)},
+        ranked = {hit.passage.id: {t.stage: (t.rank, t.score) for t in hit.history if t.stage in ("bm25", "dense")}
+                  for hit in fused}
+        assert ranked == {"p1": {"bm25": (1, 9.0)}, "p2": {"bm25": (2, 8.0)},
+                          "p3": {"bm25": (3, 7.0), "dense": (1, 5.0)},
                           "p4": {"dense": (2, 4.0)}}
 
 
@@ -288,10 +299,12 @@ def test_wrong_weights_are_refused() -> None:
 
 
 STORES = [PassageList([Passage(f"{name}{i}", f"{name}{i}", f"{name} {i}", 0, 3) for i in range(6)]) for name in "xyz"]
-SOURCED = st.tuples(st.integers(0, 2), st.lists(st.tuples(st.integers(0, 5), st.integers(-20, 20)), unique_by=lambda hit: hit[0]))
+SOURCED = st.tuples(st.integers(0, 2),
+                    st.lists(st.tuples(st.integers(0, 5), st.integers(-20, 20)), unique_by=lambda hit: hit[0]))
 
 
-@given(st.lists(st.tuples(SOURCED, st.sampled_from([0.5, 1.0, 3.0])), min_size=2, max_size=4), st.sampled_from(["rrf", "minmax", "zscore"]),
+@given(st.lists(st.tuples(SOURCED, st.sampled_from([0.5, 1.0, 3.0])), min_size=2, max_size=4),
+       st.sampled_from(["rrf", "minmax", "zscore"]),
        st.data())
 def test_rankings_of_different_stores_are_fused_as_those_of_one_store_with_all_their_passages(
     sources: list[Any], method: Any, data: st.DataObject,
@@ -358,7 +371,8 @@ def test_cached_rankings_are_found_again_and_a_changed_index_is_not(tmp_path: Pa
     def run() -> Any:
         p = Pipeline(cache=tmp_path / "cache")
         query = p.input(Query)
-        p.output(hits=p.add(Parents(), p.add(Fuse(), p.add(BM25(tmp_path / "i"), query), p.add(Dense(tmp_path / "i"), query))))
+        p.output(hits=p.add(Parents(),
+                            p.add(Fuse(), p.add(BM25(tmp_path / "i"), query), p.add(Dense(tmp_path / "i"), query))))
         with_models = p.run(Query("flea moon"))
         p.close()
         return with_models
