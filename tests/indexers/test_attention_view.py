@@ -27,7 +27,7 @@ from regard.indexers.views.attention import shards as attention_shards
 from regard.indexers.views.attention.layout import Half, Layout, slots
 from regard.indexers.views.attention.opening import open_prefills
 from regard.indexers.views.attention.shards import CUT, TOKENS
-from regard.rag import Batch, Document, Passage, PassageList, Query, Ranking
+from regard.rag import Document, Passage, PassageList, Query, Ranking
 from regard.rag.app.cli import app
 from regard.rag.app.doctor import examine
 from regard.rag.dag.trace import StageTrace, tracing
