@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple, get_origin, get_type_hints
@@ -36,7 +37,7 @@ class Function(Stage):
     gives: Any = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_read", self._signature())
+        self.ports()  # says at once what is wrong
 
     def default_name(self) -> str:
         name = getattr(self.function, "__name__", "")
@@ -53,7 +54,8 @@ class Function(Stage):
         columns = [batch if batch is not None else left_out[i] for i, batch in enumerate(batches)]
         return Batch(self.function(*values) for values in zip(*columns, strict=True))
 
-    def _signature(self) -> _Read:
+    @functools.cached_property
+    def _read(self) -> _Read:
         where = _place(self.function)
         try:
             given = inspect.signature(self.function).parameters.values()
