@@ -14,11 +14,13 @@ from ..rag.tables import lazy
 if TYPE_CHECKING:
     from .attention import AttentionReranker
     from .cross_encoder import CrossEncoder
+    from .margin import Margin
     from .policies import ICR, AttentionSorting, BlockICR, BlockRank, CoRe, LayerBand, QRHead
 
 STAGES = {
     "AttentionReranker": ".attention:AttentionReranker",
     "CrossEncoder": ".cross_encoder:CrossEncoder",
+    "Margin": ".margin:Margin",
 }
 POLICIES = {
     "AttentionSorting": ".policies:AttentionSorting",

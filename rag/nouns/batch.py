@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -34,6 +34,10 @@ class Group(tuple[T, ...]):
 
     def __repr__(self) -> str:
         return f"Group({list(self)!r})"
+
+    def renamed(self, name: Callable[[str], str]) -> Group[T]:
+        """With other names for the stages in the histories of its members."""
+        return Group(member.renamed(name) if hasattr(member, "renamed") else member for member in self)
 
     def to_dict(self) -> dict[str, Any]:
         """Members are nouns, each under its class's name, or plain values."""
