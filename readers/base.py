@@ -29,7 +29,7 @@ with five more explicit instructions 5 to 8; it repeats the order, or the questi
 NOTHING_FOUND = "No passage was found that answers this question."
 
 
-class Evidence(NamedTuple):
+class OpenEvidence(NamedTuple):
     """What an answer's sentences are compared with the passages by."""
 
     encoder: OpenEncoder
@@ -58,10 +58,10 @@ class BaseReader(Stage):
             raise ConfigError(f"the instruction has not one place for {' and '.join(missing)}: {self.instruction!r}",
                               where=type(self).__name__, hint=f"write it like {INSTRUCTION!r}")
 
-    def open_evidence(self, scope: Scope) -> Evidence:
+    def open_evidence(self, scope: Scope) -> OpenEvidence:
         """The citations' encoder and the verifier."""
         judge = scope.open(self.verifier) if self.verifier is not None else None
-        return Evidence(scope.open(part(Encoder, self.embedder)), judge)
+        return OpenEvidence(scope.open(part(Encoder, self.embedder)), judge)
 
     def identity(self) -> dict[str, Any]:
         """What the citations' encoder is (its weights, and how it is used)."""
@@ -96,7 +96,7 @@ class BaseReader(Stage):
         return Answer(NOTHING_FOUND)
 
     def _answer(
-        self, evidence: Evidence, prompt: ReaderPrompt, text: str, usage: Usage, finish: str | None, *, sizes: Sequence[int], before: int,
+        self, evidence: OpenEvidence, prompt: ReaderPrompt, text: str, usage: Usage, finish: str | None, *, sizes: Sequence[int], before: int,
     ) -> Answer:
         """The answer, each sentence once, with its evidence; ``sizes`` and ``before`` as in :meth:`ReaderPrompt.context`."""
         answer = without_repeats(text.strip())
