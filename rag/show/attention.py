@@ -94,8 +94,7 @@ class AttentionMap:
         if not len(self.ranking):
             return "No passages."
         last = f", from stage {one_line(self.ranking.steps[-1].stage)}" if self.ranking.steps else ""
-        passages = plural(len(self.ranking), "passage")
-        return f"{passages} · attention of {one_line(self.model)} · score: {self.ranking.space}{last}"
+        return f"{plural(len(self.ranking), 'passage')} · attention of {one_line(self.model)} · score: {self.ranking.space}{last}"
 
     def _rest(self) -> str:
         left = len(self.ranking) - len(self.passages)
