@@ -68,9 +68,8 @@ class Table:
         if known is None:
             near = get_close_matches(name, self.names(), n=3) or get_close_matches(
                 name.casefold(), {n.casefold(): n for n in self.names()}, n=3)
-            raise ConfigError(f"nothing is registered as {name!r} in {self.group}", where=self.group,
-                              hint=f"did you mean {' or '.join(near)}?" if near
-                              else f"known: {', '.join(self.names()) or 'none'}")
+            raise ConfigError(f"nothing is registered as {name!r:.80} in {self.group}", where=self.group,
+                              hint=f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(self.names()) or 'none'}")
         return self._session[known] if known in self._session else self._load(known)
 
     def place_of(self, name: str) -> str | None:
@@ -93,8 +92,10 @@ class Table:
         cell that is run again) takes the place of the old one. Raises ``ConfigError`` for a name that is taken."""
         held = self._session.get(name)
         known = self._known(name)
+        if known is not None and _defined(thing) in self._places.get(known, ()):
+            return  # a distribution lists it under this name
         again = held is not None and _defined(held) == _defined(thing)
-        if known is not None and not again and _defined(thing) not in self._places.get(known, ()):
+        if known is not None and not again:
             what = self.place_of(known) or _defined(self._session[known])
             raise ConfigError(f"the name {name!r} is taken in {self.group}, by {what}", where=self.group,
                               hint="choose another name")

@@ -55,7 +55,7 @@ class Reader(BaseReader):
     (what was streamed stays as it was). An empty ranking gives an answer that says so, and the model is not asked.
     """
 
-    first = "lm"
+    positional = "lm"
 
     lm: str = "smollm2"
     max_new_tokens: Count = 128

@@ -48,7 +48,7 @@ class RemoteReader(BaseReader):
     and to an empty ranking are as in ``Reader``.
     """
 
-    first = "model"
+    positional = "model"
 
     depth: Count = 20
     budget: Count = 4096

@@ -45,7 +45,7 @@ class Part:
     version: ClassVar[int] = 1
     """Raise it when the same settings and inputs give another output: it is in the fingerprint."""
 
-    first: ClassVar[str] = ""
+    positional: ClassVar[str] = ""
     """The setting that may be given by position; empty: the one that is declared first."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -53,18 +53,25 @@ class Part:
         if "__init__" in vars(cls):
             raise ConfigError(f"{cls.__qualname__} has a constructor of its own", where=f"{cls.__module__}.{cls.__qualname__}",
                               hint="declare its settings as fields (k: int = 10); check what belongs together in __post_init__")
-        for name in vars(cls).get("__annotations__", {}):
+        typed = vars(cls).get("__annotations__", {})
+        for name in typed:
             default = vars(cls).get(name)
-            if isinstance(default, dict | list):  # no two parts share it: it is frozen
+            if isinstance(default, dict | list | set):  # no two parts share it: it is frozen
                 setattr(cls, name, dataclasses.field(default_factory=functools.partial(frozen, default)))
+        inherited = [name for name in cls.setting_names() if name in vars(cls) and name not in typed]
+        if inherited:
+            raise ConfigError(f"{cls.__qualname__} sets {inherited[0]!r} without its type", where=f"{cls.__module__}.{cls.__qualname__}",
+                              hint=f"it is a setting of a base class: write {inherited[0]}: TYPE = {vars(cls)[inherited[0]]!r:.80}")
+        described = cls.__doc__
         dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=True)(cls)
-        taken = [name for name in cls.setting_names() if name in _RESERVED]
+        cls.__doc__ = described  # not the signature that dataclass writes where there is none
+        taken = [name for name in cls.setting_names() if name in _RESERVED or hasattr(Part, name)]
         if taken:
             raise ConfigError(f"{cls.__qualname__} cannot have a setting {taken[0]!r}", where=f"{cls.__module__}.{cls.__qualname__}",
-                              hint="files use this word themselves: choose another")
+                              hint="files and parts use this word themselves: choose another")
         cls.__signature__ = _signature(cls)  # type: ignore[attr-defined]  # what inspect and editors show
 
-    def __init__(self, *first: Any, **settings: Any) -> None:
+    def __init__(self, /, *first: Any, **settings: Any) -> None:
         """Raises ``ConfigError`` that names the setting that is unknown, missing, or has a value of another type."""
         for name, value in _checked(type(self), first, settings).items():
             object.__setattr__(self, name, value)
@@ -102,7 +109,7 @@ class Part:
     def setting_names(cls) -> list[str]:
         """In the order of their declaration, those of base classes first; but the one that may be given by position before all."""
         names: list[str] = [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
-        return sorted(names, key=lambda name: name != cls.first)
+        return sorted(names, key=lambda name: name != cls.positional)
 
     def settings(self) -> dict[str, Any]:
         """The settings by name, as they are."""
@@ -113,7 +120,7 @@ class Part:
         cls = type(self)
         return {name: value for name, value in self.settings().items() if not _has_default(cls, name) or _default(cls, name) != value}
 
-    def replace(self, **settings: Any) -> Self:
+    def replace(self, /, **settings: Any) -> Self:
         """Another part with these settings changed."""
         return type(self)(**{**self.settings(), **settings})
 
@@ -132,7 +139,7 @@ class Part:
         return type(self) is type(other) and self.settings() == other.settings()
 
     def __hash__(self) -> int:
-        return hash((type(self), repr(self)))
+        return hash((type(self), _hashable(self.settings())))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.changed().items())})"
@@ -162,13 +169,16 @@ def part(kind: type[P], value: Any) -> P:
 
     if isinstance(value, kind):
         return value
-    if isinstance(value, str):
-        return kind.from_text(value)
-    if isinstance(value, Mapping):
-        made = from_plain(value, kind)
-        if isinstance(made, kind):
-            return made
-        value = made
+    try:
+        if isinstance(value, str):
+            return kind.from_text(value)
+        if isinstance(value, Mapping):
+            made = from_plain(value, kind)
+            if isinstance(made, kind):
+                return made
+            value = made
+    except RecursionError:
+        raise ConfigError(f"a {kind.__name__} within too many others", where=kind.__name__, hint="nest fewer") from None
     hint = f"call it: {value.__name__}(...)" if isinstance(value, type) else f"give a {kind.__name__}, or the text that names one"
     raise ConfigError(f"{value!r:.80} is no {kind.__name__}", where=kind.__name__, hint=hint)
 
@@ -190,7 +200,10 @@ def register(cls: type[P] | None = None, *, name: str | None = None) -> Any:
         return functools.partial(register, name=name)
     if not (isinstance(cls, type) and issubclass(cls, Part) and cls.group):
         raise ConfigError(f"{cls!r:.80} is no part of a kind that has a table", where="register", hint="register a subclass of Stage, ...")
-    cls.table().register(name or cls.__name__, cls)
+    name = name or cls.__name__
+    if set(name) & set(':,()= \t\n"'):
+        raise ConfigError(f"{name!r:.80} is no name of a part", where=cls.group, hint="leave out spaces and the signs : , ( ) = \"")
+    cls.table().register(name, cls)
     return cls
 
 
@@ -313,11 +326,24 @@ def _signature(cls: type[Part]) -> inspect.Signature:
 
 
 def frozen(value: Any) -> Any:
-    """``value`` with tuples for lists and read-only mappings for dictionaries."""
+    """``value`` with tuples for lists, read-only mappings for dictionaries and frozen sets for sets."""
     if isinstance(value, list | tuple) and type(value) in (list, tuple):
         return tuple(frozen(item) for item in value)
     if type(value) is dict:
         return MappingProxyType({name: frozen(item) for name, item in value.items()})
+    return frozenset(value) if type(value) is set else value
+
+
+def _hashable(value: Any) -> Any:
+    """Equal for equal values."""
+    if isinstance(value, Mapping):
+        return frozenset((name, _hashable(item)) for name, item in value.items())
+    if isinstance(value, tuple):
+        return tuple(_hashable(item) for item in value)
+    try:
+        hash(value)
+    except TypeError:
+        return type(value)
     return value
 
 

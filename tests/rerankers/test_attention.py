@@ -219,13 +219,13 @@ def test_check_and_settings():
     assert "1000 passages do not fit the 8192 tokens" in str(problem)
     (problem,) = AttentionReranker(lm="./nowhere").check()
     assert "nowhere" in str(problem)
-    for wrong in ({"depth": 0}, {"policy": "best"}, {"policy": {"kind": "ICR", "first": "shuffled"}}, {"policy": ICR(), "share": 3},
+    for wrong in ({"depth": 0}, {"policy": "best"}, {"policy": {"part": "ICR", "first": "shuffled"}}, {"policy": ICR(), "share": 3},
                   {"policy": "QRHead", "cache": "index"}, {"cache": "index", "share": 3}):
         with pytest.raises(ConfigError):
             AttentionReranker(**wrong)
     stage = AttentionReranker(turn=AUTHORS_TURN, policy=ICR(calibration=None))
     assert AttentionReranker(**stage.settings()).fingerprint() == stage.fingerprint() != AttentionReranker().fingerprint()
-    assert AttentionReranker(policy="ICR").settings() == AttentionReranker(policy={"kind": "ICR"}).settings()
+    assert AttentionReranker(policy="ICR").settings() == AttentionReranker(policy={"part": "ICR"}).settings()
 
 
 def test_a_pipeline_with_policies_goes_through_yaml(tmp_path):
@@ -236,7 +236,7 @@ def test_a_pipeline_with_policies_goes_through_yaml(tmp_path):
     again = Pipeline.load(tmp_path / "p.yaml")
     again.save(tmp_path / "q.yaml")
     assert (tmp_path / "p.yaml").read_text() == (tmp_path / "q.yaml").read_text()
-    assert "kind: BlockICR" in (tmp_path / "p.yaml").read_text()
+    assert "part: BlockICR" in (tmp_path / "p.yaml").read_text()
 
 
 def test_a_stage_that_is_not_open():
@@ -244,7 +244,7 @@ def test_a_stage_that_is_not_open():
         one(AttentionReranker(), first_stage(TEXTS))
 
 
-@pytest.mark.parametrize("policy", [ICR(), LayerBand(), BlockICR(fusion=None), BlockICR()], ids=lambda p: f"{p.kind}-{p.fusion}")
+@pytest.mark.parametrize("policy", [ICR(), LayerBand(), BlockICR(fusion=None), BlockICR()], ids=lambda p: f"{type(p).__name__}-{p.fusion}")
 def test_policies_find_the_passages_that_answer(opened, policy):
     result = one(opened(policy), first_stage(TEXTS))
     assert sorted(result.rows) == [0, 1, 2, 3]
@@ -260,7 +260,7 @@ def test_attention_sorting_ends_with_the_attention_of_its_last_order(opened):
     assert first.scores.tolist() != second.scores.tolist()
 
 
-@pytest.mark.parametrize("policy", [BlockICR(), BlockICR(fusion=None, deviations=None), BlockRank()], ids=lambda p: p.kind)
+@pytest.mark.parametrize("policy", [BlockICR(), BlockICR(fusion=None, deviations=None), BlockRank()], ids=lambda p: type(p).__name__)
 def test_the_order_of_the_candidates_changes_no_score(opened, policy):
     stage, ranking = opened(policy), first_stage(TEXTS)
 

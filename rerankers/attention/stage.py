@@ -9,28 +9,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from ..rag.dag.scope import Scope, shared
-from ..rag.dag.stage import Need, Problem, Stage
-from ..rag.dag.stores import open_prefills
-from ..rag.dag.trace import record, record_kernels
-from ..rag.errors import BudgetError, ConfigError, RegardError
-from ..rag.lm import LanguageModel, describe
-from ..rag.lm.evidence import AttentionEvidence
-from ..rag.lm.heads import deepest
-from ..rag.lm.passages import LEAST_PASSAGE_TOKENS, Format, Prompt, suffix_position
-from ..rag.models import resolve, weights_hash
-from ..rag.models.chosen import hub
-from ..rag.nouns import Batch, Query, Ranking, Scores, ScoreSpace
-from ..rag.parts import Count
-from ..rag.trust import Connection
-from .policies import POLICIES, BlockICR, Lay, Order, fused, prompt_of
-from .prompts import Task
+from ...rag.dag.scope import Scope, shared
+from ...rag.dag.stage import Need, Problem, Stage
+from ...rag.dag.stores import open_prefills
+from ...rag.dag.trace import record, record_kernels
+from ...rag.errors import BudgetError, ConfigError, RegardError
+from ...rag.lm import LanguageModel, describe
+from ...rag.lm.evidence import AttentionEvidence
+from ...rag.lm.heads import deepest
+from ...rag.lm.passages import LEAST_PASSAGE_TOKENS, Format, Prompt, suffix_position
+from ...rag.models import resolve, weights_hash
+from ...rag.models.chosen import hub
+from ...rag.nouns import Batch, Query, Ranking, Scores, ScoreSpace
+from ...rag.parts import Count
+from ...rag.trust import Connection
+from .policies import BlockICR, Policy
+from .policies.policy import Lay, Order, Task, prompt_of
+from .policies.scores import fused
 
 if TYPE_CHECKING:
-    from ..rag.lm.passages import StoredPrefills
-
+    from ...rag.lm.passages import StoredPrefills
 
 
 class OpenReranker(NamedTuple):
@@ -40,17 +40,12 @@ class OpenReranker(NamedTuple):
     stored: StoredPrefills | None
 
 
-def _policy(value: Any) -> Any:
-    if isinstance(value, str) and value in POLICIES:
-        return POLICIES[value]()
-    return value
-
-
 class AttentionReranker(Stage):
     """Reranks each ranking's first ``depth`` hits by the attention of language model ``lm``, as ``policy`` says.
 
     The prompt is one user turn: the passages, an instruction, the query (``CoRe`` and ``BlockRank`` have their own).
-    - ``policy``: a name (``"ICR"``), a policy (``BlockICR(fusion=None)``), or its settings (``{"kind": "ICR", "calibration": null}``).
+    - ``policy``: a policy (``BlockICR(fusion=None)``), a text (``"ICR"``, ``"icr:window=20"``), or a mapping
+      (``{"part": "ICR", "calibration": null}``); names are those of the table ``regard.policies``.
     - ``task``: the instruction's wording, for ``search`` or for question answering (``qa``).
     - ``max_words``: a passage (title and text) is cut after so many. Under the block mask the query stands 3 tokens a word behind the
       prompt's beginning, whatever the passages are; one that is longer in tokens loses its end.
@@ -72,7 +67,7 @@ class AttentionReranker(Stage):
     needs = frozenset({Need.TEXT, Need.ATTENTION})
 
     lm: str = "smollm2"
-    policy: Annotated[Any, BeforeValidator(_policy)] = BlockICR()
+    policy: Policy = BlockICR()
     depth: Count = 20
     task: Task = "search"
     max_words: Count = 300
@@ -117,7 +112,7 @@ class AttentionReranker(Stage):
             )
 
     def run(self, opened: OpenReranker, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Ranking]:
-        from ..kernels.dispatch import taken
+        from ...kernels.dispatch import taken
 
         with taken() as paths:
             done = Batch(self._rerank(opened, query, ranking) for query, ranking in zip(queries, rankings, strict=True))
@@ -173,8 +168,7 @@ class AttentionReranker(Stage):
     @property
     def form(self) -> Format:
         """How passages stand in the prompt."""
-        form: Format = self.policy.form(self.lm, "", self.max_words, self.turn)
-        return form
+        return self.policy.form(self.lm, "", self.max_words, self.turn)
 
     @property
     def _space(self) -> ScoreSpace:
