@@ -28,7 +28,7 @@ _DYNAMIC_RANGE_OPS = (b"DynamicQuantizeLinear", b"DynamicQuantizeMatMul", b"Dyna
 _COLUMNS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
 
-class Tokens(Protocol):
+class Encoding(Protocol):
     """What :meth:`OnnxModel.tokenize` gives for a text: a ``tokenizers.Encoding`` without padding."""
 
     ids: list[int]
@@ -68,7 +68,7 @@ class OnnxModel:
         """Give back what :meth:`acquire` gave; the last user frees the session."""
         models.release(("onnx", self.folder))
 
-    def tokenize(self, texts: Sequence[str] | Sequence[tuple[str, str]], max_length: int) -> list[Tokens]:
+    def tokenize(self, texts: Sequence[str] | Sequence[tuple[str, str]], max_length: int) -> list[Encoding]:
         """Token ids of texts or text pairs, special tokens included, unpadded, each at most ``max_length`` (and the window) long.
 
         Truncation takes from the longer text of a pair first; what it took is in ``overflowing``.
@@ -76,10 +76,10 @@ class OnnxModel:
         limit = min(max_length, self.window or max_length)
         with self._tokenizer_lock:
             self._tokenizer.enable_truncation(limit, strategy="longest_first")
-            encodings: list[Tokens] = self._tokenizer.encode_batch(list(texts))
+            encodings: list[Encoding] = self._tokenizer.encode_batch(list(texts))
         return encodings
 
-    def run(self, encodings: Sequence[Tokens]) -> NDArray[np.float32]:
+    def run(self, encodings: Sequence[Encoding]) -> NDArray[np.float32]:
         """The graph's first output, ``[len(encodings), ...]``; an output with a token axis ends in zeros after a row's last token.
 
         Models without dynamic ranges run ``encodings`` as one batch, padded to its longest: pass texts of similar length.
@@ -90,7 +90,7 @@ class OnnxModel:
             return self._forward(encodings)
         return _stack(list(self._pool.map(lambda encoding: self._forward([encoding]), encodings)))
 
-    def _forward(self, encodings: Sequence[Tokens]) -> NDArray[np.float32]:
+    def _forward(self, encodings: Sequence[Encoding]) -> NDArray[np.float32]:
         width = max(len(encoding) for encoding in encodings)
         feed = {name: _padded([getattr(e, _COLUMNS[name]) for e in encodings], width) for name in self._inputs}
         output: NDArray[np.float32] = self._session.run(None, feed)[0]

@@ -23,7 +23,7 @@ QUERY = Query("how long does a flea live")
 
 def first_stage(texts: list[str], titles: list[str] | None = None) -> Ranking:
     store = PassageList([Passage(f"p{i}", f"d{i}", t, 0, len(t), title=titles[i] if titles else "") for i, t in enumerate(texts)])
-    return Ranking.ranked(np.arange(len(texts)), -np.arange(len(texts), dtype=np.float32), "bm25", store, stage="first")
+    return Ranking.ranked(np.arange(len(texts)), -np.arange(len(texts), dtype=np.float32), "bm25", store).marked("first")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -140,7 +140,7 @@ def test_depth_and_the_tail(opened):
 def test_no_passage_one_passage_and_a_repeated_one(opened):
     stage = opened()
     ranking = first_stage(TEXTS)
-    twice = Ranking.ranked([1, 1], [2, 1], "bm25", ranking.store, stage="first")
+    twice = Ranking.ranked([1, 1], [2, 1], "bm25", ranking.store).marked("first")
     empty, single, doubled = stage.run(Batch([QUERY] * 3), Batch([ranking[:0], ranking.top(1), twice]))
     assert len(empty) == 0
     assert empty.space == "attention-mass"

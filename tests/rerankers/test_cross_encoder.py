@@ -25,7 +25,7 @@ OTHER = Query("How tall is the Eiffel Tower?", id="tower")
 def _ranking(texts: list[str], title: str = "") -> Ranking:
     store = PassageList([Passage(f"p{i}", f"d{i}", text, 0, len(text), title) for i, text in enumerate(texts)])
     scores = np.linspace(1.0, 0.1, len(texts), dtype=np.float32)
-    return Ranking.ranked(np.arange(len(texts)), scores, "bm25", store, stage="first")
+    return Ranking.ranked(np.arange(len(texts)), scores, "bm25", store).marked("first")
 
 
 @pytest.fixture(scope="module")

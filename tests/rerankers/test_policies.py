@@ -140,16 +140,11 @@ def icr_scores(
 
 def first_stage(texts: Sequence[str], name: str = "d") -> Ranking:
     store = PassageList([Passage(f"p{i}", f"{name}{i}", t, 0, len(t)) for i, t in enumerate(texts)])
-    return Ranking.ranked(np.arange(len(texts)), -np.arange(len(texts), dtype=np.float32), "bm25", store, stage="first")
+    return Ranking.ranked(np.arange(len(texts)), -np.arange(len(texts), dtype=np.float32), "bm25", store).marked("first")
 
 
 def reranked(lm: str, policy: Policy, texts: Sequence[str] = TEXTS, **settings: object) -> Ranking:
-    stage = AttentionReranker(lm, policy=policy, depth=50, device="cpu", **settings)
-    stage.open()
-    try:
-        return stage.run(Batch([Query(QUERY)]), Batch([first_stage(texts)]))[0]
-    finally:
-        stage.close()
+    return AttentionReranker(lm, policy=policy, depth=50, device="cpu", **settings).apply([QUERY], [first_stage(texts)])[0]
 
 
 def scores_of(ranking: Ranking) -> np.ndarray:

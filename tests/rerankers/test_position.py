@@ -30,7 +30,7 @@ WORDS = ["a", "flea", "lives", "about", "one", "hundred", "days", "on", "cats", 
 
 def ranking_of(texts: list[str]) -> Ranking:
     store = PassageList([Passage(f"p{i}", f"d{i}", t, 0, len(t)) for i, t in enumerate(texts)])
-    return Ranking.ranked(np.arange(len(texts)), -np.arange(len(texts), dtype=np.float32), "bm25", store, stage="first")
+    return Ranking.ranked(np.arange(len(texts)), -np.arange(len(texts), dtype=np.float32), "bm25", store).marked("first")
 
 
 def scores_of(stage: AttentionReranker, texts: list[str], query: Query = QUERY) -> np.ndarray:
