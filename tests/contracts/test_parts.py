@@ -10,7 +10,7 @@ import copy
 import functools
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -21,7 +21,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from regard.rag.errors import ConfigError, MissingDependency, RegardError
-from regard.rag.nouns import Query
+from regard.rag.nouns import Query, Ranking, State, Verdict
 from regard.rag.parts import Count, Part, nested, part, plain, register, text_of
 from regard.rag.parts.part import KIND, adapters
 from regard.rag.parts.schema import definitions, of_class, schema
@@ -77,9 +77,54 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- another value for a setting, whatever its type -------------------------------------------
 
 ODD = 'a, "b" (c) = [d]\\'
-PLAIN = (ODD, "else", 3, 2, 1, 0, 0.25, 0.75, True, False, None, ["x", ODD], [1.5, 2.0], ["x"], {"k": ODD}, [["x", 1]], shout, whisper)
+PLAIN = (ODD, "else", "{passages} {question}?", "http://localhost:8000/v1", 3, 2, 500, 1, 0, 0.25, 0.75, True, False, None,
+         ["x", ODD], [1.5, 2.0], ["x"], {"k": ODD}, shout, whisper)
 NEEDS: dict[str, dict[str, Any]] = {"stride": {"window": 4}}
 """Settings that another cannot be set without."""
+
+
+def sure(query: Query, ranking: Ranking) -> Verdict:
+    return Verdict("enough")
+
+
+def easy(query: Query) -> Verdict:
+    return Verdict("easy")
+
+
+def hard(query: Query) -> Verdict:
+    return Verdict("hard")
+
+
+def hop(state: State) -> State:
+    return state
+
+
+def hop_on(state: State) -> State:
+    return state
+
+
+def done(state: State) -> Verdict:
+    return Verdict("done")
+
+
+def _made(name: str) -> Part:
+    return table("regard.stages")[name]()
+
+
+EXAMPLES: dict[str, list[Callable[[], dict[str, Any]]]] = {
+    "Each": [lambda: {"body": shout}, lambda: {"body": whisper}, lambda: {"body": shout, "over": "query"}],
+    "Choose": [lambda: {"gate": easy, "routes": {"easy": shout}}, lambda: {"gate": easy, "routes": {"easy": whisper}},
+               lambda: {"gate": easy, "routes": {"easy": shout, "hard": whisper}, "otherwise": "hard"},
+               lambda: {"gate": hard, "routes": {"hard": whisper}}],
+    "Loop": [lambda: {"body": hop, "most": 2}, lambda: {"body": hop, "most": 3}, lambda: {"body": hop, "most": 2, "until": done},
+             lambda: {"body": hop_on, "most": 2}],
+    "Cascade": [lambda: {"stages": [_made("CrossEncoder")], "enough": sure},
+                lambda: {"stages": [_made("CrossEncoder")], "enough": _made("Margin")},
+                lambda: {"stages": [_made("CrossEncoder"), _made("AttentionReranker")], "enough": sure}],
+    "Function": [lambda: {"function": shout}, lambda: {"function": whisper},
+                 lambda: {"function": shout, "takes": (Query,), "gives": Query}],
+}
+"""What holds plans or functions: settings that fit together are no matter of types."""
 
 
 def candidates(cls: type[Part], setting: str) -> Iterator[Any]:
@@ -105,8 +150,10 @@ def _named_in(shape: Any) -> Iterator[Any]:
 
 
 @functools.cache
-def made(cls: type[Part]) -> Part | None:
+def made(cls: type[Part]) -> Part:
     """One with a value for what must be given."""
+    if cls.__name__ in EXAMPLES:
+        return cls(**EXAMPLES[cls.__name__][0]())
     signature = cls.__signature__.parameters.values()  # type: ignore[attr-defined]
     needed = [setting.name for setting in signature if setting.default is setting.empty]
     given: dict[str, Any] = {}
@@ -122,7 +169,6 @@ def made(cls: type[Part]) -> Part | None:
 def others_of(cls: type[Part]) -> dict[str, Part]:
     """By setting, the part with another value of it; without those that can have only one."""
     start = made(cls)
-    assert start is not None
     found: dict[str, Part] = {}
     for setting in cls.setting_names():
         for value in candidates(cls, setting):
@@ -140,9 +186,10 @@ def single(cls: type[Part], setting: str) -> bool:
 
 
 def variants(cls: type[Part]) -> list[Part]:
-    start = made(cls)
-    assert start is not None
-    return [start, *others_of(cls).values()]
+    """It, and it with each setting changed."""
+    if cls.__name__ in EXAMPLES:
+        return [cls(**example()) for example in EXAMPLES[cls.__name__]]
+    return [made(cls), *others_of(cls).values()]
 
 
 # -- the contract ---------------------------------------------------------------------------
@@ -150,7 +197,8 @@ def variants(cls: type[Part]) -> list[Part]:
 
 @each_class
 def test_each_setting_can_be_another(cls: type[Part]) -> None:
-    missing = set(cls.setting_names()) - others_of(cls).keys()
+    start, *rest = variants(cls)
+    missing = {setting for setting in cls.setting_names() if not any(getattr(one, setting) != getattr(start, setting) for one in rest)}
     assert all(single(cls, setting) for setting in missing), f"no other value of {missing} was found: add one to PLAIN"
 
 
@@ -183,7 +231,6 @@ def test_text_and_fingerprint_and_hash_are_of_what_it_is(cls: type[Part], settle
 @each_class
 def test_class_version_and_identity_are_in_the_fingerprint(cls: type[Part], settled: None, monkeypatch: pytest.MonkeyPatch) -> None:
     one = made(cls)
-    assert one is not None
     mine = type("Mine", (cls,), {"__module__": __name__})(**one.settings())
     assert mine != one
     newer = type("Newer", (cls,), {"__module__": __name__, "version": cls.version + 1})(**one.settings())
@@ -212,7 +259,6 @@ def test_it_is_a_value(cls: type[Part]) -> None:
 def test_what_is_wrong_with_a_setting_is_said(cls: type[Part]) -> None:
     kind, name = kind_of(cls), cls.part_name()
     start = made(cls)
-    assert start is not None
     for attempt in (lambda: cls(**start.settings(), no_such=1), lambda: part(kind, f"{name}:no_such=1"),
                     lambda: part(kind, {**plain(start), "no_such": 1}), lambda: part(kind, {**plain(start), 5: 1}),
                     lambda: part(kind, {**plain(start), "self": 1}), lambda: start.replace(no_such=1)):
@@ -223,9 +269,10 @@ def test_what_is_wrong_with_a_setting_is_said(cls: type[Part]) -> None:
     with pytest.raises(ConfigError, match="by position"):
         cls(*[getattr(start, setting) for setting in cls.setting_names()], 1, 2)
     for setting in cls.setting_names():
-        if adapters(cls)[setting].core_schema["type"] == "any":
-            continue
-        with pytest.raises(ConfigError):  # of no type that a setting has
+        with suppress(ValueError, RegardError):
+            adapters(cls)[setting].validate_python(object())
+            continue  # it takes anything
+        with pytest.raises(RegardError):  # of no type that a setting has
             start.replace(**{setting: object()})
 
 
@@ -233,7 +280,7 @@ def test_what_is_wrong_with_a_setting_is_said(cls: type[Part]) -> None:
 def test_it_is_registered_where_it_is_defined(cls: type[Part]) -> None:
     """Files find it by the name that it has in its table."""
     assert cls.table()[cls.part_name()] is cls
-    assert [path for path, _ in nested(made(cls))][0] == ""
+    assert next(path for path, _ in nested(made(cls))) == ""
     assert cls.table().place_of(cls.part_name()) == f"{cls.__module__}:{cls.__qualname__}"
 
 
@@ -249,9 +296,6 @@ def test_its_schema_takes_it(cls: type[Part]) -> None:
         anything.validate(text_of(one))
     assert not check.is_valid({**plain(variants(cls)[0]), "part": "Another"})
     assert not check.is_valid({})
-    for setting in cls.setting_names():
-        if not check.is_valid({"part": cls.part_name(), setting: object()}):
-            break
 
 
 # -- names ----------------------------------------------------------------------------------
@@ -280,8 +324,7 @@ def test_what_a_session_registers_is_one_of_them(kind: type[Part]) -> None:
             plain(anew())
     finally:
         kind.table().forget("OfThisSession")
-    with pytest.raises(ConfigError, match="did you mean OfThisSession") if False else pytest.raises(ConfigError, match="registered"):
-        part(kind, "OfThisSession")
+    assert "OfThisSession" not in kind.table()
     with pytest.raises(ConfigError, match="no text names"):
         text_of(anew())
 
