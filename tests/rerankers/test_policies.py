@@ -18,13 +18,13 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from regard.rag.dag.trace import StageTrace, tracing
+from regard.rag.dag.trace import Running, StageTrace, tracing
 from regard.rag.errors import BudgetError, ConfigError
 from regard.rag.lm import LanguageModel, gguf
 from regard.rag.lm.heads import HeadSet, chosen, published_heads
 from regard.rag.lm.passages import Prompt
 from regard.rag.models import resolve
-from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
+from regard.rag.nouns import Passage, PassageList, Query, Ranking
 from regard.rerankers import ICR, AttentionReranker, AttentionSorting, BlockICR, BlockRank, CoRe, LayerBand, Policy, QRHead
 from regard.rerankers.attention.detect import detect_heads
 from regard.rerankers.attention.policies.policy import Scored
@@ -144,7 +144,8 @@ def first_stage(texts: Sequence[str], name: str = "d") -> Ranking:
 
 
 def reranked(lm: str, policy: Policy, texts: Sequence[str] = TEXTS, **settings: object) -> Ranking:
-    return AttentionReranker(lm, policy=policy, depth=50, device="cpu", **settings).apply([QUERY], [first_stage(texts)])[0]
+    stage = AttentionReranker(lm, policy=policy, depth=50, device="cpu", **settings)
+    return stage.apply([Query(QUERY)], [first_stage(texts)])[0]
 
 
 def scores_of(ranking: Ranking) -> np.ndarray:
@@ -379,7 +380,8 @@ def test_one_window_that_holds_all_is_no_window(tiny: str) -> None:
 
 
 def test_windows_let_more_passages_in_than_fit_one_prompt(tiny: str) -> None:
-    with tracing(StageTrace("attention", "AttentionReranker")) as entry:
+    entry = StageTrace("attention", "AttentionReranker")
+    with tracing(Running(entry)):
         result = reranked(tiny, CoRe(window=20, stride=20, heads=LISTED), ["word " * 40 for _ in range(50)])
     assert len(result) == 50
     assert entry.tokens_in > 2048
