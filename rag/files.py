@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import shutil
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator
@@ -122,6 +123,20 @@ def replace_text(file: Path, text: str) -> None:
     sync(temporary)
     temporary.replace(file)
     sync(file.parent)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Give the folder ``target`` what lies in ``source``: the same files on disk where the file system has hard links,
+    else copies."""
+    for entry in source.iterdir():
+        if entry.is_dir():
+            (target / entry.name).mkdir()
+            link_tree(entry, target / entry.name)
+            continue
+        try:
+            os.link(entry, target / entry.name)
+        except OSError:
+            shutil.copyfile(entry, target / entry.name)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..indexers.stores.lance.store import LanceStore
-from ..indexers.views import ViewSpec, parse_view
+from ..indexers.views import ViewKind, parse_view
 from ..rag.dag.scope import Scope
 from ..rag.nouns import Batch, Query, Ranking
 from ..rag.parts import Card
@@ -18,7 +18,7 @@ class BM25(FirstStage):
 
     card = Card("Robertson et al.", 1994, note="Lucene's variant as in Kamphuis et al. 2020")
 
-    def spec(self, store: LanceStore) -> ViewSpec:
+    def spec(self, store: LanceStore) -> ViewKind:
         return parse_view("bm25")
 
     def open(self, scope: Scope, /) -> OpenIndex:

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 from ..indexers.encoders.stored import chosen_encoder, column_name, require_same
 from ..indexers.stores.lance.store import LanceStore
-from ..indexers.views import Version, ViewSpec, parse_view
-from ..indexers.views.faiss_view import import_faiss
+from ..indexers.views import Version, ViewKind, built_view, parse_view
 from ..indexers.views.filtered import FilterPlan, describe
 from ..rag.dag.scope import Scope
 from ..rag.dag.stage import Problem
@@ -32,7 +31,8 @@ class Dense(FirstStage):
 
     ``encoder`` None takes the index's own (its last, where it has several) with the settings it was made with, if that is an embedded model
     or one that the user has named (``rag.models.chosen``: an index from others may not choose what is loaded); naming one checks that it
-    is the one that the index was made with. ``view`` is ``faiss:flat``, ``faiss:hnsw`` or ``faiss:ivf``. A query longer than the encoder's
+    is the one that the index was made with. ``view`` is a view kind over vectors, or its text: ``flat``, ``hnsw:m=16`` (see
+    ``views.built_view`` for which view it means where the index has several of its kind). A query longer than the encoder's
     window is cut there, and counted in the trace as ``truncated``. Under filters the trace notes how the view was searched
     (``filter_plan``: exactly over few allowed rows, else by the index with a selector), and how many queries the index gave too few
     hits for and were searched exactly (``filter_redone_exactly``). Scores are cosines when the encoder normalises, else inner
@@ -42,27 +42,22 @@ class Dense(FirstStage):
     card = Card("Karpukhin et al.", 2020, arxiv="2004.04906")
 
     encoder: Encoder | None = None
-    view: str = "faiss:flat"
+    view: str | ViewKind = "flat"
     device: str | None = None
 
-    def spec(self, store: LanceStore) -> ViewSpec:
+    def spec(self, store: LanceStore) -> ViewKind:
         return parse_view(self.view, self._name(store))
 
     def built(self, store: LanceStore) -> Version:
-        """Raises ``IndexNotFound`` too when the view was built with other parameters than ``view`` names."""
-        version, wanted = super().built(store), self.spec(store)
-        named = [setting.partition("=")[0] for setting in self.view.partition("@")[0].split(",")[1:]]
-        if any(version.spec.parameters[name] != wanted.parameters[name] for name in named):
-            raise IndexNotFound(f"the index's view is {version.spec}, not {wanted}", where=str(self.path),
-                                hint=f"build it so: regard index --index {self.path} --view {wanted}; or leave the parameters out")
-        return version
+        """Raises ``IndexNotFound`` too when the view was built with other settings than ``view`` names, ``ConfigError`` for one of many."""
+        return built_view(self.path, self.view, self._name(store))
 
     def _name(self, store: LanceStore) -> str:
         """The column of the encoder that is asked for. Raises ``IndexNotFound`` when the index lacks it."""
         names = list(store.encoders)
         if not names:
             raise IndexNotFound("the index has no dense vectors", where=str(self.path),
-                                hint=f"add them: regard index --index {self.path} --encoder minilm --view faiss:flat")
+                                hint=f"add them: regard index --index {self.path} --encoder minilm --view flat")
         if self.encoder is None:
             return names[-1]
         name = column_name(self.encoder.name)
@@ -90,8 +85,8 @@ class Dense(FirstStage):
     def connections(self) -> Iterator[Connection]:
         return hub([] if self.encoder is None else [self.encoder.name])
 
-    def check_view(self, store: LanceStore, spec: ViewSpec) -> Iterator[Problem]:
-        import_faiss()
+    def check_view(self, store: LanceStore, spec: ViewKind) -> Iterator[Problem]:
+        spec.expect_installed()
         self._encoder(store)
         return iter(())
 
@@ -106,12 +101,12 @@ class Dense(FirstStage):
         plans: list[FilterPlan] = []
 
         def search(positions: list[int], allowed: Rows | None) -> tuple[Rows, Scores]:
-            if allowed is not None:
+            if allowed is not None and hasattr(index.view, "plan"):
                 plans.append(index.view.plan(allowed))
             found: tuple[Rows, Scores] = index.view.search(vectors[positions], self.k, allowed)
             return found
 
-        normalised = index.store.encoders[index.view.spec.encoder].get("normalize", False)
+        normalised = index.store.encoders[index.version.kind.column or ""].get("normalize", False)
         rankings = self.retrieve(index, queries, "cosine" if normalised else "inner-product", search)
         if plans:
             record(filter_plan=describe(plans))

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..indexers.stores.lance.store import LanceStore
 from ..indexers.stores.unfinished import incomplete
-from ..indexers.views import Version, ViewSpec, built_view, fresh_view, load_view
+from ..indexers.views import Version, ViewKind, built_view, fresh_view, load_view
 from ..rag import models
 from ..rag.dag.scope import Scope, held
 from ..rag.dag.stage import Problem, Stage
@@ -47,7 +47,7 @@ class FirstStage(Stage):
     k: Count = 100
     filters: Mapping[str, Any] = {}
 
-    def spec(self, store: LanceStore) -> ViewSpec:
+    def spec(self, store: LanceStore) -> ViewKind:
         """The view that this retriever searches."""
         raise NotImplementedError("a subclass names its view")
 
@@ -71,7 +71,7 @@ class FirstStage(Stage):
         store = self.store()
         for left in reversed(range(_TRIES)):
             try:
-                version = fresh_view(store, self.built(store).spec)
+                version = fresh_view(store, self.built(store).kind)
                 key = ("view", str(version.folder), same_key(version.meta))
                 view = models.acquire(key, partial(load_view, version))
             except (OSError, IndexFormatError):  # a job may have put another in its place; what is damaged is so the next time, too
@@ -119,7 +119,7 @@ class FirstStage(Stage):
         except IndexFormatError as error:
             yield Problem(error.what, hint=error.hint or "", fatal=False)
 
-    def check_view(self, store: LanceStore, spec: ViewSpec) -> Iterator[Problem]:
+    def check_view(self, store: LanceStore, spec: ViewKind) -> Iterator[Problem]:
         """Problems beyond a missing view."""
         return iter(())
 

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from hypothesis import settings
 from regard.indexers import build_index
 from regard.rag import Document
+from regard.rag.models.encoding import Encoder
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network
 
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="regard-tests-")  # which models this machine's user has named is not theirs
 os.environ["XDG_CONFIG_HOME"] = os.environ["XDG_STATE_HOME"]
 os.environ.pop("REGARD_KEYS", None)
+
+sys.path.append(str(Path(__file__).parent / "third_party"))  # distributions that bring their own parts: the tables find them
 
 settings.register_profile("regard", deadline=None)  # a busy machine is no failure
 settings.load_profile("regard")
@@ -37,37 +41,41 @@ def shared_data() -> Path:
     return SHARED
 
 
-class HashEncoder:
-    """Unit vectors that are a function of the text alone; counts what it encodes."""
+class HashEncoder(Encoder):
+    """Unit vectors that are a function of the text alone; counts what it encodes. It opens nothing: it is its own open form."""
 
-    name = "hash-encoder"
+    name: ClassVar[str] = "hash-encoder"
+    dimension: int = 384
+    salt: str = ""
+    output: int | None = None
 
-    def __init__(self, dimension: int = 384, salt: str = "", output: int | None = None) -> None:
-        self.dimension = dimension
-        self.salt = salt
-        self.output = output or dimension
-        self.encoded = 0
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_encoded", [0])
 
-    def fingerprint(self) -> dict[str, Any]:
+    @property
+    def encoded(self) -> int:
+        return self._encoded[0]
+
+    def description(self) -> dict[str, Any]:
         return {"kind": "hash", "model": self.name, "salt": self.salt, "dimension": self.dimension, "normalize": True}
 
-    def open(self) -> None: ...
-
-    def close(self) -> None: ...
+    def open(self, scope: Any, /) -> Any:
+        return self
 
     def truncated(self, texts: Sequence[str]) -> int:
         return 0
 
     def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
-        self.encoded += len(texts)
+        self._encoded[0] += len(texts)
         made = [self._vector(text) for text in texts]
-        return np.stack(made) if made else np.zeros((0, self.output), np.float32)
+        return np.stack(made) if made else np.zeros((0, self.output or self.dimension), np.float32)
 
-    encode_queries = encode_passages
+    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+        return self.encode_passages(texts)
 
     def _vector(self, text: str) -> np.ndarray:
         seed = int.from_bytes(hashlib.blake2b((self.salt + text).encode(), digest_size=8).digest(), "little")
-        vector = np.random.default_rng(seed).standard_normal(self.output).astype(np.float32)
+        vector = np.random.default_rng(seed).standard_normal(self.output or self.dimension).astype(np.float32)
         return vector / np.linalg.norm(vector)
 
 

@@ -58,7 +58,7 @@ def agreement() -> float:
     (case,) = json.loads((DATA / "icr-reference.json").read_text())["cases"]
     n = len(case["passages"])
     store = PassageList([Passage(str(i), str(i), text, 0, len(text)) for i, text in enumerate(case["passages"])])
-    given = Ranking.ranked(np.arange(n), -np.arange(n), "bm25", store, stage="given")
+    given = Ranking.ranked(np.arange(n), -np.arange(n), "bm25", store)
     stage = AttentionReranker(policy=ICR(first="best-first"), turn=AUTHORS_TURN, device="cpu")
     ranked = rerank(stage, [Query(case["query"])], [given])[0]
     scores = np.empty(n)
@@ -71,7 +71,7 @@ def prompts(figures: Figures, model: LanguageModel, cache: Path) -> None:
     queries, rankings = dl19(cache, 100)
     for name, policy in (("ICR", ICR()), ("BlockICR", BlockICR())):
         stage = AttentionReranker(policy=policy, depth=100, device="cpu")
-        texts = [Ranking.ranked(np.arange(len(r)), r.scores, "bm25", PassageList(r.passages()), stage="bm25") for r in rankings[:10]]
+        texts = [Ranking.ranked(np.arange(len(r)), r.scores, "bm25", PassageList(r.passages())) for r in rankings[:10]]
         seconds = []
         for query, ranking in zip(queries, texts, strict=False):
             start = time.perf_counter()

@@ -107,7 +107,7 @@ def test_an_encoding_that_lacks_a_character_is_no_failure(hostile_index: Path, p
 def views(text: str) -> dict[str, str]:
     """Every page, drawing and terminal view of values made of ``text``."""
     passage = Passage(text, text, text, 0, len(text), text, {"k": text})
-    ranking = Ranking.ranked([0], [1.0], "bm25", PassageList([passage]), stage=text)
+    ranking = Ranking.ranked([0], [1.0], "bm25", PassageList([passage])).marked(text)
     answer = Answer(text, (Citation(text, text, 0, len(text), text, 0.5),), sentences=(Sentence(0, len(text), (0,), 0.1),), verifier=text)
     trace = Trace([StageTrace(text, text, notes={text: text})])
     graph = Graph((Node(text, "input"), Node("s", text, {text: text}), Node(f"output:{text}", "output")),

@@ -18,7 +18,7 @@ import pytest
 import transformers
 from regard.indexers import LanceStore, build_index
 from regard.indexers.stores.lance.writer import StoreWriter, locked
-from regard.indexers.views import build_view, parse_view
+from regard.indexers.views import ViewKind, build_view, parse_view
 from regard.rag import Document
 from regard.rag.dag.stage import Stage
 from regard.rag.errors import ConfigError
@@ -71,11 +71,6 @@ def _index_shrinks(world: World) -> None:
         StoreWriter(path, chunker=LanceStore(path).manifest["chunker"]).delete(["d0"])
 
 
-def _rebuilt_as(view: str) -> Change:
-    """The index's view of this kind, built again with these parameters."""
-    return lambda world: build_view(LanceStore(world.index), parse_view(view, "hash_encoder"), progress=False) and None
-
-
 def _rebuilt_from_nothing(slug: str) -> Change:
     """The same parameters: an approximate index that grew is not the one that is built in one go."""
     def change(world: World) -> None:
@@ -83,7 +78,7 @@ def _rebuilt_from_nothing(slug: str) -> Change:
         (folder,) = Path(world.index, "views", slug).glob("*/")
         spec = json.loads((folder / "view.json").read_text())["spec"]
         shutil.rmtree(folder)
-        build_view(store, parse_view(spec["kind"], spec["encoder"]), progress=False)
+        build_view(store, parse_view(ViewKind.from_text(spec["part"]), spec["encoder"]), progress=False)
     return change
 
 
@@ -144,7 +139,6 @@ READING: Settings = {
 CASES: dict[str, Case] = {
     "BM25": Case(_first(), lambda world: {"index": world.other, "k": 7, "filters": {"id": "d1"}}, {
         "index version": (_first(), _index_shrinks),
-        "view's parameters": (_first(), _rebuilt_as("bm25,k1=2,b=0.9")),
         "view's build": (_first(), _rebuilt_from_nothing("bm25")),
     }),
     "Dense": Case(
@@ -153,7 +147,6 @@ CASES: dict[str, Case] = {
                        "device": "cpu"},
         {
             "index version": (_first(view="faiss:flat"), _index_shrinks),
-            "view's parameters": (_first(view="faiss:hnsw"), _rebuilt_as("faiss:hnsw,m=8")),
             "view's build": (_first(view="faiss:hnsw"), _rebuilt_from_nothing("faiss-hnsw-hash_encoder")),
         }),  # other weights of the encoder are refused by check and open: test_check_shows_both_fingerprints_of_another_encoder
     "Fuse": Case(lambda world: {}, lambda world: {"method": "zscore", "weights": [1.0, 2.0], "c": 1.0, "k": 7}),
@@ -168,7 +161,7 @@ CASES: dict[str, Case] = {
                        "max_words": 9, "turn": ("<", ">"), "keep_tail": True, "cache": world.cached, "share": 2, "device": "cpu"},
         {
             "head set": (_attention, _other_heads),
-            "cached keys and values": (lambda world: {**_attention(world), "cache": world.cached}, _cached_in_bits(8)),
+            "cached keys and values": (lambda world: {**_attention(world), "cache": world.cached}, _cached_in_bits(32)),
             "weights": (lambda world: {"lm": world.lm, "policy": "ICR"}, _file("lm", "model.safetensors")),
             "tokenizer": (lambda world: {"lm": world.lm, "policy": "ICR"}, _file("lm", "tokenizer.json")),
             "configuration": (lambda world: {"lm": world.lm, "policy": "ICR"}, _file("lm", "config.json")),

@@ -29,7 +29,7 @@ from regard.indexers.stores.lance.leases import versions
 from regard.indexers.stores.lance.store import DATASET
 from regard.indexers.stores.lance.writer import StoreWriter, locked
 from regard.indexers.stores.unfinished import UnfinishedJob
-from regard.indexers.views import open_view, parse_view, view_specs
+from regard.indexers.views import open_view, parse_view, view_kinds
 from regard.rag import Document
 from regard.rag.app.cli import app
 from regard.rag.errors import ConfigError, DeletionRefused, IndexNotFound, StorageError
@@ -168,7 +168,7 @@ def test_views_are_carried_over_and_not_built_again(index: Path, monkeypatch: py
     before = {file.name: file.stat().st_ino for file in (index / "views").rglob(f"{store.version}/*") if file.name != "view.json"}
     described = {file.parents[1].name: json.loads(file.read_bytes()) for file in index.rglob("view.json")}
     store.close()
-    for kind in ("bm25_view.BM25View", "faiss_view.FaissView"):
+    for kind in ("bm25.BM25Index", "faiss_view.FaissKind"):
         monkeypatch.setattr(f"regard.indexers.views.{kind}.build", lambda *_: pytest.fail("a view was built"))
     compact(index)
     store = LanceStore(index)
@@ -186,7 +186,7 @@ def test_a_view_is_carried_over_after_a_kill_between_the_commit_and_it(index: Pa
         patch.setattr("regard.indexers.jobs.compaction._update_views", lambda *_: (_ for _ in ()).throw(SystemExit))
         with pytest.raises(SystemExit):
             compact(index)
-    monkeypatch.setattr("regard.indexers.views.bm25_view.BM25View.build", lambda *_: pytest.fail("a view was built"))
+    monkeypatch.setattr("regard.indexers.views.bm25.BM25Index.build", lambda *_: pytest.fail("a view was built"))
     assert _search(index, "zanzibarquux")  # a search carries it over as well
     compact(index)
     assert [*versions(lance.dataset(str(index / DATASET)))] == [LanceStore(index).version]
@@ -519,7 +519,7 @@ def test_a_disk_that_is_full_for_a_while_costs_a_purge_no_view(index: Path, monk
         with pytest.raises(StorageError):
             delete_documents(index, ["d3"], purge=True)
     assert delete_documents(index, ["d3"], purge=True).purged
-    assert {spec.kind for spec in view_specs(index)} == {"bm25", "faiss:flat"}
+    assert {kind.part_name() for kind in view_kinds(index)} == {"bm25", "flat"}
 
 
 def _in_another_process(path: Path, code: str) -> str:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from regard.indexers import LanceStore
-from regard.indexers.views import FaissView, faiss_view, filtered
+from regard.indexers.views import faiss_view, filtered, parse_view
+from regard.indexers.views.faiss_view import FaissView
 from regard.indexers.views.filtered import FilterPlan, describe, search_exactly
-from regard.indexers.views.spec import parse_view
 from regard.rag import Pipeline, Query
 from regard.rag.dag.trace import StageTrace, tracing
 from regard.rag.errors import StageError
@@ -38,7 +38,7 @@ class Table:
 
 
 def build(vectors: np.ndarray, kind: str) -> FaissView:
-    return FaissView.build(Table(vectors), parse_view(f"{kind}@e"))
+    return parse_view(f"{kind}@e").build(Table(vectors), Path())
 
 
 def clustered(n: int, seed: int) -> np.ndarray:
@@ -134,8 +134,8 @@ def test_rows_in_another_order_than_their_numbers_still_tie_by_number() -> None:
 def test_a_view_that_gained_rows_searches_them_under_a_filter(vectors: np.ndarray, queries: np.ndarray, tmp_path: Path) -> None:
     for kind in KINDS:
         build(vectors[:3000], kind).save(tmp_path)
-        old = FaissView.load(tmp_path, parse_view(f"{kind}@e"), Table(vectors[:3000]).rows)
-        view = old.extended(Table(vectors), parse_view(f"{kind}@e"))
+        wanted = parse_view(f"{kind}@e")
+        view = wanted.extend(wanted.load(tmp_path, Table(vectors[:3000]).rows), Table(vectors))
         assert view is not None
         positions = np.arange(2900, 3100)
         assert np.array_equal(view.search(queries, 10, 3 * positions)[0], brute_force(vectors, queries, 10, positions)[0])
@@ -145,7 +145,7 @@ def test_an_ivf_view_written_before_positions_were_kept_is_filtered_too(vectors:
     old = build(vectors, KINDS[1])
     old.index.set_direct_map_type(faiss_view.import_faiss().DirectMap.NoMap)
     old.save(tmp_path)
-    view = FaissView.load(tmp_path, old.spec, old.rows)
+    view = old.kind.load(tmp_path, old.rows)
     positions = np.arange(100, 160)
     assert np.array_equal(view.search(queries, 10, 3 * positions)[0], brute_force(vectors, queries, 10, positions)[0])
 

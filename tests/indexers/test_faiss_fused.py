@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from regard.indexers.views import FaissView, faiss_view
-from regard.indexers.views.faiss_view import import_faiss
-from regard.indexers.views.spec import parse_view
+from regard.indexers.views import faiss_view, parse_view
+from regard.indexers.views.faiss_view import FaissView, import_faiss
 from regard.kernels.dispatch import taken
 from regard.rag.dag.trace import StageTrace, tracing
 from regard.rag.errors import StageError

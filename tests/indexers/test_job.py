@@ -19,6 +19,7 @@ from regard.indexers import LanceStore, build_index, delete_documents
 from regard.indexers.stores.lance.writer import locked
 from regard.indexers.views import open_view, parse_view
 from regard.rag import Document
+from regard.rag.dag.scope import Scope
 from regard.rag.errors import (
     ConfigError,
     DimensionMismatch,
@@ -31,6 +32,8 @@ from regard.rag.errors import (
     StageError,
     StorageError,
 )
+from regard.rag.models.encoding import Encoder
+from regard.rag.parts import part
 
 Content = list[tuple[Any, ...]]
 
@@ -149,8 +152,11 @@ def test_lone_surrogates_are_replaced_one_for_one(tmp_path: Path, hash_encoder: 
 
 def test_an_encoder_is_added_to_what_is_there_and_to_what_comes(tmp_path: Path, hash_encoder: Any) -> None:
     _build(_documents(10), tmp_path, hash_encoder(8), views=["bm25"])
-    second = hash_encoder(4, salt="other")
-    second.name = "second"
+
+    class Second(hash_encoder):  # type: ignore[misc]  # a fixture
+        name = "second"
+
+    second = Second(4, salt="other")
     with pytest.raises(ConfigError):  # the first encoder is a stub that no name finds, so the job must not go on without it
         _build(_documents(12), tmp_path, second)
     assert LanceStore(tmp_path).encoders.keys() == {"hash_encoder"}
@@ -177,12 +183,9 @@ def test_adding_an_encoder_goes_on_where_it_was_killed(facts: list[Document], tm
     assert sum(calls) == len(facts) + 2  # only the block that was lost is encoded again
     store = LanceStore(tmp_path)
     assert store.encoders.keys() == {"minilm", "bge_small"}
-    from regard.rag.models.encoding import encoder
-
-    bge = encoder("bge-small")
-    bge.open()
-    expected = bge.encode_passages([p.full_text for p in store.passages(store.rows)])
-    bge.close()
+    with Scope() as scope:
+        bge = scope.open(part(Encoder, "bge-small"))
+        expected = bge.encode_passages([p.full_text for p in store.passages(store.rows)])
     assert np.allclose(np.concatenate([*store.vectors("bge_small")]), expected, atol=1e-5)
     report = build_index([*facts, Document("new", "A new fact.")], tmp_path, progress=False)
     assert report.encoded == 2  # one passage, both encoders
@@ -328,7 +331,7 @@ def test_another_chunker_is_refused(tmp_path: Path, hash_encoder: Any) -> None:
 def test_a_view_that_the_index_cannot_hold_is_refused_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs a dense encoder"):
         _build(_documents(3), tmp_path / "i", None, views=["faiss:flat"])
-    with pytest.raises(ConfigError, match="there is no view 'bm26'"):
+    with pytest.raises(ConfigError, match="nothing is registered as 'bm26'"):
         _build(_documents(3), tmp_path / "i", None, views=["bm26"])
     assert not (tmp_path / "i").exists()
 
@@ -420,7 +423,7 @@ def test_bm25_without_text_is_refused_before_the_work(tmp_path: Path, hash_encod
     with pytest.raises(ConfigError, match="stores none"):
         _build(_documents(3), tmp_path / "i", encoder, text=False, views=["bm25"])
     assert (encoder.encoded, (tmp_path / "i").exists()) == (0, False)
-    assert _build(_documents(3), tmp_path / "i", encoder, text=False).views == ["faiss:flat@hash_encoder"]
+    assert _build(_documents(3), tmp_path / "i", encoder, text=False).views == ["flat:hash_encoder"]
 
 
 def test_without_a_source_only_views_are_added(tmp_path: Path, hash_encoder: Any) -> None:

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from regard.indexers import LanceStore, build_index
 from regard.indexers.stores.filters import compile_filters
-from regard.indexers.views import build_view, built_view, load_view, open_view, parse_view, view_specs
-from regard.indexers.views.spec import ViewSpec
+from regard.indexers.views import HNSW, build_view, built_view, load_view, open_view, parse_view, view_kinds
 from regard.rag import Document
 from regard.rag.errors import ConfigError, DimensionMismatch, IndexFormatError, IndexNotFound, QueryError, StageError, StorageError
 
@@ -29,53 +28,56 @@ def built(tmp_path: Path, hash_encoder: Any) -> tuple[Path, Any]:
 
 
 def test_names_of_views_round_trip_and_wrong_ones_are_refused() -> None:
-    for name in ("bm25", "bm25,k1=1.2", "faiss:hnsw,m=48@minilm", "faiss:ivf,lists=64,probes=4@x"):
+    for name in ("bm25", "bm25:1.2", "bm25:b=0.5", "flat:minilm", "hnsw:48,encoder=minilm", "ivf:64,probes=4,encoder=x"):
         assert str(parse_view(name)) == name
-    for name in ("hnsw", "faiss:flat,m=3", "faiss:hnsw,m=many"):
-        with pytest.raises(ConfigError, match=r"views: bm25"):
+    assert parse_view("hnsw:m=48,encoder=minilm") == parse_view("HNSW:48", "minilm") == HNSW(48, encoder="minilm")
+    for name, wrong in (("hsnw", "did you mean hnsw"), ("faiss:hsnw", "known: "), ("flat:m=3", "no setting 'm'"),
+                        ("hnsw:m=many", "m: Input should be a valid integer"), ("hnsw:m=0", "greater than or equal to 1")):
+        with pytest.raises(ConfigError, match=wrong):
             parse_view(name, "minilm")
 
 
+def test_the_names_that_views_had_at_first_are_understood() -> None:
+    for name, now in (("faiss:flat@minilm", "flat:minilm"), ("faiss:hnsw,m=48@minilm", "hnsw:48,encoder=minilm"),
+                      ("faiss:ivf,lists=256,probes=8@a/b,c", 'ivf:256,probes=8,encoder="a/b,c"'), ("bm25,k1=0.9,b=0.3", "bm25:b=0.3"),
+                      ("faiss:hnsw,m=16@org/model:v@2", "hnsw:16,encoder=org/model:v@2"), ("bm25,k1=1.5,b=0.4", "bm25:1.5")):
+        assert str(parse_view(name)) == now
+        assert parse_view(now) == parse_view(name)
+
+
 def test_folders_of_views_are_names_and_never_shared() -> None:
-    assert parse_view("bm25").slug == "bm25"
-    assert parse_view("faiss:flat", "minilm").slug == "faiss-flat-minilm"
+    assert parse_view("bm25").folders()[0] == "bm25"
+    assert parse_view("flat", "minilm").folders()[0] == "faiss-flat-minilm"
     names = ["org/model", "org-model", "ORG/model", "../model", ".model", "", "x" * 100, "x" * 101, "y" * 101, "modèle", "a b"]
-    slugs = [ViewSpec("faiss:hnsw", name).slug for name in names]
+    slugs = [HNSW(encoder=name).folders()[0] for name in names]
     assert len(set(slugs)) == len(names)
     for slug in slugs:
         assert re.fullmatch(r"faiss-hnsw(-[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99})?", slug)
     assert slugs[names.index("x" * 100)].endswith("-" + "x" * 100)
-    assert ViewSpec("faiss:hnsw", "/org/" + "m" * 30).slug == f"faiss-hnsw-org-{'m' * 30}-{hashed('/org/' + 'm' * 30)}"
-    assert ViewSpec("faiss:hnsw", "o/" + "m" * 90).slug == f"faiss-hnsw-{'m' * 40}-{hashed('o/' + 'm' * 90)}"
+    assert HNSW(encoder="/org/" + "m" * 30).folders()[0] == f"faiss-hnsw-org-{'m' * 30}-{hashed('/org/' + 'm' * 30)}"
+    assert HNSW(encoder="o/" + "m" * 90).folders()[0] == f"faiss-hnsw-{'m' * 40}-{hashed('o/' + 'm' * 90)}"
 
 
 def hashed(name: str) -> str:
     return hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
 
 
-def test_the_help_names_the_settings_with_their_defaults() -> None:
-    with pytest.raises(ConfigError) as caught:
-        parse_view("nothing")
-    assert caught.value.hint is not None
-    forms = caught.value.hint.removeprefix("views: ").split("; ")[:-1]  # the last is attention's, whose default is its model's
-    assert len(forms) == 4
-    for form in forms:
-        kind, _, settings = form.partition("[,")
-        said = dict(setting.split("=") for setting in settings.rstrip("]").split(",") if setting)
-        defaults = parse_view(kind, "minilm").parameters
-        hidden = {"lists": 0.0} if kind == "faiss:ivf" else {}  # by the number of passages, which the help shows by an example
-        assert defaults == {name: float(value) for name, value in said.items()} | hidden
+def test_every_setting_decides_a_folder_and_only_it() -> None:
+    names = ("hnsw", "hnsw:33", "hnsw:ef_search=129", "hnsw:ef_construction=201", "ivf", "ivf:probes=3", "ivf:lists=3", "bm25",
+             "bm25:b=0.5")
+    kinds = [parse_view(name, "minilm") for name in names]
+    assert len({kind.folders()[1] for kind in kinds}) == len(names)
+    assert {kind.folders()[0] for kind in kinds} == {"faiss-hnsw-minilm", "faiss-ivf-minilm", "bm25"}
+    assert all(kind.usual() == (":" not in name) for kind, name in zip(kinds, names, strict=True))
+    assert parse_view("hnsw:33", "minilm").folders()[1] == "faiss-hnsw-minilm@7d4a8a2a"  # as it is on disks
 
 
 def test_a_view_without_its_encoder_or_with_one_it_does_not_take() -> None:
-    with pytest.raises(ConfigError, match="faiss:flat needs a dense encoder"):
+    with pytest.raises(ConfigError, match="flat needs a dense encoder"):
         parse_view("faiss:flat")
     assert parse_view("faiss:flat@mine", "minilm").encoder == "mine"
-    assert parse_view("bm25", "minilm").encoder == ""
-    spec = parse_view("faiss:ivf,probes=3@x")
-    assert (spec.dense, spec.parameters, str(spec)) == (True, {"lists": 0, "probes": 3}, "faiss:ivf,probes=3@x")
-    assert not parse_view("bm25").dense
-    assert [parse_view(f"attention:smollm2,last={last}").layers for last in (0, 29)] == [1, 30]
+    assert parse_view("bm25", "minilm").column is None
+    assert [parse_view(f"attention:smollm2,last={last}").identity()["layers"] for last in (0, 29)] == [1, 30]
 
 
 def test_flat_search_is_exact(built: tuple[Path, Any]) -> None:
@@ -207,14 +209,19 @@ def test_a_view_that_cannot_be_written_leaves_what_was_there(built: tuple[Path, 
         (folder / "half").write_text("written")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("regard.indexers.views.bm25_view.BM25View.save", full)
-    with pytest.raises(StorageError, match="bm25,k1=2 cannot be written"):
-        build_view(store, parse_view("bm25,k1=2"))
+    rows = next((path / "views" / "bm25").rglob("rows.npy"))
+    content = rows.read_bytes()
+    rows.write_bytes(b"damaged")  # so that it is built over the view of the same version that is there
+    monkeypatch.setattr("regard.indexers.views.bm25.BM25View.save", full)
+    with pytest.raises(StorageError, match="bm25 cannot be written"):
+        build_view(store, parse_view("bm25"))
     assert sorted(f.relative_to(path) for f in (path / "views").rglob("*")) == before
+    rows.write_bytes(content)
     assert open_view(store, parse_view("bm25")).search(["unique3"], 1)[0].tolist() == [[3]]
+    rows.write_bytes(b"damaged")
     monkeypatch.undo()
-    build_view(store, parse_view("bm25,k1=2"))  # over the view of the same version that is there
-    assert [str(spec) for spec in view_specs(path) if not spec.dense] == ["bm25,k1=2"]
+    build_view(store, parse_view("bm25"))
+    assert rows.read_bytes() == content
     assert sorted(f.relative_to(path) for f in (path / "views").rglob("*")) == before
 
 
@@ -222,7 +229,7 @@ def test_a_missing_view_names_what_is_there_and_a_damaged_one_is_named(built: tu
     path, _ = built
     shutil.rmtree(path / "views" / "bm25")
     store = LanceStore(path)
-    with pytest.raises(IndexNotFound, match=r"(?s)no view bm25.*faiss:flat@hash_encoder"):
+    with pytest.raises(IndexNotFound, match=r"(?s)no view bm25.*flat:hash_encoder"):
         open_view(store, parse_view("bm25"))
     (file,) = (path / "views" / "faiss-flat-hash_encoder").rglob("index.faiss")
     file.write_bytes(b"garbage")
@@ -231,15 +238,16 @@ def test_a_missing_view_names_what_is_there_and_a_damaged_one_is_named(built: tu
     assert open_view(store, parse_view("faiss:flat@hash_encoder")).index.ntotal == 300
 
 
-def test_settings_of_a_view_are_kept_and_changed_ones_rebuild_it(built: tuple[Path, Any]) -> None:
+def test_settings_of_a_view_are_kept_and_other_ones_are_another_view(built: tuple[Path, Any]) -> None:
     path, _ = built
-    assert {str(s) for s in view_specs(path)} == {
-        "bm25", "faiss:flat@hash_encoder", "faiss:hnsw,m=16@hash_encoder", "faiss:ivf,lists=7,probes=7@hash_encoder"}
+    assert {str(s) for s in view_kinds(path)} == {
+        "bm25", "flat:hash_encoder", "hnsw:16,encoder=hash_encoder", "ivf:7,probes=7,encoder=hash_encoder"}
     store = LanceStore(path)
     first = open_view(store, parse_view("bm25")).search(["common unique3"], 1)[1]
     build_view(store, parse_view("bm25,k1=2,b=0.9"))
-    second = open_view(store, parse_view("bm25")).search(["common unique3"], 1)[1]
+    second = open_view(store, "bm25:b=0.9").search(["common unique3"], 1)[1]
     assert first[0, 0] != second[0, 0]
+    assert np.array_equal(open_view(store, parse_view("bm25")).search(["common unique3"], 1)[1], first)
 
 
 def test_bm25_of_an_index_without_text_is_refused(tmp_path: Path, hash_encoder: Any) -> None:

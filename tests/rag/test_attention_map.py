@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from regard.rag.errors import StageError, StorageError
 from regard.rag.lm.evidence import AttentionEvidence
-from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
+from regard.rag.nouns import Passage, PassageList, Query, Ranking
 from regard.rag.show.attention import STEPS
 from regard.rag.show.style import ATTENTION, HEAT
 from regard.rerankers import ICR, AttentionReranker
@@ -27,20 +29,18 @@ QUERY = Query("how long does a flea live")
 
 def first_stage(texts: list[tuple[str, str]]) -> Ranking:
     store = PassageList([Passage(f"p{i}", f"d{i}", text, 0, len(text), title) for i, (title, text) in enumerate(texts)])
-    return Ranking.ranked(np.arange(len(texts)), np.arange(len(texts), 0, -1), "bm25", store, stage="bm25")
+    return Ranking.ranked(np.arange(len(texts)), np.arange(len(texts), 0, -1), "bm25", store).marked("bm25")
 
 
 @pytest.fixture(scope="module")
-def stage():
-    made = AttentionReranker(device="cpu", max_words=20)
-    made.open()
-    yield made
-    made.close()
+def stage() -> Iterator[Callable[..., Any]]:
+    with AttentionReranker(device="cpu", max_words=20).opened() as run:
+        yield run
 
 
 @pytest.fixture(scope="module")
-def ranking(stage: AttentionReranker) -> Ranking:
-    return stage.run(Batch([QUERY]), Batch([first_stage(TEXTS)]))[0]
+def ranking(stage: Callable[..., Any]) -> Ranking:
+    return stage([QUERY], [first_stage(TEXTS)])[0]
 
 
 def parse(html: str) -> ET.Element:
@@ -129,7 +129,8 @@ def test_in_a_terminal_the_strongest_tokens_are_named(ranking: Ranking) -> None:
     view = ranking.show_attention()
     caption, *lines = str(view).splitlines()
     assert repr(view) == str(view)
-    assert caption == "4 passages · attention of smollm2 · score: weighted-sum, from stage AttentionReranker"
+    assert caption == "4 passages · attention of smollm2 · score: weighted-sum"
+    assert str(ranking.marked("rerank").show_attention()).startswith(f"{caption}, from stage rerank\n")
     assert len(lines) == len(TEXTS)
     for line, read in zip(lines, view.passages, strict=True):
         strongest = max(read.tokens, key=lambda token: abs(token.mass))
@@ -150,12 +151,10 @@ def test_the_page_is_self_contained_and_the_same_each_time(ranking: Ranking, tmp
         view.save(tmp_path / "no such folder" / "x.html")
 
 
-def test_what_the_model_did_not_read_is_said(stage: AttentionReranker) -> None:
+def test_what_the_model_did_not_read_is_said() -> None:
     shallow = AttentionReranker(device="cpu", max_words=20, depth=1, keep_tail=True)
-    shallow.open()
     long = "A flea lives for a hundred days. " * 9
-    ranking = shallow.run(Batch([QUERY]), Batch([first_stage([("", long), ("", "Never read.")])]))[0]
-    shallow.close()
+    ranking = shallow.apply([QUERY], [first_stage([("", long), ("", "Never read.")])])[0]
     read, unread = ranking.show_attention().passages
     assert read.unread == len(long.strip()) - len("".join(t.text for t in read.tokens).strip()) > 0
     assert (unread.tokens, unread.marker) == ((), ())
@@ -167,9 +166,7 @@ def test_what_the_model_did_not_read_is_said(stage: AttentionReranker) -> None:
 
 def test_numbered_markers_are_the_prompts_too() -> None:
     numbered = AttentionReranker(device="cpu", policy=ICR())
-    numbered.open()
-    ranking = numbered.run(Batch([QUERY]), Batch([first_stage(TEXTS * 3)]))[0]
-    numbered.close()
+    ranking = numbered.apply([QUERY], [first_stage(TEXTS * 3)])[0]
     markers = {"".join(token.text for token in read.marker) for read in ranking.show_attention(limit=12).passages}
     assert markers == {f"[{i}]" for i in range(1, 13)}
 

@@ -25,8 +25,8 @@ PASSAGES = [
 
 
 def ranking() -> Ranking:
-    first = Ranking.ranked([2, 0, 1], [12.1, 9.5, 3.0], "bm25", PassageList(PASSAGES), stage="bm25")
-    return first.rescore([0.1, 5.25, -2.0], "logit", stage="cross-encoder")
+    first = Ranking.ranked([2, 0, 1], [12.1, 9.5, 3.0], "bm25", PassageList(PASSAGES)).marked("bm25")
+    return first.rescore([0.1, 5.25, -2.0], "logit").marked("cross-encoder")
 
 
 def cite(passage: Passage, quote: str, support: float) -> Citation:
@@ -86,7 +86,7 @@ def test_ranking_is_limited_and_fetches_only_what_it_shows() -> None:
             asked.extend(int(r) for r in rows)
             return super().passages(rows)
 
-    hits = Ranking.ranked([0, 1, 2], [3, 2, 1], "bm25", Counting(PASSAGES), stage="bm25")
+    hits = Ranking.ranked([0, 1, 2], [3, 2, 1], "bm25", Counting(PASSAGES)).marked("bm25")
     assert "2 of 3 passages" in text_of(parse(ranking_html(hits, limit=2)))
     assert asked == [0, 1]
 
@@ -95,7 +95,7 @@ def test_hostile_text_stays_text() -> None:
     evil = '<script>alert("x")</script><img src=x onerror=alert(1)>\x00\x1b\ud800'
     visible = '<script>alert("x")</script><img src=x onerror=alert(1)>'
     passage = Passage(evil, evil, evil, 0, len(evil), evil)
-    hits = Ranking.ranked([0], [1], "bm25", PassageList([passage]), stage=evil)
+    hits = Ranking.ranked([0], [1], "bm25", PassageList([passage])).marked(evil)
     citation = Citation(evil, evil, 0, len(evil), evil, 0.5)
     said = Answer(evil, (citation,), Context((passage,), ((0, 1),), 1), sentences=(Sentence(0, len(evil), (0,)),))
     trace = Trace([StageTrace(evil, evil, notes={evil: evil})])
@@ -106,11 +106,11 @@ def test_hostile_text_stays_text() -> None:
 
 
 def test_empty_ranking_answer_and_trace() -> None:
-    assert "No passages" in ranking_html(Ranking.ranked([], [], "bm25", PassageList([]), stage="bm25"))
+    assert "No passages" in ranking_html(Ranking.ranked([], [], "bm25", PassageList([])).marked("bm25"))
     assert "empty answer" in answer_html(Answer(""))
     assert "No stage ran" in trace_html(Trace())
     no_text = PassageList([replace(PASSAGES[0], text="")])
-    assert "(no text)" in ranking_html(Ranking.ranked([0], [1], "bm25", no_text, stage="bm25"))
+    assert "(no text)" in ranking_html(Ranking.ranked([0], [1], "bm25", no_text).marked("bm25"))
 
 
 def test_answer_marks_every_sentence() -> None:
@@ -224,7 +224,7 @@ def test_any_text_gives_well_formed_html(text: str, data: st.DataObject) -> None
     sentences = tuple(Sentence(a, b, (i,), 0.25 * i) for i, (a, b) in enumerate(spans))
     html = answer_html(Answer(text, citations, Context((passage,), ((0, 1),), 1), sentences=sentences, verifier=text, finish=text))
     parse(html)
-    parse(ranking_html(Ranking.ranked([0], [1.0], "bm25", PassageList([passage]), stage=text)))
+    parse(ranking_html(Ranking.ranked([0], [1.0], "bm25", PassageList([passage])).marked(text)))
     html.encode("utf-8")  # a lone surrogate could not be written to a file
 
 

@@ -45,9 +45,9 @@ def test_a_query_without_text_is_refused(text: str) -> None:
 @given(st.lists(st.tuples(st.integers(0, 9), st.floats(-100, 100, width=32)), unique_by=lambda pair: pair[0], max_size=10))
 def test_ranked_sorts_and_rerank_keeps_history(hits: list[tuple[int, float]]) -> None:
     rows, scores = [row for row, _ in hits], [score for _, score in hits]
-    first = Ranking.ranked(rows, scores, "bm25", STORE, stage="bm25")
+    first = Ranking.ranked(rows, scores, "bm25", STORE).marked("bm25")
     assert list(first.scores) == sorted((np.float32(s) for s in scores), reverse=True)
-    second = first.rescore(-first.scores, "logit", stage="rerank")
+    second = first.rescore(-first.scores, "logit").marked("rerank")
     for hit in second:
         before, after = hit.history
         assert (before.stage, after.stage, after.rank) == ("bm25", "rerank", hit.rank)
@@ -62,7 +62,7 @@ STORE_ROW = {f"p{i}": i for i in range(10)}
 
 
 def test_a_slice_is_a_ranking_and_less_than_one_hit_is_refused() -> None:
-    ranking = Ranking.ranked([5, 2, 7, 1], [4.0, 3.0, 2.0, 1.0], "rrf", STORE, stage="s")
+    ranking = Ranking.ranked([5, 2, 7, 1], [4.0, 3.0, 2.0, 1.0], "rrf", STORE).marked("s")
     assert ranking[0:2] == ranking.top(2)
     assert ranking[1:].rows.tolist() == [2, 7, 1]
     assert ranking[-1:].rows.tolist() == [1]
@@ -75,16 +75,16 @@ def test_a_slice_is_a_ranking_and_less_than_one_hit_is_refused() -> None:
 
 
 def test_equal_scores_keep_their_order() -> None:
-    assert list(Ranking.ranked([5, 2, 7], [1.0, 1.0, 1.0], "rrf", STORE, stage="s").rows) == [5, 2, 7]
+    assert list(Ranking.ranked([5, 2, 7], [1.0, 1.0, 1.0], "rrf", STORE).marked("s").rows) == [5, 2, 7]
 
 
 def test_a_score_that_is_not_finite_is_an_error() -> None:
     with pytest.raises(StageError, match="finite"):
-        Ranking.ranked([1, 2], [1.0, float("nan")], "logit", STORE, stage="broken")
+        Ranking.ranked([1, 2], [1.0, float("nan")], "logit", STORE).marked("broken")
 
 
 def test_handing_on_copies_nothing_and_top_is_a_view_of_few() -> None:
-    ranking = Ranking.ranked([1, 2], [2.0, 1.0], "bm25", STORE, stage="s")
+    ranking = Ranking.ranked([1, 2], [2.0, 1.0], "bm25", STORE).marked("s")
     assert ranking.top(5) is ranking
     assert len(ranking.top(1)) == 1
     assert ranking[-1].rank == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -197,7 +198,7 @@ def test_the_same_pipeline_gives_the_same_picture_in_every_process() -> None:
         "s.loader.exec_module(m)", "print(m.to_svg(m.pipeline(), m.run()), m.to_mermaid(m.fan(6)))",
     ))
     first, second = (
-        subprocess.check_output([sys.executable, "-c", script], env={"PYTHONHASHSEED": seed, "PYTHONUTF8": "1"})
+        subprocess.check_output([sys.executable, "-c", script], env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONUTF8": "1"})
         for seed in ("1", "2")
     )
     assert first == second != b""

@@ -142,7 +142,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 def test_rankings_become_a_run_by_document_with_the_best_passage():
     passages = [Passage(f"{d}#{n}", d, "text", 0, 4) for d, n in [("a", 0), ("a", 1), ("b", 0), ("c", 0)]]
-    ranking = Ranking.ranked([0, 1, 2, 3], [1.0, 3.0, 2.0, 2.0], "bm25", PassageList(passages), stage="s")
+    ranking = Ranking.ranked([0, 1, 2, 3], [1.0, 3.0, 2.0, 2.0], "bm25", PassageList(passages)).marked("s")
     query = Query("what", id="7")
     run = run_from_rankings([query], [ranking])
     assert list(run["7"]) == ["a", "b", "c"]

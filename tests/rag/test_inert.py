@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from regard.indexers.encoders.dense import SentenceTransformerEncoder
+from regard.rag.dag.scope import Scope
 from regard.rag.errors import UnsupportedModel
 from regard.rag.models import EMBEDDED, resolve
 from regard.rag.models.inert import expect_inert
@@ -79,17 +80,15 @@ def _config_code(folder: Path) -> None:
 def test_what_a_folder_asks_for_is_refused(change, says: str, minilm: Path) -> None:
     change(minilm)
     with pytest.raises(UnsupportedModel) as caught:
-        SentenceTransformerEncoder(str(minilm)).open()
+        Scope().open(SentenceTransformerEncoder(str(minilm)))
     assert says in caught.value.what
     assert str(minilm) in caught.value.where
     assert not (minilm.parent / "ran").exists()
 
 
 def test_a_folder_of_data_is_loaded(minilm: Path) -> None:
-    encoder = SentenceTransformerEncoder(str(minilm))
-    encoder.open()
-    assert encoder.encode_queries(["a question"]).shape == (1, 384)
-    encoder.close()
+    with Scope() as scope:
+        assert scope.open(SentenceTransformerEncoder(str(minilm))).encode_queries(["a question"]).shape == (1, 384)
 
 
 @pytest.mark.parametrize("name", sorted(EMBEDDED))

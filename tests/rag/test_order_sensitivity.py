@@ -31,23 +31,21 @@ NAMES = ["best-first", "best-last", "shuffled"]
 class ByPlace(Stage):
     """Scores what it is given first (or last) highest, whatever it is."""
 
-    def __init__(self, last: bool = False) -> None:
-        self.last = last
+    last: bool = False
 
     def run(self, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Ranking]:
         sign = 1 if self.last else -1
-        return Batch(r.rescore(sign * np.arange(len(r), dtype=np.float32), "logit", stage=self.label) for r in rankings)
+        return Batch(r.rescore(sign * np.arange(len(r), dtype=np.float32), "logit") for r in rankings)
 
 
 class ByLength(Stage):
     """Scores a passage by its length: a property of the passage alone. ``depth`` as other rerankers have it."""
 
-    def __init__(self, depth: int = 100) -> None:
-        self.depth = depth
+    depth: int = 100
 
     def run(self, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Ranking]:
         heads = [r.top(self.depth) for r in rankings]
-        return Batch(h.rescore([float(len(p.text)) for p in h.passages()], "logit", stage=self.label) for h in heads)
+        return Batch(h.rescore([float(len(p.text)) for p in h.passages()], "logit") for h in heads)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +56,7 @@ def rankings() -> list[Ranking]:
     for query in QUERIES:
         lengths = random.permutation(np.arange(1, N + 1))
         store = PassageList([Passage(f"{query.id}-p{i}", f"{query.id}-d{i}", "x" * n, 0, int(n)) for i, n in enumerate(lengths)])
-        made.append(Ranking.ranked(np.arange(N), np.arange(N, 0, -1), "bm25", store, stage="first"))
+        made.append(Ranking.ranked(np.arange(N), np.arange(N, 0, -1), "bm25", store).marked("first"))
     return made
 
 
@@ -189,18 +187,16 @@ def loaded():
 @pytest.mark.parametrize(("policy", "free"), [("ICR", False), (BlockICR(), True)], ids=["ICR", "BlockICR"])
 def test_attention_in_a_causal_prompt_depends_on_order_and_under_the_block_mask_does_not(policy: object, free: bool) -> None:
     store = PassageList([Passage(f"p{i}", f"d{i}", text, 0, len(text)) for i, text in enumerate(FLEAS)])
-    ranking = Ranking.ranked(np.arange(4), [4.0, 3.0, 2.0, 1.0], "bm25", store, stage="first")
-    stage = AttentionReranker(policy=policy, device="cpu")
-    stage.open()
+    ranking = Ranking.ranked(np.arange(4), [4.0, 3.0, 2.0, 1.0], "bm25", store).marked("first")
     scores: list[dict[int, float]] = []
 
     def rerank(queries: Batch[Query], given: Batch[Ranking]) -> Batch[Ranking]:
-        done = stage.run(queries, given)
+        done: Batch[Ranking] = run(queries, given)
         scores.append(dict(zip(done[0].rows.tolist(), done[0].scores.tolist(), strict=True)))
         return done
 
-    report = order_sensitivity(rerank, [Query("how long does a flea live")], [ranking], {"q": {"d0": 1}}, seed=1)
-    stage.close()
+    with AttentionReranker(policy=policy, device="cpu").opened() as run:
+        report = order_sensitivity(rerank, [Query("how long does a flea live")], [ranking], {"q": {"d0": 1}}, seed=1)
     assert report.effects[0].unchanged == 1
     assert (scores[0] == scores[1] == scores[2]) is free
     if free:

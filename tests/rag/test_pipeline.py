@@ -9,39 +9,40 @@ from pathlib import Path
 import pytest
 from regard.rag import Answer, Batch, Passage, PassageList, Pipeline, Query, Ranking, Stage
 from regard.rag.dag.pipeline import RunDone
-from regard.rag.dag.trace import StageDone, StageStarted, TextDelta, emit, record
+from regard.rag.dag.scope import Scope
+from regard.rag.dag.trace import StageDone, StageStarted, TextDelta, emit_text, record
 from regard.rag.errors import ConfigError, EmptyQueryError, PipelineError, PortTypeError, QueryError, StageError
 
 STORE = PassageList([Passage(str(i), str(i), f"passage {i}", 0, 9) for i in range(20)])
 
 
 class Retrieve(Stage):
-    """Scores fall from ``first`` on."""
+    """Scores fall from row ``start`` on. ``runs``: the sizes of the batches that each object was run on, which are not in its settings."""
 
-    def __init__(self, k: int = 3, first: int = 0) -> None:
-        self.k = k
-        self.first = first
-        self.runs: list[int] = []
+    k: int = 3
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "runs", [])
 
     def run(self, queries: Batch[Query]) -> Batch[Ranking]:
         self.runs.append(len(queries))
-        rows = range(self.first, self.first + self.k)
-        return Batch(Ranking.ranked(rows, [-float(r) for r in rows], "bm25", STORE, stage=self.label) for _ in queries)
+        rows = range(self.start, self.start + self.k)
+        return Batch(Ranking.ranked(rows, [-float(r) for r in rows], "bm25", STORE) for _ in queries)
 
 
 class Reverse(Stage):
     def run(self, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Ranking]:
         record(tokens_in=7)
-        return Batch(r.rescore(-r.scores, "logit", stage=self.label) for r in rankings)
+        return Batch(r.rescore(-r.scores, "logit") for r in rankings)
 
 
 class Read(Stage):
-    def __init__(self, words: int = 3) -> None:
-        self.words = words
+    words: int = 3
 
     def run(self, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Answer]:
         for word in range(self.words):
-            emit(TextDelta(self.label, 0, f"w{word} "))
+            emit_text(0, f"w{word} ")
         return Batch(Answer(f"{q.text}: {len(r)}") for q, r in zip(queries, rankings, strict=True))
 
 
@@ -51,7 +52,7 @@ class Merge(Stage):
 
 
 def _retrieve(p: Pipeline, name: str = "retrieve") -> Retrieve:
-    """The pipeline's own stage, a copy of the one that was added."""
+    """The very object that was added."""
     stage = p.nodes[name].stage
     assert isinstance(stage, Retrieve)
     return stage
@@ -147,11 +148,14 @@ def test_models_open_once_and_close() -> None:
     calls: list[str] = []
 
     class Model(Retrieve):
-        def open(self) -> None:
+        def open(self, scope: Scope, /) -> str:
             calls.append("open")
+            scope.callback(calls.append, "close")
+            return "model"
 
-        def close(self) -> None:
-            calls.append("close")
+        def run(self, model: str, queries: Batch[Query]) -> Batch[Ranking]:  # type: ignore[override]  # it opens something
+            assert model == "model"
+            return super().run(queries)
 
     p = Pipeline()
     query = p.input(Query)
@@ -207,7 +211,7 @@ def test_foreign_wires_no_stages_and_taken_names() -> None:
 
 
 def test_settings_are_checked_by_their_annotations() -> None:
-    with pytest.raises(ConfigError, match=r"k: Input should be a valid integer.*wrong: Unexpected keyword"):
+    with pytest.raises(ConfigError, match=r"wrong: there is no such setting; k: Input should be a valid integer"):
         Retrieve(k="many", wrong=1)  # type: ignore[arg-type, call-arg]  # that is the point
     assert Retrieve(k="4").k == 4  # type: ignore[arg-type]  # what YAML and command lines give
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NewType, Protocol, TypedDict, TypeVa
 
 import pytest
 from regard.rag import Answer, Batch, Pipeline, Query, Ranking, Stage
-from regard.rag.dag.ports import accepts, meets, ports, type_name
+from regard.rag.dag.ports import accepts, meets, signature, type_name
 from regard.rag.errors import PipelineError, PortTypeError, QueryError, StageError
 
 
@@ -132,9 +132,9 @@ def test_annotations_that_name_nothing_and_stages_without_ports() -> None:
             raise AssertionError
 
     with pytest.raises(PipelineError, match="Nowhere"):
-        ports(Lost)
+        signature(Lost)
     with pytest.raises(PipelineError, match="takes no batch"):
-        ports(Source)
+        signature(Source)
 
 
 @pytest.mark.parametrize("position", [0, 2])

@@ -20,7 +20,7 @@ PASSAGE = Passage("p1", "d1", "rmtree deletes a tree. <script>alert(1)</script>"
 
 
 def entry(question: str, answered: bool = True, seconds: float = 0.25) -> ReportEntry:
-    ranking = Ranking.ranked([0], [7.5], "bm25", PassageList([PASSAGE]), stage="bm25")
+    ranking = Ranking.ranked([0], [7.5], "bm25", PassageList([PASSAGE])).marked("bm25")
     citation = Citation("p1", "d1", 0, 22, "rmtree deletes a tree.", 0.8)
     answer = Answer("Use rmtree.", (citation,), Context((PASSAGE,), ((0, 9),), 20), sentences=(Sentence(0, 11, (0,), 0.75),),
                     verifier="lexical", finish="length")
@@ -82,5 +82,5 @@ def test_the_drawing_shows_the_sum_of_the_runs() -> None:
 def test_a_report_of_nothing() -> None:
     root = parse(report_html("Nothing", GRAPH, []))
     assert "0 questions" in text_of(root)
-    empty = ReportEntry(Query("q"), Ranking.ranked([], [], "bm25", PassageList([]), stage="bm25"), None, Trace())
+    empty = ReportEntry(Query("q"), Ranking.ranked([], [], "bm25", PassageList([])).marked("bm25"), None, Trace())
     assert "No passages." in text_of(parse(report_html("Empty", GRAPH, [empty])))

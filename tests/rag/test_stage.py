@@ -1,16 +1,17 @@
-"""A stage as a value: its settings stay, a pipeline takes a copy, its classes are in its fingerprint, and it can be tried alone."""
+"""A stage as a value: its settings stay, pipelines share it, its classes are in its fingerprint, and it can be tried alone."""
 
 from __future__ import annotations
 
+import copy
 import datetime
+import pickle
 import shutil
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,36 +21,49 @@ from pydantic import BaseModel
 from regard.indexers import LanceStore, build_index
 from regard.indexers.stores.lance.writer import StoreWriter, locked
 from regard.rag import Answer, Batch, Document, Passage, PassageList, Pipeline, Query, Ranking, Stage
-from regard.rag.dag.config import dump
+from regard.rag.dag.config import dump, parse
+from regard.rag.dag.scope import Scope
 from regard.rag.errors import ConfigError, StageError
-from regard.rag.models.encoding import Encoder, close_encoder, open_encoder
+from regard.rag.models.encoding import Encoder, OpenEncoder
+from regard.rag.parts import Part
 from regard.rag.parts.identity import identity, same_key
 from regard.readers import Reader
 from regard.rerankers import AttentionReranker, BlockICR, CrossEncoder
 from regard.retrievers import BM25, Dense, Fuse, Parents
 
 STORE = PassageList([Passage(f"p{i}", f"d{i}", f"text {i}", 0, 6) for i in range(5)])
-RANKING = Ranking.ranked([0, 1, 2], [3, 2, 1], "bm25", STORE, stage="first")
+RANKING = Ranking.ranked([0, 1, 2], [3, 2, 1], "bm25", STORE).marked("first")
 
 
 class Shout(Stage):
-    def __init__(self, mark: str = "!", twice: bool = False) -> None:
-        self.mark = mark
-        self.twice = twice
-        self.opened: list[str] = []
-        self._open = False
+    """``opened`` and ``closed``: in which scopes, whichever object opened there."""
 
-    def open(self) -> None:
-        self._open = True
-        self.opened.append(self.label)
+    opened_in: ClassVar[list[int]] = []
+    closed_in: ClassVar[list[int]] = []
 
-    def close(self) -> None:
-        self._open = False
+    mark: str = "!"
+    twice: bool = False
 
-    def run(self, queries: Batch[Query]) -> Batch[Query]:
-        if not self._open:
-            raise self.not_open()
+    def open(self, scope: Scope, /) -> set[str]:
+        self.opened_in.append(id(scope))
+        still_open = {"open"}
+
+        def close() -> None:
+            still_open.clear()
+            self.closed_in.append(id(scope))
+
+        scope.callback(close)
+        return still_open
+
+    def run(self, still_open: set[str], queries: Batch[Query]) -> Batch[Query]:
+        assert still_open == {"open"}
         return Batch(Query(q.text.upper() + self.mark, q.id) for q in queries)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_opened() -> None:
+    Shout.opened_in.clear()
+    Shout.closed_in.clear()
 
 
 def shouting(stage: Shout, name: str) -> Pipeline:
@@ -60,17 +74,19 @@ def shouting(stage: Shout, name: str) -> Pipeline:
 # -- one stage object, several pipelines ----------------------------------------------------
 
 
-def test_a_stage_in_two_pipelines_keeps_its_name_and_stays_open() -> None:
+def test_a_stage_in_two_pipelines_is_called_as_each_calls_it_and_stays_open() -> None:
     stage = Shout("?")
     one, two = shouting(stage, "one"), shouting(stage, "two")
+    assert one.nodes["one"].stage is two.nodes["two"].stage is stage
     with one, two:
         assert one.run("a").out.text == "A?"
         two.close()
-        assert one.run("b").out.text == "B?"
-        assert [s.stage for s in (one.trace.stages if one.trace else [])] == ["one"]
-    assert stage.name == ""
-    assert stage.opened == []
-    assert [p.nodes[p.name].stage.opened for p in (one, two)] == [["one"], ["two"]]
+        result = one.run("b")
+        assert result.out.text == "B?"
+        assert [entry.stage for entry in result.trace.stages] == ["one"]
+        assert len(set(Shout.opened_in)) == len(Shout.opened_in) == 2
+        assert Shout.closed_in == Shout.opened_in[1:]
+    assert vars(stage) == {"mark": "?", "twice": False}  # nothing of a run stuck to it
 
 
 def test_the_same_object_twice_in_one_pipeline() -> None:
@@ -110,7 +126,7 @@ def test_a_pipeline_runs_on_after_its_order_sensitivity_was_measured(facts_index
 
     class Reverse(Stage):
         def run(self, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Ranking]:
-            return Batch(r.rescore(-r.scores, "logit", stage=self.label) for r in rankings)
+            return Batch(r.rescore(-r.scores, "logit") for r in rankings)
 
     (tmp_path / "queries.jsonl").write_text('{"_id": "q1", "text": "flea eggs blood water tides"}\n')
     (tmp_path / "qrels.tsv").write_text("q1\tflea\t1\n")
@@ -125,134 +141,146 @@ def test_a_pipeline_runs_on_after_its_order_sensitivity_was_measured(facts_index
     assert [step.stage for step in after.steps] == ["bm25", "reverse"]
 
 
-class Opened:
-    """An encoder that says whether it is open."""
+class Counted(Encoder):
+    """An encoder that counts how often it is open now."""
 
-    name = "opened"
-    dimension = 2
+    open_now: ClassVar[list[int]] = [0]
 
-    def __init__(self) -> None:
-        self.open_now = 0
+    name: ClassVar[str] = "counted"
+    dimension: int = 2
 
-    def fingerprint(self) -> dict[str, Any]:
-        return {"kind": "opened"}
+    def description(self) -> dict[str, Any]:
+        return {"kind": "counted", "dimension": self.dimension}
 
-    def open(self) -> None:
-        self.open_now += 1
+    def open(self, scope: Scope, /) -> OpenEncoder:
+        self.open_now[0] += 1
+        scope.callback(self._close)
+        return OpenEncoder()
 
-    def close(self) -> None:
-        self.open_now -= 1
-
-    def truncated(self, texts: Sequence[str]) -> int:
-        return 0
-
-    def encode_passages(self, texts: Sequence[str]) -> Any:
-        return np.ones((len(texts), 2), np.float32)
-
-    encode_queries = encode_passages
+    def _close(self) -> None:
+        self.open_now[0] -= 1
 
 
-def test_an_encoder_object_of_two_pipelines_stays_open_until_both_are_closed() -> None:
-    class Encode(Stage):
-        def __init__(self, encoder: Encoder) -> None:
-            self.encoder = encoder
+class Encode(Stage):
+    encoder: Encoder
 
-        def open(self) -> None:
-            open_encoder(self.encoder)
+    def open(self, scope: Scope, /) -> OpenEncoder:
+        return scope.open(self.encoder)
 
-        def close(self) -> None:
-            close_encoder(self.encoder)
+    def run(self, encoder: OpenEncoder, queries: Batch[Query]) -> Batch[Query]:
+        assert isinstance(encoder, OpenEncoder)
+        return queries
 
-        def run(self, queries: Batch[Query]) -> Batch[Query]:
-            assert self.encoder.open_now == 1
-            return queries
 
-    stage = Encode(Opened())
+def test_an_encoder_of_two_pipelines_is_open_until_both_are_closed() -> None:
+    encoder = Counted()
     one, two = Pipeline(), Pipeline()
     for p in (one, two):
-        p.output(out=p.add(stage, p.input(Query)))
+        first = p.add(Encode(encoder), p.input(Query))
+        p.output(out=p.add(Encode(Counted()), first))
         p.open()
-    assert one.nodes["encode"].stage.encoder is stage.encoder
+    assert encoder.open_now == [2]  # once a pipeline: equal parts open once in its scope
     two.close()
+    assert encoder.open_now == [1]
     one.run("a")
     one.close()
-    assert stage.encoder.open_now == 0
+    assert encoder.open_now == [0]
 
 
-def test_settings_stay_as_they_were_made() -> None:
-    class Whisper(Shout):
-        def __init__(self, mark: str = "...") -> None:
-            super().__init__(mark)
-            self.twice = True  # its own constructor may
+def test_a_stage_is_a_value() -> None:
+    for stage, wrong in ((Shout(), "mark"), (Counted(), "dimension"), (Shout(), "fresh")):
+        with pytest.raises(ConfigError, match=rf"{wrong} cannot be set: a {type(stage).__name__} is a value"):
+            setattr(stage, wrong, "?")
+    with pytest.raises(ConfigError, match="cannot be deleted"):
+        del Shout().mark
+    stage = Shout()
+    other = stage.replace(mark="?")
+    assert (stage.mark, other.mark, other.twice) == ("!", "?", False)
+    assert stage == Shout() != other
+    assert len({stage, Shout(), other}) == 2
+    assert pickle.loads(pickle.dumps(other)) == copy.deepcopy(other) == other
+    with pytest.raises(ConfigError, match="mrak: there is no such setting"):
+        stage.replace(mrak="?")
 
-    for stage in (Shout(), Whisper()):
-        with pytest.raises(ConfigError, match=r"mark was set when the stage was made"):
-            stage.mark = "?"
-        stage.opened = ["free"]
-        assert stage.mark in ("!", "...")
+
+def test_what_a_stage_was_given_cannot_be_changed_from_outside() -> None:
+    filters, weights = {"year": {"gte": 3}}, [1.0, 2.0]
+    bm25, fuse = BM25("i", filters=filters), Fuse(weights=weights)
+    filters["year"]["gte"] = 4
+    weights.append(3)
+    assert (bm25.filters["year"]["gte"], fuse.weights) == (3, (1.0, 2.0))
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        bm25.filters["year"]["gte"] = 5  # type: ignore[index]  # that is the point
+    assert BM25("i").filters is not filters
 
 
-def test_a_stage_that_does_not_keep_its_settings_cannot_be_copied() -> None:
-    class Forgets(Stage):
-        def __init__(self, mark: str) -> None:
-            self._mark = mark
+def test_a_stage_with_a_constructor_of_its_own_is_refused_where_it_is_written() -> None:
+    with pytest.raises(ConfigError, match="Forgets has a constructor of its own.*\n  -> declare its settings as fields"):
+        class Forgets(Stage):
+            def __init__(self, mark: str) -> None:
+                pass
 
-        def run(self, queries: Batch[Query]) -> Batch[Query]:
-            raise AssertionError
 
-    p = Pipeline()
-    with pytest.raises(ConfigError, match="does not keep its settings"):
-        p.add(Forgets("!"), p.input(Query))
+def test_only_the_first_setting_may_be_given_by_position() -> None:
+    with pytest.raises(ConfigError, match="only the first setting may be given by position"):
+        Shout("!", True)  # type: ignore[misc]  # that is the point
+    with pytest.raises(ConfigError, match="mark: it was given twice"):
+        Shout("!", mark="?")
+    with pytest.raises(ConfigError, match="encoder: it must be given"):
+        Encode()  # type: ignore[call-arg]  # that is the point
+    with pytest.raises(ConfigError, match="cannot have a setting 'inputs'"):
+        class Fed(Stage):
+            inputs: int = 1
 
 
 # -- alone ----------------------------------------------------------------------------------
 
 
 def test_a_stage_is_tried_alone_on_strings_and_lists(facts_index: Path) -> None:
-    with BM25(facts_index) as stage:
-        flea, bread = stage.run(["flea", "yeast"])  # type: ignore[arg-type]  # a batch for type checkers
+    with BM25(facts_index).opened() as run:
+        flea, bread = run(["flea", "yeast"])
         assert [r[0].passage.document_id for r in (flea, bread)] == ["flea", "bread"]
-        assert stage.run((Query("flea"),))[0] == flea
-    with pytest.raises(StageError, match="is not open"):  # the block's end closed it
-        stage.run(["flea"])
-    (parents,) = Parents(k=1).run([flea])
+        assert run((Query("flea"),))[0] == flea
+    assert flea.steps == ()  # history is a pipeline's
+    (parents,) = Parents(k=1).apply([flea])
     assert len(parents) == 1
-    (fused,) = Fuse().run([flea], [bread])
+    (fused,) = Fuse().apply([flea], [bread])
     assert len(fused) == len(set(flea.rows) | set(bread.rows))
-    with CrossEncoder() as reranker:
-        (ranked,) = reranker.run(["how many eggs does a flea lay"], [flea])
-        assert (ranked,) == reranker.run(queries=["how many eggs does a flea lay"], rankings=[flea])
+    with CrossEncoder().opened() as rerank:
+        (ranked,) = rerank(["how many eggs does a flea lay"], [flea])
+        assert (ranked,) == rerank(queries=["how many eggs does a flea lay"], rankings=[flea])
     assert ranked.space == "logit"
-
-
-@pytest.mark.parametrize("stage", [BM25, Dense, CrossEncoder, AttentionReranker, Reader])
-def test_a_stage_that_is_not_open_says_how_to_open_it(stage: Any, facts_index: Path) -> None:
-    made = stage(facts_index) if stage in (BM25, Dense) else stage()
-    inputs = (["a"],) if stage in (BM25, Dense) else (["a"], [RANKING])
-    with pytest.raises(StageError, match=rf"is not open.*\n  -> with {stage.__name__}\(\.\.\.\) as stage"):
-        made.run(*inputs)
+    assert (ranked,) == CrossEncoder().apply(["how many eggs does a flea lay"], rankings=[flea])
 
 
 def test_what_is_no_batch_is_refused() -> None:
-    with Shout() as stage:
+    with Shout().opened() as run:
         with pytest.raises(StageError, match="queries is a str, not a batch"):
-            stage.run("flea")
+            run("flea")
         with pytest.raises(StageError, match="queries holds a int, not Query"):
-            stage.run(["flea", 3])
-        with pytest.raises(TypeError):
-            stage.run(["flea"], ["flea"])
+            run(["flea", 3])
+        for wrong in ((["flea"], ["flea"]), ()):
+            with pytest.raises(StageError, match=r"it was given .*\n  -> give \(queries: Query\)"):
+                run(*wrong)
+        with pytest.raises(StageError, match=r"it was given .*\n  -> give \(queries: Query\)"):
+            run(["flea"], questions=["flea"])
 
 
 def test_a_stage_that_fails_to_open_gives_back_what_it_had_opened() -> None:
     class Half(Shout):
-        def open(self) -> None:
-            super().open()
+        def open(self, scope: Scope, /) -> set[str]:
+            super().open(scope)
             raise StageError("no")
 
-    stage = Half()
-    with pytest.raises(StageError, match="no"), stage:
-        raise AssertionError
-    assert not stage._open
+    with pytest.raises(StageError, match="no"):
+        Half().apply(["a"])
+    assert len(Shout.opened_in) == 1
+    assert Shout.closed_in == Shout.opened_in
+    p = shouting(Half(), "half")
+    with pytest.raises(StageError, match="no"):
+        p.run("a")
+    p.close()
+    assert Shout.closed_in == Shout.opened_in
 
 
 @pytest.mark.parametrize("k", [0, -1])
@@ -267,16 +295,25 @@ def test_less_than_one_is_refused_where_it_is_made(stage: Any, setting: str, k: 
 # -- identity -------------------------------------------------------------------------------
 
 
-class Part(BaseModel):
+class Model(BaseModel):
     weight: float = 1.0
 
 
-class MyPart(Part): ...
+class MyModel(Model): ...
+
+
+class Split(Part):
+    group = "tests.splits"
+
+    size: int = 1
+
+
+class MySplit(Split): ...
 
 
 @dataclass(frozen=True)
 class Piece:
-    parts: tuple[Part, ...] = ()
+    models: tuple[Model, ...] = ()
 
 
 class Colour(Enum):
@@ -284,8 +321,7 @@ class Colour(Enum):
 
 
 class Holds(Stage):
-    def __init__(self, it: Any = None) -> None:
-        self.it = it
+    it: Any = None
 
     def run(self, queries: Batch[Query]) -> Batch[Query]:
         return queries
@@ -293,8 +329,8 @@ class Holds(Stage):
 
 APART: list[Any] = [
     None, True, 1, 1.0, "1", [1], [[1]], {"1": 1}, {1: 1}, np.int64(1), np.float32(1), np.array([1]), np.array([1.0]), np.zeros(5000),
-    np.ones(5000), Part(), MyPart(), Part(weight=2), Piece(), Piece((Part(),)), Piece((MyPart(),)), Colour.RED, {"a"}, frozenset("a"),
-    {"a", "b"}, datetime.date(2020, 1, 1), "2020-01-01", Opened(), b"1",
+    np.ones(5000), Model(), MyModel(), Model(weight=2), Piece(), Piece((Model(),)), Piece((MyModel(),)), Colour.RED, {"a"},
+    frozenset("a"), {"a", "b"}, datetime.date(2020, 1, 1), "2020-01-01", Counted(), Counted(3), Split(), Split(2), MySplit(), b"1",
 ]
 
 
@@ -313,7 +349,11 @@ def test_the_same_values_have_one_key_in_any_order(value: dict[str, Any]) -> Non
     assert same_key(value) == same_key(dict(reversed(value.items())))
 
 
-@pytest.mark.parametrize("thing", [object(), len, lambda x: x, range(3)])
+def closed_over(n: int) -> Any:
+    return lambda x: x + n
+
+
+@pytest.mark.parametrize("thing", [object(), len, range(3), closed_over(3)])
 def test_what_has_no_identity_is_refused(thing: Any) -> None:
     with pytest.raises(ConfigError, match="has no identity"):
         Holds(thing).fingerprint()
@@ -322,34 +362,59 @@ def test_what_has_no_identity_is_refused(thing: Any) -> None:
 class MyBlockICR(BlockICR): ...
 
 
-def test_a_subclass_of_a_setting_is_itself_in_fingerprints_and_refused_in_files(facts_index: Path) -> None:
-    plain, mine = AttentionReranker(policy=BlockICR()), AttentionReranker(policy=MyBlockICR())
-    assert type(mine.policy) is MyBlockICR
-    assert plain.fingerprint() != mine.fingerprint()
-    for reranker, says in ((plain, None), (mine, "a file cannot hold the setting 'policy', a .*MyBlockICR: it would be read back as a")):
-        p = Pipeline()
-        query = p.input(Query)
-        p.output(hits=p.add(reranker, query, p.add(BM25(facts_index), query)))
-        if says is None:
-            dump(p)
-            continue
-        with pytest.raises(ConfigError, match=says):
-            dump(p)
+class Cuts(Stage):
+    split: Split = Split()
+
+    def run(self, queries: Batch[Query]) -> Batch[Query]:
+        return queries
+
+
+class Anything(Stage):
+    def run(self, anything: Batch[Any]) -> Batch[Any]:
+        return anything
+
+
+def alone(stage: Stage) -> Pipeline:
+    p = Pipeline()
+    return p.output(out=p.add(stage, p.input(Query)))
+
+
+def read_back(p: Pipeline) -> Pipeline:
+    name, plan = parse(dump(p.plan(), p.name), {}, "x.yaml")
+    return Pipeline(name, plan=plan)
+
+
+def test_a_subclass_of_a_setting_is_itself_in_fingerprints_and_in_files() -> None:
+    policies = AttentionReranker(policy=BlockICR()), AttentionReranker(policy=MyBlockICR())
+    assert type(policies[1].policy) is MyBlockICR
+    assert policies[0].fingerprint() != policies[1].fingerprint()
+    made = [Cuts(Split(2)), Cuts(MySplit(2))]
+    assert made[0] != made[1]
+    assert made[0].fingerprint() != made[1].fingerprint()
+    for stage in made:
+        again = read_back(alone(stage)).nodes["cuts"].stage
+        assert again == stage
+        assert type(again.split) is type(stage.split)  # type: ignore[attr-defined]  # it is Cuts
+
+    class Hidden(Split): ...
+
+    with pytest.raises(ConfigError, match="a file cannot name .*Hidden: it was defined inside a function"):
+        dump(alone(Cuts(Hidden())).plan(), "x")
 
 
 def test_a_setting_that_is_no_plain_value_and_an_input_without_a_name_are_refused_in_files(facts_index: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot hold a int64: np.int64\(3\) \[stage 'bm25'\]"):
+        dump(alone(BM25(facts_index, filters={"year": np.int64(3)})).plan(), "x")
+    for kind in (Ranking, list[str], Query | Answer, dict[str, list[Query]], tuple[int, ...], Any):
+        p = Pipeline()
+        given = p.input(kind, name="given")
+        p.output(out=p.add(Anything(), given))
+        assert read_back(p).inputs == {"given": kind}
     p = Pipeline()
-    p.output(hits=p.add(BM25(facts_index, filters={"year": np.int64(3)}), p.input(Query)))
-    with pytest.raises(ConfigError, match="no plain value"):
-        dump(p)
-    other = Pipeline()
-    other.output(hits=other.add(Fuse(), other.input(Ranking)))
-    dump(other)
-    lists = Pipeline()
-    lists.input(list[str])
-    lists.output(hits=lists.add(Fuse(), lists.input(Ranking)))
-    with pytest.raises(ConfigError, match=r"has type 'list\[str\]'"):
-        dump(lists)
+    p.input(Colour)
+    p.output(out=p.add(Cuts(), p.input(Query)))
+    with pytest.raises(ConfigError, match="an input has the type 'Colour'"):
+        dump(p.plan(), p.name)
 
 
 # -- the cache follows what was opened ---------------------------------------------------------

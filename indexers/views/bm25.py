@@ -8,15 +8,16 @@ import warnings
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
-from ...rag.errors import StageError
 from ...rag.nouns import Rows, Scores
+from ...rag.parts import Card, Share
 from ..integrity import Files, look_once
 from ..stores.lance.store import LanceStore
-from .spec import ViewSpec
+from .kind import ViewKind
 from .versions import damaged_view
 
 _TOKEN = re.compile(r"(?u)\b\w\w+\b")
@@ -50,38 +51,30 @@ class Analyzer:
 _POSTINGS = "indices.csc.index.npy"
 
 
-class BM25View:
-    """A bm25s index; position ``i`` is passage row ``rows[i]``."""
+class BM25Index(ViewKind):
+    """BM25 in Lucene's variant, by bm25s: term frequencies saturate with ``k1``, passages are compared at their mean length as far as
+    ``b`` says."""
 
-    def __init__(self, index: Any, spec: ViewSpec, rows: Rows) -> None:
-        self.index = index
-        self.spec = spec
-        self.rows = rows
-        self._analyze = Analyzer()
+    card = Card("Robertson et al.", 1994, note="Lucene's variant (Kamphuis et al. 2020), by bm25s; English stems and stop words")
+    queries = "texts"
+    needs_text = True
+    exact = True
 
-    @classmethod
-    def build(cls, store: LanceStore, spec: ViewSpec) -> Self:
-        """Raises ``StageError`` for an index that keeps no text."""
-        if not store.has_text:
-            raise StageError("BM25 needs the passages' text, and this index stores none", where=str(store.path),
-                             hint="index again with text")
-        index = _new(spec)
+    k1: Annotated[float, Field(ge=0)] = 0.9
+    b: Share = 0.4
+
+    def build(self, store: LanceStore, home: Path, progress: bool | None = None) -> BM25View:
+        """Never extended: every new passage changes every word's document frequency."""
+        import bm25s
+
+        index = bm25s.BM25(method="lucene", k1=self.k1, b=self.b, backend="numba")
         ids, vocabulary = _token_ids(store)
         with np.errstate(invalid="ignore"), warnings.catch_warnings():  # passages without a single word have the mean length 0
             warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)  # and there may be no passages
             index.index((ids, vocabulary), show_progress=False)
-        return cls(index, spec, store.rows)
+        return BM25View(index, self, store.rows)
 
-    def extended(self, store: LanceStore, spec: ViewSpec) -> Self | None:
-        """Never: every new passage changes every word's document frequency."""
-        return None
-
-    def save(self, folder: Path) -> Files:
-        self.index.save(str(folder), corpus=None, show_progress=False)
-        return {}
-
-    @classmethod
-    def load(cls, folder: Path, spec: ViewSpec, rows: Rows) -> Self:
+    def load(self, folder: Path, rows: Rows) -> BM25View:
         """Raises ``IndexFormatError`` for what bm25s cannot read, and for arrays by which numba would leave its memory."""
         import bm25s
 
@@ -93,7 +86,21 @@ class BM25View:
             raise damaged_view(folder, f"{type(error).__name__}: {error}") from None
         index.backend = "numba"
         _keep_compiled()
-        return cls(index, spec, rows)
+        return BM25View(index, self, rows)
+
+
+class BM25View:
+    """A bm25s index; position ``i`` is passage row ``rows[i]``."""
+
+    def __init__(self, index: Any, kind: BM25Index, rows: Rows) -> None:
+        self.index = index
+        self.kind = kind
+        self.rows = rows
+        self._analyze = Analyzer()
+
+    def save(self, folder: Path) -> Files:
+        self.index.save(str(folder), corpus=None, show_progress=False)
+        return {}
 
     def search(self, texts: Sequence[str], k: int, allowed: Rows | None = None) -> tuple[Rows, Scores]:
         """The ``k`` best passages of each query, among those that share a word with it.
@@ -137,12 +144,6 @@ def _expect_inside(index: Any, passages: int) -> None:
     indices = index.scores["indices"]
     if len(indices) and not (indices.min() >= 0 and indices.max() < passages):
         raise ValueError("postings of passages that there are not")
-
-
-def _new(spec: ViewSpec) -> Any:
-    import bm25s
-
-    return bm25s.BM25(method="lucene", k1=spec.parameters["k1"], b=spec.parameters["b"], backend="numba")
 
 
 @functools.cache

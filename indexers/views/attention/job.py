@@ -1,4 +1,4 @@
-"""The job behind an ``attention`` view: keys and values of every passage, computed once, shard by shard.
+"""The job behind a view of cached passages: keys and values of every passage, computed once, shard by shard.
 
 A job that is killed goes on after its last committed shard. What an older version of the view holds is taken over, as are the shards
 of an unfinished job; what the index no longer holds is dropped.
@@ -21,29 +21,28 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from ...rag.errors import BudgetError, IndexFormatError, StageError
-from ...rag.lm import LanguageModel, LanguageModelInfo, describe
-from ...rag.lm.passages import LEAST_PASSAGE_TOKENS, Block, Format, suffix_position
-from ...rag.lm.prefill import tiled
-from ...rag.markup import visible
-from ...rag.models import resolve, weights_hash
-from ...rag.nouns import Rows
-from ...rag.progress import progress_bar
-from ..integrity import expect_whole
-from ..stores.lance.store import LanceStore, content_hash
-from ..stores.lance.writer import storage_errors
-from .attention_layout import Half, Layout, tensor_of
-from .attention_shards import Ids, Shard, Table, clear_unfinished, expect_whole_shard, shards_in, write_shard
+from ....rag.errors import BudgetError, IndexFormatError
+from ....rag.lm import LanguageModel, LanguageModelInfo, describe
+from ....rag.lm.passages import LEAST_PASSAGE_TOKENS, Block, Format, suffix_position
+from ....rag.lm.prefill import tiled
+from ....rag.markup import visible
+from ....rag.models import resolve, weights_hash
+from ....rag.nouns import Rows
+from ....rag.progress import progress_bar
+from ...integrity import expect_whole
+from ...stores.lance.store import LanceStore, content_hash
+from ...stores.lance.writer import storage_errors
+from ..kind import PENDING, ViewKind
+from ..versions import Version, damaged_view, mend, versions_of
 from .footprint import Footprint
-from .spec import ViewSpec
-from .versions import Version, damaged_view, mend, versions_of
+from .layout import Half, Layout, tensor_of
+from .shards import Ids, Shard, Table, clear_unfinished, expect_whole_shard, shards_in, write_shard
 
 log = logging.getLogger(__name__)
 
 FORMAT = 3
 """Raise it when what a view holds for a passage changes."""
 SHARDS = "shards"
-PENDING = "pending-"
 PREFIX = "prefix.npz"
 
 SHARD_BYTES = 256_000_000
@@ -54,14 +53,14 @@ _READ_AT_ONCE = 256
 Recipe = dict[str, Any]
 
 
-def recipe(spec: ViewSpec) -> Recipe:
+def recipe(lm: str, layers: int, bits: int) -> Recipe:
     """All that decides what a view holds for a passage: two views of one recipe hold the same.
 
     Raises what ``describe`` raises when the model is not there.
     """
-    info = describe(spec.encoder)
-    layout = Layout(spec.layers, info.kv_heads, info.head_dim, int(spec.parameters["bits"]), half_of(info))
-    return {"format": FORMAT, "weights": weights_hash(resolve(spec.encoder)), "prompt": asdict(Format()), **asdict(layout)}
+    info = describe(lm)
+    layout = Layout(layers, info.kv_heads, info.head_dim, bits, half_of(info))
+    return {"format": FORMAT, "weights": weights_hash(resolve(lm)), "prompt": asdict(Format()), **asdict(layout)}
 
 
 def half_of(info: LanguageModelInfo) -> Half:
@@ -101,34 +100,32 @@ class Prefix:
         np.savez(folder / PREFIX, ids=self.ids, numbers=self.numbers)
 
 
-def bring_up_to_date(store: LanceStore, spec: ViewSpec, made_by: Recipe, progress: bool | None) -> tuple[Prefix, list[Shard]]:
+def bring_up_to_date(
+    store: LanceStore, kind: ViewKind, home: Path, made_by: Recipe, progress: bool | None,
+) -> tuple[Prefix, list[Shard]]:
     """The shards that hold all passages of ``store`` and no others; those that were not there are left, committed, in a pending folder.
 
     Says what they will take (on standard error, unless ``progress`` is False) before it starts. Raises ``StorageError`` then when the
-    disk has not the room, or later when it refuses a write; ``StageError`` for an index without text, and what the model raises.
+    disk has not the room, or later when it refuses a write, and what the model raises.
     """
-    if not store.has_text:
-        raise StageError(f"{spec} needs the passages' text, and this index stores none", where=str(store.path),
-                         hint="index again with text")
-    home = store.path / "views" / spec.slug
     identity = dumps([made_by, store.manifest["id"]], sort_keys=True).encode()
     pending = home / (PENDING + blake2b(identity, digest_size=8).hexdigest())
-    with storage_errors(home, f"the view {spec} cannot be written"):
+    with storage_errors(home, f"the view {kind} cannot be written"):
         pending.mkdir(parents=True, exist_ok=True)
         clear_unfinished(pending)
-    job = _Job(store, spec, layout_of(made_by), pending)
+    job = _Job(store, kind, layout_of(made_by), pending)
     finished = next((version for version in versions_of(home, store) if version.meta.get("made_by") == made_by), None)
     prefix = job.take_over(finished)
     missing = np.setdiff1d(store.rows, job.rows)
     if prefix is None or len(missing):
-        lm = LanguageModel.acquire(spec.encoder, attention=True)
+        lm = LanguageModel.acquire(job.lm, attention=True)
         try:
             prefix = prefix or Prefix.computed(lm, job.layout)
             if len(missing):
                 job.compute(lm, missing, progress)
         finally:
             lm.release()
-    job.save_footprint(Footprint(spec, len(job.rows), job.nbytes, 0, 0, True, job.layout))
+    job.save_footprint(Footprint(str(kind), len(job.rows), job.nbytes, 0, 0, True, job.layout))
     return prefix, job.shards
 
 
@@ -148,9 +145,10 @@ def _key(row: int, content: list[int]) -> tuple[int, ...]:
 class _Job:
     """``shards`` are those so far."""
 
-    def __init__(self, store: LanceStore, spec: ViewSpec, layout: Layout, pending: Path) -> None:
+    def __init__(self, store: LanceStore, kind: ViewKind, layout: Layout, pending: Path) -> None:
         self.store = store
-        self.spec = spec
+        self.kind = kind
+        self.lm = kind.model or ""
         self.layout = layout
         self.pending = pending
         self.shards: list[Shard] = []
@@ -231,7 +229,7 @@ class _Job:
         self.save_footprint(footprint)
         footprint.expect_room(self.pending.parent)
         tokens = cut = 0
-        with progress_bar(f"keys and values by {self.spec.encoder}", len(missing), "passages", enabled=progress) as advance:
+        with progress_bar(f"keys and values by {self.lm}", len(missing), "passages", enabled=progress) as advance:
             for some in self._batches(lm, missing):
                 blocks = [stored.block for stored in some]
                 self._compute_shard(lm, some, blocks)
@@ -273,7 +271,7 @@ class _Job:
         limit = suffix_position(lm, form, []) - len(form.prefix(lm)) - end
         if limit < LEAST_PASSAGE_TOKENS:
             raise BudgetError(f"the window of {lm.steady_window} tokens has no room for passages beside the prompt",
-                              where=f"view {self.spec}", hint="take a model of a longer window")
+                              where=f"view {self.kind}", hint="take a model of a longer window")
         for start in range(0, len(rows), _READ_AT_ONCE):
             some = rows[start:start + _READ_AT_ONCE]
             passages = self.store.passages(some)
@@ -285,7 +283,7 @@ class _Job:
         sample = missing[::-(-len(missing) // _SAMPLE)] if len(missing) else missing
         tokens = sum(len(stored.block.ids) for stored in self._blocks(lm, sample))
         return Footprint(
-            self.spec, present=len(self.rows), present_bytes=self.nbytes, missing=len(missing),
+            str(self.kind), present=len(self.rows), present_bytes=self.nbytes, missing=len(missing),
             tokens=tokens * len(missing) / max(len(sample), 1), counted=len(sample) == len(missing), layout=self.layout,
         )
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ...rag.errors import StageError, UnsupportedModel
-from ...rag.lm.prefill import Prefill
-from ...rag.text import Span
+from ....rag.errors import StageError, UnsupportedModel
+from ....rag.lm.prefill import Prefill
+from ....rag.text import Span
 
 if TYPE_CHECKING:
     import torch

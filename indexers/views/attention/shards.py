@@ -1,6 +1,6 @@
 """Shards: folders of passages' keys and values that are committed whole, by a rename, and never changed.
 
-``data.bin`` has the passages' ranges (``attention_layout``) one after the other, ``ids.npy`` (int32) their tokens, and ``passages.npy``
+``data.bin`` has the passages' ranges (``layout``) one after the other, ``ids.npy`` (int32) their tokens, and ``passages.npy``
 (int64 [passages, 6]) the columns ``ROW``, ``TOKENS``, ``SCORED`` (tokens without the separator), ``CUT`` (1 where it was cut) and
 ``CONTENT`` (two: the passage's content hash, so that a row of another history is never taken for it). ``digests.json`` describes the
 three (``integrity``): they are read for it once, when they are written.
@@ -9,7 +9,6 @@ three (``integrity``): they are read for it once, when they are written.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -19,12 +18,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ...rag.errors import IndexFormatError
-from ...rag.files import sync
-from ...rag.nouns import Rows
-from ..integrity import Files, describe_files, expect_whole, read_sealed, remember, sealed
-from ..stores.lance.store import Contents
-from .attention_layout import Bytes, Layout
+from ....rag.errors import IndexFormatError
+from ....rag.files import sync
+from ....rag.nouns import Rows
+from ...integrity import Files, describe_files, expect_whole, read_sealed, remember, sealed
+from ...stores.lance.store import Contents
+from .layout import Bytes, Layout
 
 Table = NDArray[np.int64]
 Ids = NDArray[np.int32]
@@ -137,24 +136,6 @@ def clear_unfinished(home: Path) -> None:
     """Remove what a killed job left half written."""
     for folder in home.glob(f"{_UNFINISHED}*/"):
         shutil.rmtree(folder)
-
-
-def link_folder(source: Path, target: Path) -> None:
-    """``target`` with the files of ``source``: the same files on disk where the file system has hard links, else copies."""
-    target.mkdir()
-    link_tree(source, target)
-
-
-def link_tree(source: Path, target: Path) -> None:
-    """The same for all that lies in ``source``, into a folder that is there."""
-    for entry in source.iterdir():
-        if entry.is_dir():
-            link_folder(entry, target / entry.name)
-            continue
-        try:
-            os.link(entry, target / entry.name)
-        except OSError:
-            shutil.copyfile(entry, target / entry.name)
 
 
 def _to_disk(file: Any) -> None:

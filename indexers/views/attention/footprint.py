@@ -7,11 +7,10 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...rag.app.doctor import FOOTPRINT
-from ...rag.errors import StorageError
-from ...rag.markup import size
-from .attention_layout import Layout
-from .spec import ViewSpec
+from ....rag.app.doctor import FOOTPRINT
+from ....rag.errors import StorageError
+from ....rag.markup import size
+from .layout import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +20,7 @@ class Footprint:
     ``tokens``: of the missing passages, counted in all of them, or (``counted`` false) estimated from a sample.
     """
 
-    view: ViewSpec
+    view: str
     present: int
     present_bytes: int
     missing: int
@@ -53,7 +52,7 @@ class Footprint:
 
     def save(self, home: Path) -> None:
         """Keep it as ``footprint.json`` (bytes and passages of the whole view), which ``regard doctor`` compares with what is there."""
-        whole = {"view": str(self.view), "passages": self.present + self.missing, "bytes": self.present_bytes + self.missing_bytes}
+        whole = {"view": self.view, "passages": self.present + self.missing, "bytes": self.present_bytes + self.missing_bytes}
         new = home / f"new-{FOOTPRINT}"
         new.write_text(json.dumps(whole))
         new.replace(home / FOOTPRINT)
