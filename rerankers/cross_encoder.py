@@ -20,7 +20,7 @@ from ..rag.dag.trace import record
 from ..rag.errors import RegardError, UnsupportedModel
 from ..rag.models.chosen import hub
 from ..rag.models.inert import expect_inert
-from ..rag.models.onnx import OnnxModel, Encoding
+from ..rag.models.onnx import Encoding, OnnxModel
 from ..rag.models.packing import pack
 from ..rag.nouns import Batch, Query, Ranking
 from ..rag.parts import Card, Count

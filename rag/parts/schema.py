@@ -35,6 +35,13 @@ def of_class(cls: type[Part], held: list[type[Part]] | None = None) -> dict[str,
             "properties": {"part": {"const": cls.part_name()}, **settings}, "required": ["part", *needed]}
 
 
+def kinds_of(cls: type[Part], setting: str) -> list[type[Part]]:
+    """The kinds of parts that a setting may hold."""
+    held: list[type[Part]] = []
+    _referring(_shape(adapters(cls)[setting]), held)
+    return list(dict.fromkeys(held))
+
+
 def _shape(adapter: Any) -> Any:
     from pydantic.errors import PydanticInvalidForJsonSchema
 

@@ -1,4 +1,5 @@
-"""Every part of every table, others' too: one thing in three forms, a value, with a fingerprint that moves with all of it.
+"""Every part of every table, also of those of ``tests/third_party``: one thing in three forms, a value, with a fingerprint that moves
+with all of it.
 
 Kinds of parts are found by the entry-point groups whose tables hold them, so that a new kind, and a new part of an old one, is tested by
 being listed.
@@ -11,23 +12,24 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from importlib.metadata import entry_points
+from contextlib import contextmanager, suppress
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from regard.indexers.chunkers import Chunker
+from regard.rag import tables
 from regard.rag.errors import ConfigError, MissingDependency, RegardError
 from regard.rag.nouns import Query, Ranking, State, Verdict
 from regard.rag.parts import Count, Part, nested, part, plain, register, text_of
 from regard.rag.parts.part import KIND, adapters
 from regard.rag.parts.schema import definitions, of_class, schema
 from regard.rag.tables import table
-
-from ..others import GROUPS, installed
 
 
 def shout(query: Query) -> Query:
@@ -45,26 +47,18 @@ def kind_of(cls: type[Part]) -> type[Part]:
 
 
 def _classes() -> Iterator[type[Part]]:
-    groups = {group for group in entry_points().groups if group.startswith("regard.")} | GROUPS.keys()
-    with installed():
-        for group in sorted(groups):
-            for name in table(group):
-                with suppress(RegardError):  # a package that is not installed
-                    found = table(group)[name]
-                    if isinstance(found, type) and issubclass(found, Part):
-                        yield found
+    for group in sorted(group for group in entry_points().groups if group.startswith("regard.")):
+        for name in table(group):
+            with suppress(RegardError):  # a package that is not installed
+                found = table(group)[name]
+                if isinstance(found, type) and issubclass(found, Part):
+                    yield found
 
 
 CLASSES = list(dict.fromkeys(_classes()))
 KINDS = list(dict.fromkeys(map(kind_of, CLASSES)))
 each_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: f"{cls.group.removeprefix('regard.')}-{cls.__name__}")
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def others() -> Iterator[None]:
-    with installed():
-        yield
 
 
 @pytest.fixture
@@ -367,10 +361,20 @@ def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         del sys.modules[name]
 
 
-def test_an_entry_that_cannot_be_imported_is_named_and_the_others_work(distribution: str) -> None:
-    from regard.indexers.chunkers import Chunker
+@contextmanager
+def listed(place: str) -> Iterator[None]:
+    """With another table of chunkers beside those that are installed."""
+    def found(*, group: str) -> EntryPoints:
+        return EntryPoints([*entry_points(group=group), EntryPoint("acme", place, group)])
 
-    with installed({"regard.chunkers": "PARTS"}, distribution):
+    with mock.patch.object(tables, "entry_points", found):
+        vars(Chunker.table()).pop("_places", None)
+        yield
+    vars(Chunker.table()).pop("_places", None)
+
+
+def test_an_entry_that_cannot_be_imported_is_named_and_the_others_work(distribution: str) -> None:
+    with listed(f"{distribution}:PARTS"):
         said = {"Gone": (MissingDependency, "no_such_distribution"), "Raises": (ConfigError, "ZeroDivisionError"),
                 "Absent": (ConfigError, "Absent"), "Number": (ConfigError, "is no Chunker"), "Moved": (ConfigError, "another place")}
         for name, (kind, words) in said.items():
@@ -385,13 +389,11 @@ def test_an_entry_that_cannot_be_imported_is_named_and_the_others_work(distribut
 
 
 def test_a_table_that_is_none_and_a_name_that_two_claim(distribution: str, caplog: pytest.LogCaptureFixture) -> None:
-    from regard.indexers.chunkers import Chunker
-
-    with installed({"regard.chunkers": "OTHERS"}, distribution):
+    with listed(f"{distribution}:OTHERS"):
         assert part(Chunker, "whole")
         assert "faulty:OTHERS" in caplog.text
     (Path(importlib.import_module("faulty").__file__ or "").parent / "twice.py").write_text("PARTS = {'Whole': 'faulty.fine:Fine'}\n")
-    with installed({"regard.chunkers": "PARTS"}, "faulty.twice"), pytest.raises(ConfigError, match="claimed by") as caught:
+    with listed("faulty.twice:PARTS"), pytest.raises(ConfigError, match="claimed by") as caught:
         part(Chunker, "whole")
     assert "faulty.fine:Fine" in str(caught.value)
     assert part(Chunker, "whole")

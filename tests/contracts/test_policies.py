@@ -1,4 +1,5 @@
-"""Every attention policy of the table, others' too: it ranks what it is given, whatever else is in the batch, and does as it declares."""
+"""Every attention policy of the table, and those that another distribution brings (``tests/third_party``): it ranks what it is given,
+whatever else is in the batch, and does as it declares."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import inspect
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,17 +24,9 @@ from regard.rag.tables import table
 from regard.rerankers import ICR, AttentionReranker, BlockICR, Policy
 from regard.rerankers.attention.policies.policy import Lay, Scored
 
-from ..others import installed, names
-
-POLICIES = names(Policy)
+POLICIES = Policy.table().names()
 TEXTS = ["Bread is baked in an oven.", "A flea lives for about a hundred days.", "", "x", "The Eiffel Tower is in Paris. " * 12]
 ASKED = [Query("how long does a flea live", "a"), Query("where is the tower", "b"), Query("?", "c")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def others() -> Iterator[None]:
-    with installed():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -240,9 +234,11 @@ def test_the_suite_notices_what_breaks_the_contract(tiny: str, monkeypatch: pyte
 
 def test_a_policy_that_somebody_registers_is_in_the_suite() -> None:
     assert "UpperLayers" in POLICIES
+    lines = Path(__file__).parents[1].joinpath("third_party", "acme_policies.py").read_text().splitlines()
+    assert len(lines) < 40, "one file of under 40 lines"
     register(Moody)
     try:
-        assert "Moody" in names(Policy)
+        assert "Moody" in Policy.table().names()
         assert isinstance(AttentionReranker(policy="moody:window=3").policy, Moody)
     finally:
         table("regard.policies").forget("Moody")

@@ -1,4 +1,4 @@
-"""An attention policy of somebody else."""
+"""An attention policy of somebody else, in the table of their distribution."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from regard.rag.lm import describe
 from regard.rag.lm.heads import Heads
 from regard.rag.parts import Card, Count
 from regard.rerankers import Policy
+
+POLICIES = {"UpperLayers": "acme_policies:UpperLayers"}
 
 
 class UpperLayers(Policy):

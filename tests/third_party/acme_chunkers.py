@@ -1,4 +1,4 @@
-"""A chunker of somebody else."""
+"""A chunker of somebody else, in the table of their distribution."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from regard.indexers.chunkers import Chunker
 from regard.rag.parts import Count
 from regard.rag.text import Span
+
+CHUNKERS = {"Paragraphs": "acme_chunkers:Paragraphs"}
 
 
 class Paragraphs(Chunker):
