@@ -16,8 +16,13 @@ from .ports import Port, Ports, ports_of, type_name
 from .stage import Stage
 
 
+def _named(value: Any) -> Any:
+    """What a file has by its import place."""
+    return loaded(value) if isinstance(value, str) else value
+
+
 def _function(value: Any) -> Any:
-    found = loaded(value) if isinstance(value, str) else value
+    found = _named(value)
     if not callable(found):
         raise ValueError("it is no function")
     return found
@@ -33,8 +38,8 @@ class Function(Stage):
     """
 
     function: Annotated[Callable[..., Any], BeforeValidator(_function)]
-    takes: tuple[Any, ...] | None = None
-    gives: Any = None
+    takes: tuple[Annotated[Any, BeforeValidator(_named)], ...] | None = None
+    gives: Annotated[Any, BeforeValidator(_named)] = None
 
     def __post_init__(self) -> None:
         self.ports()  # says at once what is wrong
