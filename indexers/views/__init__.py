@@ -1,10 +1,12 @@
-"""Derived views of the passage store: FAISS, BM25, and the passages' keys and values. Each is a folder that can be deleted and built again.
+"""Derived views of the passage store: FAISS, BM25, and the passages' keys and values. Each is a folder that can be
+deleted and built again.
 
-Lives here: ``kind`` (what a view kind is, and how one is named); a file or folder a kind: ``flat``, ``hnsw`` and ``ivf`` (over
-``faiss_view``, with ``filtered``, how that searches under filters), ``bm25``, ``attention``; ``files`` (how a view is written whole and
-found fresh), ``versions`` (what is there), ``missing`` (what to say of what is not).
+Lives here: ``kind`` (what a view kind is, and how one is named); a file or folder a kind: ``flat``, ``hnsw`` and
+``ivf`` (over ``faiss_view``, with ``filtered``, how that searches under filters), ``bm25``, ``attention``; ``files``
+(how a view is written whole and found fresh), ``versions`` (what is there), ``missing`` (what to say of what is not).
 
-May import: ``regard.rag``, the rest of ``regard.indexers`` but ``jobs``. ``files``, ``versions`` and ``missing`` know no kind.
+May import: ``regard.rag``, the rest of ``regard.indexers`` but ``jobs``. ``files``, ``versions`` and ``missing`` know
+no kind.
 """
 
 from ...rag.tables import lazy
@@ -25,6 +27,7 @@ PREFILLS = {"attention": ".attention.opening:open_prefills"}
 __getattr__ = lazy(__name__, {place.partition(":")[2]: place for place in VIEWS.values()})
 
 __all__ = [
-    "NEW", "SearchView", "Version", "View", "ViewKind", "build_view", "built_view", "carry_view", "fresh_view", "home_of", "load_view",
+    "NEW", "SearchView", "Version", "View", "ViewKind", "build_view", "built_view", "carry_view", "fresh_view",
+    "home_of", "load_view",
     "missing_view", "newest_versions", "open_view", "parse_view", "view_kinds",
 ]

@@ -23,13 +23,15 @@ from .versions import damaged_view
 _TOKEN = re.compile(r"(?u)\b\w\w+\b")
 # Lucene's EnglishAnalyzer; the field's BM25 baselines are made with it
 _STOP_WORDS = frozenset((
-    "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not", "of", "on", "or", "such",
+    "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not", "of",
+    "on", "or", "such",
     "that", "the", "their", "then", "there", "these", "they", "this", "to", "was", "will", "with",
 ))
 
 
 class Analyzer:
-    """Lower-cased words of two or more characters, without stop words, stemmed. A word is stemmed once and remembered."""
+    """Lower-cased words of two or more characters, without stop words, stemmed. A word is stemmed once and
+    remembered."""
 
     def __init__(self) -> None:
         import Stemmer
@@ -52,10 +54,11 @@ _POSTINGS = "indices.csc.index.npy"
 
 
 class BM25Index(ViewKind):
-    """BM25 in Lucene's variant, by bm25s: term frequencies saturate with ``k1``, passages are compared at their mean length as far as
-    ``b`` says."""
+    """BM25 in Lucene's variant, by bm25s: term frequencies saturate with ``k1``, passages are compared at their mean
+    length as far as ``b`` says."""
 
-    card = Card("Robertson et al.", 1994, note="Lucene's variant (Kamphuis et al. 2020), by bm25s; English stems and stop words")
+    card = Card("Robertson et al.", 1994,
+                note="Lucene's variant (Kamphuis et al. 2020), by bm25s; English stems and stop words")
     queries = "texts"
     needs_text = True
     exact = True
@@ -69,13 +72,14 @@ class BM25Index(ViewKind):
 
         index = bm25s.BM25(method="lucene", k1=self.k1, b=self.b, backend="numba")
         ids, vocabulary = _token_ids(store)
-        with np.errstate(invalid="ignore"), warnings.catch_warnings():  # passages without a single word have the mean length 0
+        with np.errstate(invalid="ignore"), warnings.catch_warnings():  # passages without words have the mean length 0
             warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)  # and there may be no passages
             index.index((ids, vocabulary), show_progress=False)
         return BM25View(index, self, store.rows)
 
     def load(self, folder: Path, rows: Rows) -> BM25View:
-        """Raises ``IndexFormatError`` for what bm25s cannot read, and for arrays by which numba would leave its memory."""
+        """Raises ``IndexFormatError`` for what bm25s cannot read, and for arrays by which numba would leave its
+        memory."""
         import bm25s
 
         try:
@@ -105,8 +109,8 @@ class BM25View:
     def search(self, texts: Sequence[str], k: int, allowed: Rows | None = None) -> tuple[Rows, Scores]:
         """The ``k`` best passages of each query, among those that share a word with it.
 
-        ``allowed`` limits the search to these rows. Gives rows int64 [n, k] and scores float32 [n, k], best first, equal scores by
-        row; row -1 and score -inf where fewer passages match.
+        ``allowed`` limits the search to these rows. Gives rows int64 [n, k] and scores float32 [n, k], best first,
+        equal scores by row; row -1 and score -inf where fewer passages match.
         """
         n, k = len(texts), min(k, len(self.rows))
         vocabulary = self.index.vocab_dict
@@ -130,9 +134,10 @@ def _expect_in_order(index: Any, passages: int) -> None:
     data, indices, ends = (index.scores[name] for name in ("data", "indices", "indptr"))
     if index.method != "lucene" or index.scores["num_docs"] != passages:
         raise ValueError(f"{index.scores['num_docs']} passages by {index.method} instead of {passages}")
-    if any(array.ndim != 1 for array in (data, indices, ends)) or data.dtype.kind != "f" or {indices.dtype.kind, ends.dtype.kind} != {"i"}:
+    kinds = data.dtype.kind + indices.dtype.kind + ends.dtype.kind
+    if any(array.ndim != 1 for array in (data, indices, ends)) or kinds != "fii":
         raise ValueError("arrays of another form")
-    if not len(ends) or ends[0] != 0 or ends[-1] != len(indices) or len(data) != len(indices) or (np.diff(ends) < 0).any():
+    if not len(ends) or ends[0] != 0 or not ends[-1] == len(indices) == len(data) or (np.diff(ends) < 0).any():
         raise ValueError("postings out of order")
     words = np.fromiter(index.vocab_dict.values(), dtype=np.int64, count=len(index.vocab_dict))
     if len(words) and not (words.min() >= 0 and words.max() < len(ends) - 1):
@@ -148,10 +153,12 @@ def _expect_inside(index: Any, passages: int) -> None:
 
 @functools.cache
 def _keep_compiled() -> None:
-    """Have numba keep bm25s' compiled scorer on disk: a process's first query then takes 0.2 s, not 4.4 s of compiling."""
+    """Have numba keep bm25s' compiled scorer on disk: a process's first query then takes 0.2 s, not 4.4 s of
+    compiling."""
     from bm25s.numba import retrieve_utils
 
-    scorer = getattr(retrieve_utils, "_retrieve_internal_jitted_serial", None)  # private there: without it queries only start slower
+    # private there: without it queries only start slower
+    scorer = getattr(retrieve_utils, "_retrieve_internal_jitted_serial", None)
     if scorer is not None:
         scorer.enable_caching()
 

@@ -21,8 +21,8 @@ from .versions import damaged_view
 
 _FILE = "index.faiss"
 _FUSED_FROM = 20_000
-"""Vectors from which ``kernels.topk_search`` beats FAISS's flat search: 1.3 to 2.7 times the speed at 50,000 x 384 and more. With fewer
-there is nothing to gain, and numba would take half a second to import."""
+"""Vectors from which ``kernels.topk_search`` beats FAISS's flat search: 1.3 to 2.7 times the speed at 50,000 x 384 and
+more. With fewer there is nothing to gain, and numba would take half a second to import."""
 _WRITTEN_AT_ONCE = 1 << 20
 _HITS_AT_ONCE = 1 << 22
 """Hits, allowed or not, that are held at once: 50 MB."""
@@ -31,14 +31,15 @@ _HITS_AT_ONCE = 1 << 22
 def import_faiss() -> Any:
     """The module faiss, which two extras bring. Raises ``MissingDependency`` that names both.
 
-    It is told to use matrix products for small batches too: by default 64 queries make 64 passes over the vectors (309 ms at
-    200,000 x 384; 51 ms so). One query takes as long either way.
+    It is told to use matrix products for small batches too: by default 64 queries make 64 passes over the vectors (309
+    ms at 200,000 x 384; 51 ms so). One query takes as long either way.
     """
     try:
         import faiss
     except ImportError:
         raise MissingDependency("FAISS is not installed", where="dense search",
-                                hint="pip install 'regard[cpu]' (faiss-cpu), or 'regard[gpu]' on Linux with CUDA (faiss-gpu)") from None
+                                hint="pip install 'regard[cpu]' (faiss-cpu), or 'regard[gpu]' on Linux with CUDA "
+                                     "(faiss-gpu)") from None
     faiss.cvar.distance_compute_blas_threshold = 1
     return faiss
 
@@ -80,7 +81,8 @@ class FaissKind(ViewKind):
         except (RuntimeError, MemoryError) as error:
             raise damaged_view(folder, str(error).partition("\n")[0]) from None
         if type(index).__name__ != self.faiss_class or index.ntotal != len(rows):
-            raise damaged_view(folder, f"{_FILE} is a {type(index).__name__} of {index.ntotal} vectors for {len(rows)} passages")
+            raise damaged_view(folder, f"{_FILE} is a {type(index).__name__} of {index.ntotal} vectors for {len(rows)} "
+                                       f"passages")
         self.tune(index)
         return FaissView(index, self, rows)
 
@@ -106,16 +108,20 @@ class FaissView:
     def search(self, vectors: Vectors, k: int, allowed: Rows | None = None) -> tuple[Rows, Scores]:
         """The ``k`` nearest passages of each query.
 
-        ``vectors`` float32 [n, d]; ``allowed`` limits the search to these rows, as :class:`.filtered.FilterPlan` says: rows that the
-        view lacks are no hits, and of the others no query finds fewer than there are. Gives rows int64 [n, k] and scores float32
-        [n, k], best first, equal scores by row; row -1 where there are fewer. Raises ``DimensionMismatch``, and ``StageError`` for NaN
-        in a query or, where vectors are compared one by one, in what it is compared with.
+        ``vectors`` float32 [n, d]; ``allowed`` limits the search to these rows, as :class:`.filtered.FilterPlan` says:
+        rows that the view lacks are no hits, and of the others no query finds fewer than there are. Gives rows int64
+        [n, k] and scores float32 [n, k], best first, equal scores by row; row -1 where there are fewer. Raises
+        ``DimensionMismatch``, and ``StageError`` for NaN in a query or, where vectors are compared one by one, in what
+        it is compared with.
         """
         if vectors.ndim != 2 or vectors.shape[1] != self.index.d:
-            raise DimensionMismatch(f"query vectors have shape {vectors.shape}, the view holds {self.index.d} components each",
-                                    where=f"view {self.kind}", hint="query with the encoder that the index was made with")
+            raise DimensionMismatch(f"query vectors have shape {vectors.shape}, the view holds {self.index.d} "
+                                    f"components each",
+                                    where=f"view {self.kind}",
+                                    hint="query with the encoder that the index was made with")
         if not np.isfinite(vectors).all():
-            raise StageError("a query's vector has NaN or infinity", where=f"view {self.kind}", hint="check the encoder's dtype")
+            raise StageError("a query's vector has NaN or infinity", where=f"view {self.kind}",
+                             hint="check the encoder's dtype")
         positions = None if allowed is None else self._positions(allowed)
         k = min(k, self.index.ntotal if positions is None else len(positions))
         if k == 0 or not len(vectors):
@@ -135,7 +141,8 @@ class FaissView:
         return FilterPlan(len(allowed), self.index.ntotal)
 
     def _positions(self, allowed: Rows) -> Positions:
-        """Where these rows stand in the FAISS index, in the rows' order, each once; rows that the view lacks are left out."""
+        """Where these rows stand in the FAISS index, in the rows' order, each once; rows that the view lacks are left
+        out."""
         wanted = np.unique(np.asarray(allowed, dtype=np.int64))
         slots = np.searchsorted(self.rows, wanted, sorter=self._by_row)
         inside = slots < len(self.rows)
@@ -144,7 +151,8 @@ class FaissView:
         return held
 
     def _nearest(self, vectors: Vectors, k: int, effort: float = 1.0) -> tuple[Scores, Positions]:
-        """Scores and positions [n, k] among all vectors, with ``effort`` times the view's width; position -1 where that finds fewer."""
+        """Scores and positions [n, k] among all vectors, with ``effort`` times the view's width; position -1 where that
+        finds fewer."""
         if self.kind.exact and self.index.ntotal >= _FUSED_FROM:
             return self._fused(vectors, k)
         scores, found = self.index.search(vectors, k, params=self.kind.parameters(k, effort) if effort > 1 else None)
@@ -176,7 +184,8 @@ class FaissView:
         from ...kernels.dispatch import taken
         from ...kernels.topk_search import topk_search
 
-        stored = import_faiss().rev_swig_ptr(self.index.get_xb(), self.index.ntotal * self.index.d).reshape(-1, self.index.d)
+        numbers = import_faiss().rev_swig_ptr(self.index.get_xb(), self.index.ntotal * self.index.d)
+        stored = numbers.reshape(-1, self.index.d)
         with self._refusing_nan(), taken() as paths:
             scores, positions = topk_search(torch.from_numpy(vectors), torch.from_numpy(stored), k)
         record_kernels(paths)
@@ -187,7 +196,8 @@ class FaissView:
         try:
             yield
         except ValueError as error:
-            raise StageError(str(error), where=f"view {self.kind}", hint="the encoder gave NaN or infinity: check its dtype") from None
+            raise StageError(str(error), where=f"view {self.kind}",
+                             hint="the encoder gave NaN or infinity: check its dtype") from None
 
 
 def _filled(view: FaissView, store: LanceStore, start: int) -> FaissView:

@@ -1,6 +1,7 @@
 """How a view lies on disk: ``views/<view>/<dataset version>/``, written beside and renamed into place.
 
-A view's description names its files with their digests (``integrity``); one that is not whole is built anew before it is used.
+A view's description names its files with their digests (``integrity``); one that is not whole is built anew before it
+is used.
 
 A view names the commit it was built from. When the dataset has moved on, the view is extended (only new rows, and its
 kind can) or rebuilt before it is used; the folder of the old version goes only after the new one is in place.
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
 import tempfile
 import uuid
@@ -27,7 +27,7 @@ from ..integrity import describe_files, read_sealed, remember, sealed
 from ..stores.lance.store import LanceStore
 from ..stores.lance.writer import locked, storage_errors
 from ..stores.unfinished import incomplete
-from .kind import PENDING, SearchView, View, ViewKind, parse_view
+from .kind import PENDING, SearchView, View, ViewKind, named_settings, parse_view
 from .missing import missing_view
 from .versions import (
     DESCRIPTION,
@@ -92,12 +92,14 @@ def fresh_view(store: LanceStore, wanted: str | ViewKind, encoder: str = "") -> 
 def built_view(path: Path, wanted: str | ViewKind, encoder: str = "") -> Version:
     """The newest version on disk of the view that ``wanted`` means, with ``encoder`` where that names none.
 
-    That is the view with these very settings; else the only one with those that are named: a text's, or the ones that differ from the
-    defaults. Raises ``IndexNotFound`` when it was never built, ``ConfigError`` where several are meant; both say what is there.
+    That is the view with these very settings; else the only one with those that are named: a text's, or the ones that
+    differ from the defaults. Raises ``IndexNotFound`` when it was never built, ``ConfigError`` where several are meant;
+    both say what is there.
     """
     kind = parse_view(wanted, encoder)
-    named = kind.changed().keys() | _named(kind, wanted)
-    alike = [v for v in newest_versions(path) if type(v.kind) is type(kind) and v.kind.folders()[0] == kind.folders()[0]]
+    named = {*kind.changed(), *(named_settings(kind, wanted) if isinstance(wanted, str) else ())}
+    alike = [v for v in newest_versions(path) if type(v.kind) is type(kind)
+             and v.kind.folders()[0] == kind.folders()[0]]
     meant = [v for v in alike if v.kind == kind] or [v for v in alike if _agree(v.kind, kind, named)]
     if len(meant) == 1:
         return meant[0]
@@ -109,11 +111,6 @@ def built_view(path: Path, wanted: str | ViewKind, encoder: str = "") -> Version
         raise IndexNotFound(f"the index's view is {there}, not {kind}", where=str(path),
                             hint=f"build it so: regard index --index {path} --view {kind}; or leave the settings out")
     raise missing_view(path, kind)
-
-
-def _named(kind: ViewKind, wanted: str | ViewKind) -> set[str]:
-    """The settings that a text names, be it with their defaults."""
-    return {name for name in kind.setting_names() if isinstance(wanted, str) and re.search(rf"[:,]\s*{name}\s*=", wanted)}
 
 
 def _agree(one: ViewKind, other: ViewKind, names: Iterable[str]) -> bool:
@@ -154,8 +151,8 @@ def _is_made_so(version: Version, kind: ViewKind, made_by: Any) -> bool:
 
 
 def _extended(home: Path, store: LanceStore, kind: ViewKind, made_by: Any) -> View | None:
-    """The newest older view of this history, extended; None when there is none, it has other settings, rows of it are gone, or its kind
-    extends none."""
+    """The newest older view of this history, extended; None when there is none, it has other settings, rows of it are
+    gone, or its kind extends none."""
     if type(kind).extend is ViewKind.extend:
         return None
     for version in versions_of(home, store):
@@ -184,7 +181,8 @@ def carry_view(store: LanceStore, version: Version) -> bool:
 
 
 def _carried(folder: Path, store: LanceStore, kind: ViewKind, made_by: Any) -> bool:
-    """Whether an older view that is made so has become the store's, since a compaction only moved its passages to other files."""
+    """Whether an older view that is made so has become the store's, since a compaction only moved its passages to other
+    files."""
     alike = (version for version in versions_of(folder.parent, store) if _is_made_so(version, kind, made_by))
     return any(_carry(version, folder, store) for version in alike if version.folder != folder)
 
@@ -214,15 +212,17 @@ def _write(view: View, folder: Path, store: LanceStore, kind: ViewKind, made_by:
     def save(temporary: Path) -> dict[str, Any]:
         known = view.save(temporary) or {}
         np.save(temporary / ROWS, store.rows)
-        meta: dict[str, Any] = {"spec": plain(kind), "dataset": store.manifest["id"], "version": store.version, "commit": store.commit,
-                                "passages": len(store.rows), "build": uuid.uuid4().hex, "files": describe_files(temporary, known)}
+        meta: dict[str, Any] = {
+            "spec": plain(kind), "dataset": store.manifest["id"], "version": store.version, "commit": store.commit,
+            "passages": len(store.rows), "build": uuid.uuid4().hex, "files": describe_files(temporary, known)}
         return meta if made_by is None else {**meta, "made_by": made_by}
 
     remember(folder, _put_in_place(folder, store, save)["files"])
 
 
 def _put_in_place(folder: Path, store: LanceStore, save: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """``folder`` with what ``save`` writes into the folder it is given, and the description that it returns; whole or not at all."""
+    """``folder`` with what ``save`` writes into the folder it is given, and the description that it returns; whole or
+    not at all."""
     home = folder.parent
     temporary = Path(tempfile.mkdtemp(prefix=NEW, dir=home))
     try:

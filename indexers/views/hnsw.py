@@ -11,7 +11,8 @@ from .faiss_view import FaissKind, import_faiss
 
 
 class HNSW(FaissKind):
-    """Hierarchical navigable small world graph: ``m`` links a vector, ``ef_construction`` and ``ef_search`` candidates at a time."""
+    """Hierarchical navigable small world graph: ``m`` links a vector, ``ef_construction`` and ``ef_search`` candidates
+    at a time."""
 
     card = Card("Malkov and Yashunin", 2018, arxiv="1603.09320", note="FAISS's IndexHNSWFlat")
     stem = "faiss-hnsw"

@@ -17,7 +17,8 @@ _TRAINING_PER_LIST = 64  # FAISS warns below 39
 
 
 class IVF(FaissKind):
-    """Inverted file: ``lists`` of vectors (0: four times the root of their number), of which a query looks into ``probes``."""
+    """Inverted file: ``lists`` of vectors (0: four times the root of their number), of which a query looks into
+    ``probes``."""
 
     card = Card("Jegou et al.", 2011, note="FAISS's IndexIVFFlat: whole vectors, no product quantization")
     stem = "faiss-ivf"
@@ -45,7 +46,8 @@ class IVF(FaissKind):
 
 
 def _sample(store: LanceStore, encoder: str, size: int, dimension: int) -> Vectors:
-    """At most ``size`` vectors, evenly spread over the store, the same ones each time; a zero for a store without passages."""
+    """At most ``size`` vectors, evenly spread over the store, the same ones each time; a zero for a store without
+    passages."""
     step = max(1, -(-len(store) // size))
     start, kept = 0, []
     for block in store.vectors(encoder):

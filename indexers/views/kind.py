@@ -1,4 +1,5 @@
-"""View kinds: parts that say what a view is made of, and build, extend and load it. A kind is a module of this package, or another's.
+"""View kinds: parts that say what a view is made of, and build, extend and load it. A kind is a module of this package,
+or another's.
 
     class HNSW(ViewKind):
         queries = "vectors"
@@ -7,7 +8,8 @@
 
     hnsw    hnsw:m=48    hnsw:m=48,encoder=minilm    {"part": "hnsw", "m": 48}
 
-The views of older indexes were named ``faiss:hnsw,m=48@minilm``; such texts, and their descriptions on disk, are understood.
+The views of older indexes were named ``faiss:hnsw,m=48@minilm``; such texts, and their descriptions on disk, are
+understood.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from ..integrity import Files
 from ..stores.lance.store import LanceStore
 
 PENDING = "pending-"
-"""How the names of folders in a view's folder begin that outlive a build which is killed. They go when the view is in place."""
+"""How the names of folders in a view's folder begin that outlive a build which is killed. They go when the view is in
+place."""
 
 _ENCODER_LAST = re.compile(r"(\w+(?:,\w+=[^,@]*)*)@(.+)", re.DOTALL)
 _FORMER_KEYS = {"kind", "encoder", "parameters"}
@@ -47,17 +50,17 @@ class SearchView(View, Protocol):
     def search(self, queries: Any, k: int, allowed: Rows | None = None) -> tuple[Rows, Scores]:
         """The ``k`` best passages of each query, among the rows ``allowed``.
 
-        ``queries``: texts, or vectors float32 [n, d], as the kind says. Gives rows int64 [n, k] and scores float32 [n, k], best first,
-        equal scores by row; row -1 where there are fewer.
+        ``queries``: texts, or vectors float32 [n, d], as the kind says. Gives rows int64 [n, k] and scores float32 [n,
+        k], best first, equal scores by row; row -1 where there are fewer.
         """
 
 
 class ViewKind(Part):
     """Base of the view kinds.
 
-    A setting ``encoder`` names the dense encoder whose stored vectors a view is made of (empty: the index's own), a setting ``lm`` the
-    language model that computes it. ``identity()`` is what else decides what it holds for a passage (a weights hash): a view of another
-    identity is built anew.
+    A setting ``encoder`` names the dense encoder whose stored vectors a view is made of (empty: the index's own), a
+    setting ``lm`` the language model that computes it. ``identity()`` is what else decides what it holds for a passage
+    (a weights hash): a view of another identity is built anew.
     """
 
     group = "regard.views"
@@ -79,17 +82,19 @@ class ViewKind(Part):
     def build(self, store: LanceStore, home: Path, progress: bool | None = None) -> View:
         """The view of all passages of ``store``.
 
-        What takes long shows its ``progress`` (as ``build_index`` does) and keeps what is done in folders ``PENDING...`` of ``home``, the
-        folder of this view's versions, from where the next build goes on.
+        What takes long shows its ``progress`` (as ``build_index`` does) and keeps what is done in folders
+        ``PENDING...`` of ``home``, the folder of this view's versions, from where the next build goes on.
         """
         raise NotImplementedError(f"{type(self).__name__} says how it is built")
 
     def extend(self, view: Any, store: LanceStore) -> View | None:
-        """``view``, which was loaded for this, with the rows that ``store`` has gained; None where it must be built anew."""
+        """``view``, which was loaded for this, with the rows that ``store`` has gained; None where it must be built
+        anew."""
         return None
 
     def load(self, folder: Path, rows: Rows) -> View:
-        """The view whose ``save`` wrote into ``folder``. Raises ``IndexFormatError`` for files that are not what they should be."""
+        """The view whose ``save`` wrote into ``folder``. Raises ``IndexFormatError`` for files that are not what they
+        should be."""
         raise NotImplementedError(f"{type(self).__name__} says how it is loaded")
 
     def expect_installed(self) -> None:
@@ -108,11 +113,7 @@ class ViewKind(Part):
     @classmethod
     def from_text(cls, text: str) -> Self:
         """Also as views were named at first: ``faiss:hnsw,m=48@minilm``."""
-        family, _, rest = text.partition(":")
-        if family not in cls.table() and re.split("[,@]", rest)[0] in cls.table():
-            text = rest
-        match = _ENCODER_LAST.fullmatch(text)
-        return parse(cls, f"{match[1]},encoder={json.dumps(match[2])}" if match else text)
+        return parse(cls, _as_now(text))
 
     @property
     def column(self) -> str | None:
@@ -137,7 +138,8 @@ class ViewKind(Part):
             raise StageError(f"{self} needs the passages' text, and this index stores none", where=str(store.path),
                              hint="index again with text")
         if self.column is not None and self.column not in store.encoders:
-            raise IndexNotFound(f"the index has no vectors of {self.column!r}, which {self} is made of", where=str(store.path),
+            raise IndexNotFound(f"the index has no vectors of {self.column!r}, which {self} is made of",
+                                where=str(store.path),
                                 hint=f"it has {', '.join(store.encoders) or 'none'}")
 
     def __str__(self) -> str:
@@ -147,7 +149,8 @@ class ViewKind(Part):
 def parse_view(view: str | ViewKind, default_encoder: str = "") -> ViewKind:
     """The kind that ``view`` names; one that is made of vectors and names no encoder takes ``default_encoder``.
 
-    Raises ``ConfigError``, and where a language model decides settings what ``rag.lm.describe`` raises: it must be there.
+    Raises ``ConfigError``, and where a language model decides settings what ``rag.lm.describe`` raises: it must be
+    there.
     """
     kind = part(ViewKind, view)
     if kind.column == "":
@@ -158,8 +161,25 @@ def parse_view(view: str | ViewKind, default_encoder: str = "") -> ViewKind:
     return kind.resolved()
 
 
+def named_settings(kind: ViewKind, text: str) -> set[str]:
+    """The settings that ``text``, from which ``kind`` was made, names: be it with their defaults."""
+    settings = re.split("[:,]", _as_now(text))[1:]
+    named = {item.partition("=")[0].strip() for item in settings if "=" in item} & set(kind.setting_names())
+    return named if not settings or "=" in settings[0] else named | {kind.setting_names()[0]}
+
+
+def _as_now(text: str) -> str:
+    """``faiss:hnsw,m=48@minilm``, as views were named at first, as they are named now: ``hnsw,m=48,encoder=minilm``."""
+    family, _, rest = text.partition(":")
+    if family not in ViewKind.table() and re.split("[,@]", rest)[0] in ViewKind.table():
+        text = rest
+    match = _ENCODER_LAST.fullmatch(text)
+    return f"{match[1]},encoder={json.dumps(match[2])}" if match else text
+
+
 def stored_kind(data: Any) -> ViewKind | None:
-    """The kind that the ``spec`` of a description stands for, of older releases too; None where there is none here that would."""
+    """The kind that the ``spec`` of a description stands for, of older releases too; None where there is none here that
+    would."""
     try:
         return part(ViewKind, _former(data) if _is_former(data) else data) if isinstance(data, Mapping) else None
     except (RegardError, TypeError):

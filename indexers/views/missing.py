@@ -19,6 +19,7 @@ def missing_view(path: Path, kind: ViewKind) -> IndexNotFound:
         return IndexNotFound(f"the index has no view {kind}", where=str(path),
                              hint=f"add it: regard index --index {path} --view {kind}; it has: {built}")
     if is_locked(path):
-        return IndexNotFound(f"the view {kind} is not built yet: a job is working on this index", where=str(path), hint="wait for it")
+        return IndexNotFound(f"the view {kind} is not built yet: a job is working on this index", where=str(path),
+                             hint="wait for it")
     return IndexNotFound(f"the index has no view {kind}: the job that was to build it was interrupted", where=str(path),
                          hint=f"{RERUN}: {job.command}")

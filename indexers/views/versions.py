@@ -1,7 +1,7 @@
 """Which views lie on disk, and what their versions say of themselves: ``views/<view>/<dataset version>/view.json``.
 
-``views/<view>/spec.json`` says again what the view is, so that one whose description is damaged can be built anew as it was. A view is
-found by what it says it is; two settings of one kind have two folders (``ViewKind.folders``).
+``views/<view>/spec.json`` says again what the view is, so that one whose description is damaged can be built anew as it
+was. A view is found by what it says it is; two settings of one kind have two folders (``ViewKind.folders``).
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ _KEYS = {"spec", "dataset", "version", "commit", "passages", "build", "files"}
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A view's folder and its description: ``spec``, ``dataset``, ``version``, ``commit``, ``passages``, ``build``, ``files`` (see
-    ``integrity``), for some kinds ``made_by``; only ``spec`` and ``version`` where the description is ``damaged``.
+    """A view's folder and its description: ``spec``, ``dataset``, ``version``, ``commit``, ``passages``, ``build``,
+    ``files`` (see ``integrity``), for some kinds ``made_by``; only ``spec`` and ``version`` where the description is
+    ``damaged``.
 
     ``commit`` says which of several histories' ``version`` it is (see ``store``).
     ``build`` is another each time: an approximate index that was extended is not the one that is built in one go.
@@ -49,7 +50,8 @@ class Version:
     def expect_whole(self, reading: Reading = "once") -> None:
         """Raise ``IndexFormatError`` for a view that is not as it was written (see ``integrity``)."""
         if self.damaged:
-            raise IndexFormatError(f"the description of the view {self.kind} is damaged", where=str(self.folder / DESCRIPTION),
+            raise IndexFormatError(f"the description of the view {self.kind} is damaged",
+                                   where=str(self.folder / DESCRIPTION),
                                    hint=mend(self.folder))
         expect_whole(self.folder, self.meta["files"], mend(self.folder), reading=reading)
 
@@ -61,7 +63,8 @@ class Version:
         except (OSError, ValueError, EOFError) as error:
             raise damaged_view(self.folder, str(error)) from None
         if rows.dtype != np.int64 or rows.shape != (self.meta["passages"],):
-            raise damaged_view(self.folder, f"{ROWS} has {rows.dtype} {rows.shape} for {self.meta['passages']} passages")
+            raise damaged_view(self.folder,
+                               f"{ROWS} has {rows.dtype} {rows.shape} for {self.meta['passages']} passages")
         return rows
 
 
@@ -98,7 +101,8 @@ def home_of(path: Path, kind: ViewKind) -> Path:
 
 def versions_of(home: Path, store: LanceStore) -> list[Version]:
     """The versions of one view by folders of ``store``'s very dataset, newest first, of whatever history."""
-    folders = sorted((f for f in home.glob("*/") if f.name.isdigit()), key=lambda folder: int(folder.name), reverse=True)
+    folders = sorted((f for f in home.glob("*/") if f.name.isdigit()), key=lambda folder: int(folder.name),
+                     reverse=True)
     return [Version(folder, meta) for folder in folders if (meta := read_meta(folder, store))]
 
 
@@ -127,7 +131,8 @@ def _newest(home: Path) -> Version | None:
     if found:
         return max(found, key=lambda version: int(version.meta["version"]))
     # damaged: what says best what the view was
-    said = [read_sealed(home / SPEC), *(read_json(file) for file in (home / SPEC, *(folder / DESCRIPTION for folder in folders)))]
+    said = [read_sealed(home / SPEC),
+            *(read_json(file) for file in (home / SPEC, *(folder / DESCRIPTION for folder in folders)))]
     spec = next((meta["spec"] for meta in said if meta and _is_of(home, meta.get("spec"))), None)
     return Version(folders[0], {"spec": spec, "version": int(folders[0].name)}) if spec and folders else None
 

@@ -16,12 +16,13 @@ import numpy as np
 from common import Figures, alternate, arguments, collection, collection_index, median
 from numpy.typing import NDArray
 from regard.indexers import LanceStore
-from regard.indexers.views import FaissView, filtered, parse_view
+from regard.indexers.views import filtered, parse_view
+from regard.indexers.views.faiss_view import FaissView
 from regard.rag.evaluation import read_beir
 from regard.rag.models.encoding import Vectors, encoder
 
 COLLECTIONS = ("scifact", "vaswani", "msmarco-dl19", "hotpotqa-100")
-KINDS = ("faiss:flat", "faiss:ivf", "faiss:hnsw")
+KINDS = ("flat", "ivf", "hnsw")
 SHARES = (0.5, 0.1, 0.01, 0.002)
 CELLS = 256
 K = 10
@@ -59,7 +60,7 @@ def main() -> None:
         vectors = tiled(vectors, options.rows)
     filters = {**random_filters(len(vectors)), **cell_filters(vectors, queries)}
     for kind in options.kinds:
-        view = FaissView.build(Table(vectors), parse_view(f"{kind}@minilm"))
+        view = parse_view(kind, "minilm").build(Table(vectors), Path())
         print(f"# {kind}, {len(vectors):,} vectors, {len(queries)} queries", flush=True)
         figures.show(f"{kind}, no filter, recall@{K}", unfiltered(view, vectors, queries))
         for name, groups in filters.items():

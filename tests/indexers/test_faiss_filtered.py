@@ -14,7 +14,7 @@ from regard.indexers.views import faiss_view, filtered, parse_view
 from regard.indexers.views.faiss_view import FaissView
 from regard.indexers.views.filtered import FilterPlan, describe, search_exactly
 from regard.rag import Pipeline, Query
-from regard.rag.dag.trace import StageTrace, tracing
+from regard.rag.dag.trace import Running, StageTrace, tracing
 from regard.rag.errors import StageError
 from regard.retrievers import Dense
 
@@ -199,7 +199,7 @@ def test_the_index_loses_no_more_under_a_filter_than_without(
     positions = np.sort(np.random.default_rng(0).choice(N, int(share * N), replace=False))
     unfiltered = recall(views[kind].search(queries, 10)[0], brute_force(vectors, queries, 10, np.arange(N))[0])
     entry = StageTrace("dense", "Dense")
-    with tracing(entry):
+    with tracing(Running(entry)):
         rows, scores = views[kind].search(queries, 10, 3 * positions)
     assert entry.notes.get("filter_redone_exactly", 0) < len(queries) / 10
     assert recall(rows, brute_force(vectors, queries, 10, positions)[0]) >= max(0.98, unfiltered)
@@ -217,7 +217,7 @@ def test_a_filter_that_has_to_do_with_the_query_is_noticed_and_searched_exactly(
     monkeypatch.setattr(faiss_view, "_HITS_AT_ONCE", hits_at_once)
     farthest = np.sort(np.argsort(vectors @ queries[0])[: N // 2])
     entry = StageTrace("dense", "Dense")
-    with tracing(entry):
+    with tracing(Running(entry)):
         rows, scores = views[kind].search(queries[[0, 0, 1]], 10, 3 * farthest)
     assert entry.notes["filter_redone_exactly"] >= 2
     wanted_rows, wanted_scores = brute_force(vectors, queries[[0, 0]], 10, farthest)

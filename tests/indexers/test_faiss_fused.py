@@ -7,7 +7,7 @@ import pytest
 from regard.indexers.views import faiss_view, parse_view
 from regard.indexers.views.faiss_view import FaissView, import_faiss
 from regard.kernels.dispatch import taken
-from regard.rag.dag.trace import StageTrace, tracing
+from regard.rag.dag.trace import Running, StageTrace, tracing
 from regard.rag.errors import StageError
 
 
@@ -26,7 +26,7 @@ def vectors() -> np.ndarray:
 def test_ranks_as_faiss_does(monkeypatch: pytest.MonkeyPatch, vectors: np.ndarray, batch: int) -> None:
     queries = np.random.default_rng(1).standard_normal((batch, 24), dtype=np.float32)
     entry = StageTrace("dense", "Dense")
-    with tracing(entry):
+    with tracing(Running(entry)):
         rows, scores = view(vectors).search(queries, 30)
     assert entry.notes == {"kernels": "topk_search: cpu"}
     monkeypatch.setattr(faiss_view, "_FUSED_FROM", 1 << 40)

@@ -49,19 +49,15 @@ TARGETS: dict[str, tuple[str, ...]] = {  # module or folder -> its tests, the te
     "rag/dag/ports.py": ("rag/test_ports.py", "rag/test_pipeline.py"),  # out of rag/dag/stage.py
     "indexers/views": VIEWS,
     "indexers/views/files.py": (*VIEWS, "indexers/test_attention_view.py::test_a_damaged_shard_is_refused_and_mended"),
-    "indexers/views/spec.py": (
+    "indexers/views/kind.py": (
         "indexers/test_views.py::test_names_of_views_round_trip_and_wrong_ones_are_refused",
-        "indexers/test_views.py::test_the_help_names_the_settings_with_their_defaults",
+        "indexers/test_views.py::test_every_setting_decides_a_folder_and_only_it",
         "indexers/test_views.py::test_folders_of_views_are_names_and_never_shared",
         "indexers/test_views.py::test_a_view_without_its_encoder_or_with_one_it_does_not_take",
         "indexers/test_attention_view.py::test_names_of_attention_views",
         "indexers/test_attention_view.py::test_a_head_set_says_which_layers_a_view_needs",
     ),
-    "indexers/views/attention_job.py": ATTENTION_VIEWS,
-    "indexers/views/attention_layout.py": ATTENTION_VIEWS,
-    "indexers/views/attention_shards.py": ATTENTION_VIEWS,
-    "indexers/views/attention_view.py": ATTENTION_VIEWS,
-    "indexers/views/footprint.py": ATTENTION_VIEWS,
+    "indexers/views/attention": ATTENTION_VIEWS,
     "retrievers": ("retrievers",),
     "rerankers/attention/policies": ("rerankers/test_policies.py", "rerankers/test_attention.py"),
 }

@@ -1,7 +1,8 @@
-"""Cached passages: their keys and values by a language model, computed once at indexing time, so that reranking runs only the query.
+"""Cached passages: their keys and values by a language model, computed once at indexing time, so that reranking runs
+only the query.
 
-What a view holds for a passage is the block [marker + passage + separator] of ``rag.lm.passages.Format``, under the block mask at
-shared positions after the fixed prefix: it does not depend on the query or on the other passages.
+What a view holds for a passage is the block [marker + passage + separator] of ``rag.lm.passages.Format``, under the
+block mask at shared positions after the fixed prefix: it does not depend on the query or on the other passages.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 
 class CachedPassages:
-    """The keys and values of passages ``rows``; memory-mapped. ``layers``: so many of the lowest layers are used, at first all."""
+    """The keys and values of passages ``rows``; memory-mapped. ``layers``: so many of the lowest layers are used, at
+    first all."""
 
     def __init__(self, home: Path, dataset: str, made_by: Recipe, prefix: Prefix, shards: list[Shard]) -> None:
         """``home``: the index. ``dataset``: the identity of its passage store."""
@@ -41,7 +43,8 @@ class CachedPassages:
         self.layout = layout_of(made_by)
         self.layers = self.layout.layers
         self.rows: Rows = np.concatenate([shard.rows for shard in shards]) if shards else np.zeros(0, dtype=np.int64)
-        self._contents: Contents = np.concatenate([shard.contents for shard in shards]) if shards else np.zeros((0, 2), dtype=np.int64)
+        none: Contents = np.zeros((0, 2), dtype=np.int64)
+        self._contents: Contents = np.concatenate([none, *(shard.contents for shard in shards)])
         self._prefix = prefix
         self._shards = shards
         self._order = np.argsort(self.rows, kind="stable")
@@ -62,9 +65,10 @@ class CachedPassages:
     def prefill(self, ranking: Ranking, device: str = "cpu") -> tuple[Prefill, list[Span]]:
         """The context of the ranking's passages, and their scored spans in it, in the ranking's order.
 
-        The passages stand shortest first, as ``rag.lm.passages.lay_out`` puts them. Numbers are float32 where the view holds 32 bits, else
-        float16, or bfloat16 where the model's checkpoint is. The trace counts the passages that were cut when they were stored
-        (``passages_cut``). Raises ``StageError`` for a ranking of another index, or with passages that the view does not hold.
+        The passages stand shortest first, as ``rag.lm.passages.lay_out`` puts them. Numbers are float32 where the view
+        holds 32 bits, else float16, or bfloat16 where the model's checkpoint is. The trace counts the passages that
+        were cut when they were stored (``passages_cut``). Raises ``StageError`` for a ranking of another index, or with
+        passages that the view does not hold.
         """
         found = self._find(ranking)
         record(passages_cut=sum(int(shard.table[i, CUT]) for shard, i in found))
@@ -81,7 +85,8 @@ class CachedPassages:
         return Prefill(plan(context, blocks, "block", "shared"), keys, values, complete=False), spans
 
     def _gather(self, passages: list[tuple[Shard, int]], blocks: list[Span], tokens: int) -> torch.Tensor:
-        """The prefix and ``passages`` side by side, [slots, KV heads, tokens, d]: one sequential read for each passage."""
+        """The prefix and ``passages`` side by side, [slots, KV heads, tokens, d]: one sequential read for each
+        passage."""
         import torch
 
         layout, before = self.layout, len(self._prefix.ids)
@@ -97,14 +102,17 @@ class CachedPassages:
         self._expect_same_store(ranking)
         wanted = ranking.rows
         slots_of = np.searchsorted(self.rows, wanted, sorter=self._order)
-        places = self._order[np.minimum(slots_of, len(self.rows) - 1)] if len(self.rows) else np.zeros(0, dtype=np.int64)
+        places = self._order[np.minimum(slots_of, len(self.rows) - 1)] if len(self.rows) else np.zeros(0,
+                                                                                                       dtype=np.int64)
         if len(places) != len(wanted) or not np.array_equal(self.rows[places], wanted):
             lacking = int((~np.isin(wanted, self.rows)).sum())
-            raise StageError(f"{lacking} of the ranking's {len(wanted)} passages are not in the view of {len(self.rows)}",
+            raise StageError(f"{lacking} of the ranking's {len(wanted)} passages are not in the view of "
+                             f"{len(self.rows)}",
                              where=str(self.home), hint=f"bring it up to date: regard index --index {self.home}")
         self._expect_same_contents(ranking, places)
         shard_of = np.searchsorted(self._first, places, side="right") - 1
-        return [(self._shards[s], int(place - self._first[s])) for s, place in zip(shard_of.tolist(), places.tolist(), strict=True)]
+        return [(self._shards[s], int(place - self._first[s]))
+                for s, place in zip(shard_of.tolist(), places.tolist(), strict=True)]
 
     def _expect_same_store(self, ranking: Ranking) -> None:
         """Row numbers mean something only in the dataset that gave them."""
@@ -112,13 +120,15 @@ class CachedPassages:
         scheme, _, path = store.uri.partition(":")
         same = scheme == "lance" and Path(path).resolve() == self.home.resolve()
         if not same or store.fingerprint.partition(":")[0] != self.dataset:
-            raise StageError(f"the ranking's passages are in {store.uri or 'memory'} ({store.fingerprint}), the cache is of the index "
+            raise StageError(f"the ranking's passages are in {store.uri or 'memory'} ({store.fingerprint}), the cache "
+                             f"is of the index "
                              f"{self.home} ({self.dataset})", where="attention cache",
                              hint="rank and rerank with one index, or rerank without cache")
 
 
     def _expect_same_contents(self, ranking: Ranking, places: NDArray[np.int64]) -> None:
-        """In another history of the index (a restored one, a copy that went its own way) a row may be another passage."""
+        """In another history of the index (a restored one, a copy that went its own way) a row may be another
+        passage."""
         store = ranking.store
         assert isinstance(store, LanceStore)  # its uri says so
         if not np.array_equal(store.contents(ranking.rows), self._contents[places]):

@@ -35,7 +35,8 @@ class Footprint:
     def __str__(self) -> str:
         mean = self.tokens / max(self.missing, 1)
         about, more = "" if self.counted else "about ", " more" if self.present else ""
-        return (f"{self.view}: {self.layout.token_bytes:,} bytes a token, {size(round(mean * self.layout.token_bytes))} a passage "
+        return (f"{self.view}: {self.layout.token_bytes:,} bytes a token, "
+                f"{size(round(mean * self.layout.token_bytes))} a passage "
                 f"({about}{mean:.0f} tokens), {size(self.missing_bytes)} for {self.missing:,}{more} passages")
 
     def expect_room(self, home: Path) -> None:
@@ -46,13 +47,17 @@ class Footprint:
         with_codes = round(self.tokens * replace(self.layout, bits=8).token_bytes)
         codes = "" if self.layout.bits == 8 else f"store 8 bits (bits=8: {size(with_codes)}), "
         raise StorageError(
-            f"the view {self.view} needs {size(self.missing_bytes)} for {self.missing:,} passages, and {size(free)} are free",
+            f"the view {self.view} needs {size(self.missing_bytes)} for {self.missing:,} passages, and {size(free)} "
+            f"are free",
             where=str(home),
-            hint=f"free some space, {codes}or store only the layers that a head set needs (heads=shipped, heads=FILE.json or last=LAYER)")
+            hint=f"free some space, {codes}or store only the layers that a head set needs (heads=shipped, "
+                 f"heads=FILE.json or last=LAYER)")
 
     def save(self, home: Path) -> None:
-        """Keep it as ``footprint.json`` (bytes and passages of the whole view), which ``regard doctor`` compares with what is there."""
-        whole = {"view": self.view, "passages": self.present + self.missing, "bytes": self.present_bytes + self.missing_bytes}
+        """Keep it as ``footprint.json`` (bytes and passages of the whole view), which ``regard doctor`` compares with
+        what is there."""
+        whole = {"view": self.view, "passages": self.present + self.missing,
+                 "bytes": self.present_bytes + self.missing_bytes}
         new = home / f"new-{FOOTPRINT}"
         new.write_text(json.dumps(whole))
         new.replace(home / FOOTPRINT)

@@ -1,7 +1,7 @@
 """The job behind a view of cached passages: keys and values of every passage, computed once, shard by shard.
 
-A job that is killed goes on after its last committed shard. What an older version of the view holds is taken over, as are the shards
-of an unfinished job; what the index no longer holds is dropped.
+A job that is killed goes on after its last committed shard. What an older version of the view holds is taken over, as
+are the shards of an unfinished job; what the index no longer holds is dropped.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def layout_of(made_by: Recipe) -> Layout:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """What stands before all passages: ``ids`` int32 [tokens], and its keys and values, float32 [slots, KV heads, tokens, d]."""
+    """What stands before all passages: ``ids`` int32 [tokens], and its keys and values, float32 [slots, KV heads,
+    tokens, d]."""
 
     ids: Ids
     numbers: NDArray[np.float32]
@@ -93,7 +94,7 @@ class Prefix:
         try:
             with np.load(folder / PREFIX, allow_pickle=False) as file:
                 return cls(file["ids"], file["numbers"])
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile, NotImplementedError) as error:  # numpy's, and its archive's
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile, NotImplementedError) as error:  # numpy's, zipfile's
             raise damaged_view(folder, f"its prompt prefix: {error}") from None
 
     def save(self, folder: Path) -> None:
@@ -103,10 +104,11 @@ class Prefix:
 def bring_up_to_date(
     store: LanceStore, kind: ViewKind, home: Path, made_by: Recipe, progress: bool | None,
 ) -> tuple[Prefix, list[Shard]]:
-    """The shards that hold all passages of ``store`` and no others; those that were not there are left, committed, in a pending folder.
+    """The shards that hold all passages of ``store`` and no others; those that were not there are left, committed, in a
+    pending folder.
 
-    Says what they will take (on standard error, unless ``progress`` is False) before it starts. Raises ``StorageError`` then when the
-    disk has not the room, or later when it refuses a write, and what the model raises.
+    Says what they will take (on standard error, unless ``progress`` is False) before it starts. Raises ``StorageError``
+    then when the disk has not the room, or later when it refuses a write, and what the model raises.
     """
     identity = dumps([made_by, store.manifest["id"]], sort_keys=True).encode()
     pending = home / (PENDING + blake2b(identity, digest_size=8).hexdigest())
@@ -165,7 +167,8 @@ class _Job:
     # -- what is there -------------------------------------------------------------
 
     def take_over(self, finished: Version | None) -> Prefix | None:
-        """Take what is whole in the ``finished`` version's folder, if there is one, and in the pending one; gives the former's prefix."""
+        """Take what is whole in the ``finished`` version's folder, if there is one, and in the pending one; gives the
+        former's prefix."""
         found = self._readable(self.pending)
         prefix = None
         if finished is not None:
@@ -187,7 +190,8 @@ class _Job:
             return []
         held = set(map(_key, self.store.rows.tolist(), self.store.contents().tolist()))
         wanted = np.zeros(sum(len(shard.rows) for shard in shards), dtype=np.bool_)
-        keys = (_key(row, content) for shard in shards for row, content in zip(shard.rows.tolist(), shard.contents.tolist(), strict=True))
+        keys = (_key(row, content) for shard in shards
+                for row, content in zip(shard.rows.tolist(), shard.contents.tolist(), strict=True))
         for i, key in enumerate(keys):
             wanted[i] = key in held
             held.discard(key)
@@ -208,7 +212,8 @@ class _Job:
         return found
 
     def _take(self, shard: Shard, wanted: NDArray[np.bool_]) -> None:
-        """``shard``, or a copy of the passages that are ``wanted`` of it: what was deleted from an index must not stay in its views."""
+        """``shard``, or a copy of the passages that are ``wanted`` of it: what was deleted from an index must not stay
+        in its views."""
         if wanted.all():
             self.shards.append(shard)
             return
@@ -242,7 +247,8 @@ class _Job:
         spans = tiled(len(prefix), [len(block.ids) for block in blocks])
         ids = [token for block in blocks for token in block.ids]
         prefill = lm.prefill(prefix + ids, blocks=spans, mask="block", positions="shared", last=self.layout.layers - 1)
-        table = np.array([(s.row, len(s.block.ids), len(s.block.scored), s.block.cut, *s.content) for s in some], dtype=np.int64)
+        table = np.array([(s.row, len(s.block.ids), len(s.block.scored), s.block.cut, *s.content) for s in some],
+                         dtype=np.int64)
         self._commit(table, np.array(ids, dtype=np.int32), [self.layout.packed(prefill, spans)])
 
     def _commit(self, table: Table, ids: Ids, ranges: Sequence[Any]) -> None:

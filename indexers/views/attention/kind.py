@@ -1,4 +1,5 @@
-"""The view kind ``attention``: the passages' keys and values by a language model, for ``AttentionReranker(cache=index)``."""
+"""The view kind ``attention``: the passages' keys and values by a language model, for
+``AttentionReranker(cache=index)``."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ _HEADS = 8
 
 
 class AttentionCache(ViewKind):
-    """Keys and values of every passage by ``lm``, in ``bits`` bits, up to the layer ``last``: by default the deepest one at which reranking
-    with ``heads`` looks (a head set's file, ``shipped``; ``auto`` as rerankers choose them)."""
+    """Keys and values of every passage by ``lm``, in ``bits`` bits, up to the layer ``last``: by default the deepest
+    one at which reranking with ``heads`` looks (a head set's file, ``shipped``; ``auto`` as rerankers choose them)."""
 
     stem = "attention"
     needs_text = True
@@ -36,13 +37,15 @@ class AttentionCache(ViewKind):
     heads: str = AUTO
 
     def resolved(self) -> Self:
-        """With ``last``, in the place of ``heads``. Raises what ``rag.lm.describe`` raises, ``ConfigError`` for no layer of it."""
+        """With ``last``, in the place of ``heads``. Raises what ``rag.lm.describe`` raises, ``ConfigError`` for no
+        layer of it."""
         if self.last is not None and self.heads != AUTO:
             raise ConfigError(f"{self} says twice how deep it is", where=f"view {self}", hint="give last or heads")
         layers = describe(self.lm).layers
         last = deepest(chosen(self.heads, self.lm, "ndcg", _HEADS, "block"), layers) if self.last is None else self.last
         if last >= layers:
-            raise ConfigError(f"{self.lm} has no layer {last}", where=f"view {self}", hint=f"its layers are 0 to {layers - 1}")
+            raise ConfigError(f"{self.lm} has no layer {last}", where=f"view {self}",
+                              hint=f"its layers are 0 to {layers - 1}")
         return self.replace(last=last, heads=AUTO)
 
     def usual(self) -> bool:

@@ -1,9 +1,10 @@
 """How passages' keys and values lie in bytes: what ``attention`` views store.
 
-A passage is one contiguous range: for each slot (layer 0's keys, layer 0's values, layer 1's keys, ..., the deepest layer's keys) and KV
-head its tokens, [slots, KV heads, tokens, d]. So a passage is read in one go into its place in every layer's [KV heads, tokens, d], and a
-reranker that needs only the lower layers reads only the range's beginning. The deepest layer's values are not there: nothing looks at
-them. With 8 bits the range begins with the float16 scales [slots, KV heads, tokens].
+A passage is one contiguous range: for each slot (layer 0's keys, layer 0's values, layer 1's keys, ..., the deepest
+layer's keys) and KV head its tokens, [slots, KV heads, tokens, d]. So a passage is read in one go into its place in
+every layer's [KV heads, tokens, d], and a reranker that needs only the lower layers reads only the range's beginning.
+The deepest layer's values are not there: nothing looks at them. With 8 bits the range begins with the float16 scales
+[slots, KV heads, tokens].
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ _SMALLEST_SCALE = 2.0 ** -24
 class Layout:
     """``layers`` layers of ``kv_heads`` heads of ``head_dim`` components, each in ``bits`` bits.
 
-    32 is float32; 16 is ``half``, the checkpoint's own where it is bfloat16, whose range float16 has not; 8 is a symmetric integer code,
-    times one float16 scale for each token, slot and KV head.
+    32 is float32; 16 is ``half``, the checkpoint's own where it is bfloat16, whose range float16 has not; 8 is a
+    symmetric integer code, times one float16 scale for each token, slot and KV head.
     """
 
     layers: int
@@ -61,7 +62,8 @@ class Layout:
         return self.slots * self.kv_heads * self.head_dim * 4
 
     def packed(self, prefill: Prefill, spans: Sequence[Span]) -> Bytes:
-        """The tokens of ``spans``, one range after the other. Raises ``StageError`` for a number that the bits cannot hold."""
+        """The tokens of ``spans``, one range after the other. Raises ``StageError`` for a number that the bits cannot
+        hold."""
         data = np.empty(sum(stop - start for start, stop in spans) * self.token_bytes, dtype=np.uint8)
         ranges, at = [], 0
         for start, stop in spans:
@@ -77,7 +79,8 @@ class Layout:
         return data
 
     def unpack(self, data: Bytes, into: torch.Tensor) -> None:
-        """Put a passage's range into ``into`` [slots, KV heads, tokens, d] of :meth:`room_for`; as many slots as that has."""
+        """Put a passage's range into ``into`` [slots, KV heads, tokens, d] of :meth:`room_for`; as many slots as that
+        has."""
         tokens, wanted = into.shape[2], into.shape[0]
         codes, scales = self._parts(data, tokens)
         into.copy_(codes[:wanted])
@@ -114,15 +117,19 @@ class Layout:
         return codes.to(torch.int8), scales
 
     def expect_shape(self, prefill: Prefill) -> None:
-        """Raise ``UnsupportedModel`` where a model's keys and values are not what its configuration says: JetMoe repeats them."""
+        """Raise ``UnsupportedModel`` where a model's keys and values are not what its configuration says: JetMoe
+        repeats them."""
         for slot in range(self.slots):
             heads, _, width = tensor_of(prefill, slot).shape
             if (heads, width) != (self.kv_heads, self.head_dim):
-                raise UnsupportedModel(f"{_name(slot)} have {heads} heads of {width} components, and the model's configuration says "
-                                       f"{self.kv_heads} of {self.head_dim}", where="attention view", hint="rerank without cache")
+                raise UnsupportedModel(f"{_name(slot)} have {heads} heads of {width} components, and the model's "
+                                       f"configuration says "
+                                       f"{self.kv_heads} of {self.head_dim}", where="attention view",
+                                       hint="rerank without cache")
 
     def room_for(self, slots: int, tokens: int) -> torch.Tensor:
-        """An empty tensor [slots, KV heads, tokens, d] for unpacked numbers: float32 for 32 bits, else ``half``; kernels read either.
+        """An empty tensor [slots, KV heads, tokens, d] for unpacked numbers: float32 for 32 bits, else ``half``;
+        kernels read either.
 
         By numpy, which asks for huge pages: torch's own memory takes several times as long to touch for the first time.
         """

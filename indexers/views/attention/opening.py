@@ -21,12 +21,13 @@ from .kind import AttentionCache
 
 
 def open_prefills(index: str, lm: str, form: Format, last: int) -> CachedPassages:
-    """Entry point ``regard.prefills: attention``: the stored keys and values of the passages of ``index`` by model ``lm``.
+    """Entry point ``regard.prefills: attention``: the stored keys and values of the passages of ``index`` by model
+    ``lm``.
 
-    For prompts of ``form``, up to layer ``last``. A view of another name with the same model's weights will do; of several the one
-    with most bits is read. An index that has grown since is no error; a ranking with passages that the view lacks is. Raises
-    ``IndexNotFound`` without such a view, ``FingerprintMismatch`` when it was made with other weights or another format, or for fewer
-    layers.
+    For prompts of ``form``, up to layer ``last``. A view of another name with the same model's weights will do; of
+    several the one with most bits is read. An index that has grown since is no error; a ranking with passages that the
+    view lacks is. Raises ``IndexNotFound`` without such a view, ``FingerprintMismatch`` when it was made with other
+    weights or another format, or for fewer layers.
     """
     try:
         return _opened(_store(index), lm, form, last)
@@ -53,13 +54,16 @@ def _opened(store: LanceStore, lm: str, form: Format, last: int) -> CachedPassag
 def _wanted(store: LanceStore, lm: str, form: Format, last: int) -> dict[str, Any]:
     """What must be stored to be what the reranker would compute."""
     info = describe(lm)
-    return {"format": FORMAT, "weights": weights_hash(resolve(lm)), "prompt": loads(dumps(asdict(form))), "layers": last + 1,
-            "kv_heads": info.kv_heads, "head_dim": info.head_dim, "half": half_of(info), "dataset": store.manifest["id"]}
+    return {"format": FORMAT, "weights": weights_hash(resolve(lm)), "prompt": loads(dumps(asdict(form))),
+            "layers": last + 1,
+            "kv_heads": info.kv_heads, "head_dim": info.head_dim, "half": half_of(info),
+            "dataset": store.manifest["id"]}
 
 
 def _version_of(store: LanceStore, lm: str, wanted: Mapping[str, Any]) -> Version:
     """The view by this model: by its weights, else, for the error that follows, by its name."""
-    views = [_of_this(version, store) for version in newest_versions(store.path) if isinstance(version.kind, AttentionCache)]
+    views = [_of_this(version, store) for version in newest_versions(store.path)
+             if isinstance(version.kind, AttentionCache)]
     same = [version for version in views if version.meta.get("made_by", {}).get("weights") == wanted["weights"]]
     named = [version for version in views if version.kind.model == lm]
     if same:
@@ -94,13 +98,16 @@ def _expect_same(version: Version, wanted: Mapping[str, Any], store: LanceStore,
         stored, show = _stored(version), sorted(different)
         raise FingerprintMismatch(
             f"the view {version.kind} holds other keys and values than asked for:\n"
-            f"    stored: { {key: stored.get(key) for key in show} }\n    wanted: { {key: wanted[key] for key in show} }",
+            f"    stored: { {key: stored.get(key) for key in show} }\n    wanted: "
+            f"{ {key: wanted[key] for key in show} }",
             where=str(version.folder), hint=_remedy(different, store, lm, wanted["layers"] - 1))
 
 
 def _remedy(different: set[str], store: LanceStore, lm: str, last: int) -> str:
     if "prompt" in different:
-        return f"rerank with the format of the cache (policy, max_words, turn: the defaults), or without cache; it was made for {Format()}"
+        return (f"rerank with the format of the cache (policy, max_words, turn: the defaults), or without cache; it was "
+                f"made for {Format()}")
     if different == {"layers"}:
-        return f"choose lower heads, or store more layers: regard index --index {store.path} --view attention:{lm},last={last}"
+        return (f"choose lower heads, or store more layers: regard index --index {store.path} "
+                f"--view attention:{lm},last={last}")
     return f"make it anew: regard index --index {store.path} --view attention:{lm}"

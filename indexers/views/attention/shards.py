@@ -1,9 +1,9 @@
 """Shards: folders of passages' keys and values that are committed whole, by a rename, and never changed.
 
-``data.bin`` has the passages' ranges (``layout``) one after the other, ``ids.npy`` (int32) their tokens, and ``passages.npy``
-(int64 [passages, 6]) the columns ``ROW``, ``TOKENS``, ``SCORED`` (tokens without the separator), ``CUT`` (1 where it was cut) and
-``CONTENT`` (two: the passage's content hash, so that a row of another history is never taken for it). ``digests.json`` describes the
-three (``integrity``): they are read for it once, when they are written.
+``data.bin`` has the passages' ranges (``layout``) one after the other, ``ids.npy`` (int32) their tokens, and
+``passages.npy`` (int64 [passages, 6]) the columns ``ROW``, ``TOKENS``, ``SCORED`` (tokens without the separator),
+``CUT`` (1 where it was cut) and ``CONTENT`` (two: the passage's content hash, so that a row of another history is never
+taken for it). ``digests.json`` describes the three (``integrity``): they are read for it once, when they are written.
 """
 
 from __future__ import annotations
@@ -53,14 +53,17 @@ class Shard:
         try:
             table = np.load(folder / "passages.npy", allow_pickle=False)
             ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
-            data: Bytes = np.memmap(folder / _DATA, dtype=np.uint8, mode="c")  # copy on write: torch takes no read-only memory
+            # copy on write: torch takes no read-only memory
+            data: Bytes = np.memmap(folder / _DATA, dtype=np.uint8, mode="c")
         except (OSError, ValueError, EOFError) as error:
             raise _damaged(folder, str(error)) from None
-        if table.dtype != np.int64 or table.ndim != 2 or table.shape[1] != CONTENT.stop or ids.dtype != np.int32 or ids.ndim != 1:
+        right = table.dtype == np.int64 and table.ndim == 2 and table.shape[1] == CONTENT.stop
+        if not right or ids.dtype != np.int32 or ids.ndim != 1:
             raise _damaged(folder, f"arrays of {table.dtype} {table.shape} and {ids.dtype} {ids.shape}")
         tokens = int(table[:, TOKENS].sum())
         if (table[:, TOKENS] < 0).any() or len(ids) != tokens or len(data) != tokens * layout.token_bytes:
-            raise _damaged(folder, f"{len(data)} bytes and {len(ids)} token ids for {tokens} tokens of {layout.token_bytes} bytes")
+            raise _damaged(folder, f"{len(data)} bytes and {len(ids)} token ids for {tokens} tokens of "
+                                   f"{layout.token_bytes} bytes")
         return cls(folder, layout, table, ids, data)
 
     @property
@@ -87,7 +90,8 @@ class Shard:
 
 
 def write_shard(home: Path, name: str, table: Table, ids: Ids, ranges: Iterable[Bytes]) -> Path:
-    """Commit a shard as ``home/name``; ``ranges`` are its passages' data. What fails or is killed leaves nothing of that name."""
+    """Commit a shard as ``home/name``; ``ranges`` are its passages' data. What fails or is killed leaves nothing of
+    that name."""
     temporary = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=home))
     try:
         with (temporary / _DATA).open("wb") as file:
