@@ -14,7 +14,7 @@ from enum import Enum
 from operator import itemgetter
 from pathlib import PurePath
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from ..errors import ConfigError
 
@@ -49,6 +49,8 @@ def same_key(value: Any) -> str:
 
 
 def _content(value: Any) -> Any:
+    if get_origin(value) is not None:  # list[str], Query | Answer
+        return [repr(get_origin(value)), identity(get_args(value))]
     if isinstance(value, type):
         return f"{value.__module__}:{value.__qualname__}"
     if hasattr(value, "fingerprint"):  # an encoder, or a stage
