@@ -25,7 +25,7 @@ from regard.indexers.views import attention_job, attention_shards, build_view, f
 from regard.indexers.views.attention_layout import Half, Layout, slots
 from regard.indexers.views.attention_shards import CUT, TOKENS
 from regard.indexers.views.attention_view import AttentionView, open_prefills
-from regard.rag import Batch, Document, Passage, PassageList, Query, Ranking
+from regard.rag import Document, Passage, PassageList, Query, Ranking
 from regard.rag.app.cli import app
 from regard.rag.app.doctor import examine
 from regard.rag.dag.trace import StageTrace, tracing

@@ -12,7 +12,7 @@ import pytest
 from regard.rag.dag.scope import Scope
 from regard.rag.errors import RemoteError
 from regard.rag.models.encoding import Encoder
-from regard.rag.nouns import Answer, Passage, PassageList, Query, Ranking, Usage
+from regard.rag.nouns import Answer, Passage, PassageList, Ranking, Usage
 from regard.rag.parts import part
 from regard.readers import RemoteReader, chat
 
