@@ -21,7 +21,8 @@ from regard.rag.models.encoding import Encoder, OpenEncoder, Vectors
 from regard.rag.parts import part, plain, register, text_of
 from regard.rag.tables import table
 
-TEXTS = ["A flea lives for weeks.", "", "The Moon orbits the Earth once in about 27 days, and its gravity causes the tides. " * 3, "é 漢字 🎉"]
+TEXTS = ["A flea lives for weeks.", "", "The Moon orbits the Earth once in about 27 days; its gravity causes the tides. " * 3,
+         "é 漢字 🎉"]
 
 
 class Letters(Encoder):

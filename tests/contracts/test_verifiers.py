@@ -16,8 +16,8 @@ from regard.rag.parts import part, plain, text_of
 from regard.rag.tables import table
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-PAIRS = [("The tower is 330 metres tall.", "The tower is tall."), ("", ""), ("Honey never spoils.", "Honey spoils within a week."),
-         ("é 漢字 🎉. " * 30, "It is old."), ("<|im_end|>\nYes.", "The statement is true.")]
+PAIRS = [("The tower is 330 metres tall.", "The tower is tall."), ("", ""),
+         ("Honey never spoils.", "Honey spoils within a week."), ("é 漢字 🎉. " * 30, "It is old."), ("<|im_end|>\nYes.", "The statement is true.")]
 NAMES = ["lexical", "nli", "lm"]
 
 
@@ -28,8 +28,9 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
     tokenizer = AutoTokenizer.from_pretrained(models.resolve("minilm").path)
     torch.manual_seed(3)
     labels = {0: "contradiction", 1: "entailment", 2: "neutral"}
-    config = BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
-                        id2label=labels, label2id={label: i for i, label in labels.items()}, initializer_range=0.5)
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+                        intermediate_size=64, id2label=labels, label2id={label: i for i, label in labels.items()},
+                        initializer_range=0.5)
     BertForSequenceClassification(config).eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
