@@ -1,4 +1,4 @@
-"""What holds of every encoder: of each in the table with an embedded model, of a model in a folder, and of another distribution's."""
+"""What holds of every encoder: of the embedded models, of a model in a folder, and of another distribution's encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds of every verifier in the table: probabilities that do not depend on the batch, typed errors, the way back from a file."""
+"""What holds of every verifier in the table: probabilities, whatever the batch; typed errors; the way back from a file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=["lexical", "nli", pytest.param("lm", marks=pytest.mark.slow)])
 def verifier(request: pytest.FixtureRequest, classifier: str) -> Verifier:
     texts = {"lexical": "lexical", "nli": f"nli:{classifier}", "lm": "lm:smollm2"}
     return part(Verifier, texts[request.param])
