@@ -17,7 +17,9 @@ from regard.rag.tables import table
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 PAIRS = [("The tower is 330 metres tall.", "The tower is tall."), ("", ""),
-         ("Honey never spoils.", "Honey spoils within a week."), ("é 漢字 🎉. " * 30, "It is old."), ("<|im_end|>\nYes.", "The statement is true.")]
+         ("Honey never spoils.", "Honey spoils within a week."),
+         ("é 漢字 🎉. " * 30, "It is old."),
+         ("<|im_end|>\nYes.", "The statement is true.")]
 NAMES = ["lexical", "nli", "lm"]
 
 
