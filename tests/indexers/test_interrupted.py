@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,7 +67,7 @@ def _slow(hash_encoder: Any, clock: Clock, seconds: float) -> Any:
     """An encoder that takes ``seconds`` a text, and remembers how many texts each call had."""
 
     class Slow(hash_encoder):  # type: ignore[misc]  # a fixture
-        calls: ClassVar[list[int]] = []  # one class a test
+        calls = []  # noqa: RUF012  # one class a test
 
         def encode_passages(self, texts: Any) -> Any:
             self.calls.append(len(texts))

@@ -151,11 +151,13 @@ def test_lone_surrogates_are_replaced_one_for_one(tmp_path: Path, hash_encoder: 
 
 
 def test_an_encoder_is_added_to_what_is_there_and_to_what_comes(tmp_path: Path, hash_encoder: Any) -> None:
-    _build(_documents(10), tmp_path, hash_encoder(8), views=["bm25"])
+    class Unnamed(hash_encoder):  # type: ignore[misc]  # a fixture
+        """Defined in a function, so that no later process could find it."""
 
     class Second(hash_encoder):  # type: ignore[misc]  # a fixture
         name = "second"
 
+    _build(_documents(10), tmp_path, Unnamed(8), views=["bm25"])
     second = Second(4, salt="other")
     with pytest.raises(ConfigError):  # the first encoder is a stub that no name finds, so the job must not go on without it
         _build(_documents(12), tmp_path, second)
@@ -307,10 +309,12 @@ def test_vectors_of_the_wrong_dimension_are_refused_before_they_are_stored(tmp_p
 
 
 def test_vectors_that_are_not_finite_are_refused(tmp_path: Path, hash_encoder: Any) -> None:
-    encoder = hash_encoder(8)
-    encoder.encode_passages = lambda texts: np.full((len(texts), 8), np.nan, np.float32)
+    class Broken(hash_encoder):  # type: ignore[misc]  # a fixture
+        def encode_passages(self, texts: Any) -> Any:
+            return np.full((len(texts), 8), np.nan, np.float32)
+
     with pytest.raises(StageError, match="not finite"):
-        _build(_documents(3), tmp_path, encoder)
+        _build(_documents(3), tmp_path, Broken(8))
 
 
 def test_another_encoder_under_the_same_name_shows_both_fingerprints(tmp_path: Path, hash_encoder: Any) -> None:
