@@ -21,7 +21,7 @@ def definitions(*kinds: type[Part]) -> dict[str, Any]:
         kind = waiting.pop()
         if kind.group not in found:
             held: list[type[Part]] = []
-            found[kind.group] = {"anyOf": [{"type": "string"}, *(of_class(cls, held) for cls in _classes(kind))]}
+            found[kind.group] = {"anyOf": [{"type": "string"}, _ELSEWHERE, *(of_class(cls, held) for cls in _classes(kind))]}
             waiting += held
     return found
 
@@ -30,7 +30,11 @@ def of_class(cls: type[Part], held: list[type[Part]] | None = None) -> dict[str,
     """A part of this very class, as a mapping; the kinds that it refers to are added to ``held``."""
     settings = {name: _referring(adapter.json_schema(), held if held is not None else []) for name, adapter in adapters(cls).items()}
     return {"type": "object", "title": cls.part_name(), "description": (cls.__doc__ or "").strip().partition("\n")[0],
-            "properties": {"part": {"const": cls.part_name()}, **settings}, "required": ["part"]}
+            "properties": {"part": {"const": cls.part_name()}, **settings}, "required": ["part"], "additionalProperties": False}
+
+
+_ELSEWHERE = {"type": "object", "title": "module:Class", "properties": {"part": {"type": "string", "pattern": ":"}}, "required": ["part"]}
+"""A part by its import place, whose settings no table tells."""
 
 
 def _classes(kind: type[Part]) -> list[type[Part]]:
