@@ -30,8 +30,7 @@ from regard.retrievers import BM25, Dense, Fuse, Parents
 
 
 class Shout(Stage):
-    def __init__(self, mark: str = "!") -> None:
-        self.mark = mark
+    mark: str = "!"
 
     def run(self, queries: Batch[Query]) -> Batch[Query]:
         return Batch(replace(q, text=q.text.upper() + self.mark) for q in queries)
@@ -58,7 +57,7 @@ assert_type(best, Wire[Ranking])
 attended = p.add(AttentionReranker(policy=BlockICR(), cache=Path("my-index")), query, p.add(Parents(), best))
 answer = p.add(Reader(), query, attended)
 assert_type(answer, Wire[Answer])
-p.add(RemoteReader("model"), query, best)
+p.add(RemoteReader(model="model"), query, best)
 words = p.add(Words(), query)
 assert_type(words, Wire[list[str]])
 assert_type(p.add(Count(), words), Wire[int])
@@ -67,9 +66,16 @@ p.add(Count(), p.input(list[str]))
 p.output(passages=best, answer=answer)
 print(p.run("why").answer.text)
 run_queries(p, "queries.jsonl", "out.run", cache="cache")
-with BM25("my-index") as bm25:
-    (ranking,) = bm25.run(Batch([Query("flea")]))
+ranking: Ranking = BM25("my-index").apply(["flea"])[0]
 assert_type(ranking[0], Hit)
+
+
+def louder(query: Query) -> Query:
+    return query.derive(query.text.upper())
+
+
+assert_type(p.add(louder, query), Wire[Query])
+chain: Pipeline = BM25("my-index") >> CrossEncoder()
 assert_type(ranking[0:2], Ranking)
 '''
 

@@ -5,27 +5,44 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NamedTuple, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 
+from .. import nouns
 from ..errors import ConfigError
 from ..nouns import Batch
 from ..parts.spec import loaded
-from .ports import Port, Ports, ports_of, type_name
+from .ports import Port, Ports, is_type, ports_of, type_name
 from .stage import Stage
 
 
-def _named(value: Any) -> Any:
-    """What a file has by its import place."""
-    return loaded(value) if isinstance(value, str) else value
+_NOUNS = {noun for noun in map(vars(nouns).get, nouns.__all__) if isinstance(noun, type)}
 
 
 def _function(value: Any) -> Any:
-    found = _named(value)
+    """A function as it is, or one by its import place; that text may be a file's, so it names only what was written for pipelines: of
+    ``os:system`` no file makes a stage."""
+    found = loaded(value) if isinstance(value, str) else value
     if not callable(found):
         raise ValueError("it is no function")
+    if isinstance(value, str) and not any(_names_noun(kind) for name, kind in _hints(found, value).items() if name != "return"):
+        raise ConfigError(f"a file cannot name {value}: it takes nothing of Regard's", where="Function",
+                          hint="name a function that takes a Query, a Ranking or another noun, or build this pipeline in Python")
     return found
+
+
+def _names_noun(kind: Any) -> bool:
+    return any(kind is noun or get_origin(kind) is noun for noun in _NOUNS) or any(map(_names_noun, get_args(kind)))
+
+
+def _type(value: Any) -> Any:
+    if not (value is None or is_type(value)):
+        raise ValueError(f"{value!r:.80} is no type; give it in Python")
+    return value
+
+
+_Type = Annotated[Any, BeforeValidator(_type)]
 
 
 class Function(Stage):
@@ -33,13 +50,13 @@ class Function(Stage):
 
     Its annotations are the ports: ``def expand(query: Query) -> Query`` is called once a query, ``def expand(queries: Batch[Query]) ->
     Batch[Query]`` once a batch. A lambda has none: give what it ``takes`` and ``gives``. A file names a function by its import place
-    (``package.module:expand``), and does not import it (see ``Pipeline.load``); a lambda, or a function within another, cannot be saved.
+    (``package.module:expand``), and does not import it (see ``Pipeline.load``); a lambda, one whose types were given, or a function within another, cannot be saved.
     Parameters that can only be given by name keep their defaults.
     """
 
-    function: Annotated[Callable[..., Any], BeforeValidator(_function)]
-    takes: tuple[Annotated[Any, BeforeValidator(_named)], ...] | None = None
-    gives: Annotated[Any, BeforeValidator(_named)] = None
+    function: Annotated[Callable[..., Any], BeforeValidator(_function), WithJsonSchema({"type": "string"})]
+    takes: tuple[_Type, ...] | None = None
+    gives: _Type = None
 
     def __post_init__(self) -> None:
         self.ports()  # says at once what is wrong

@@ -13,34 +13,34 @@ import pytest
 from regard.indexers import build_index, delete_documents, integrity
 from regard.indexers.stores.lance.writer import locked
 from regard.rag import Batch, Document, Pipeline, Query, Ranking, Stage, models
+from regard.rag.dag.scope import Scope
 from regard.rag.errors import PipelineError
 from regard.rag.models import sharing
 from regard.retrievers import BM25, Dense, Fuse
 
 
 class Echo(Stage):
-    """Counts how often each object is opened and closed, and refuses to run when it is not open."""
+    """Counts how often it is opened and closed, and refuses to run when it is not open."""
 
     log: ClassVar[list[str]] = []
 
-    def __init__(self, wait: float = 0.0) -> None:
-        self.wait = wait
-        self.is_open = False
+    wait: float = 0.0
 
-    def open(self) -> None:
-        assert not self.is_open
-        self.is_open = True
-        self.log.append("open")
+    def open(self, scope: Scope, /) -> list[str]:
+        still = ["open"]
 
-    def close(self) -> None:
-        if self.is_open:
+        def close() -> None:
+            still.clear()
             self.log.append("close")
-        self.is_open = False
 
-    def run(self, queries: Batch[Query]) -> Batch[Query]:
-        assert self.is_open
+        self.log.append("open")
+        scope.callback(close)
+        return still
+
+    def run(self, still: list[str], queries: Batch[Query]) -> Batch[Query]:
+        assert still
         time.sleep(self.wait)
-        assert self.is_open
+        assert still
         return queries
 
 
@@ -346,8 +346,8 @@ def test_sixty_four_runs_are_under_way_at_once() -> None:
 def test_a_cancelled_run_ends_at_its_next_event() -> None:
     p = Pipeline()
     wire = p.input(Query)
-    for _ in range(20):
-        wire = p.add(Echo(0.05), wire)
+    for i in range(20):
+        wire = p.add(Echo(0.05 + i / 1000), wire)  # equal stages would open once
     p.output(said=wire)
 
     async def cancel() -> None:
@@ -374,6 +374,5 @@ def test_a_view_that_a_job_removes_while_it_is_looked_at_is_looked_for_again(
         return real(self, name, digest)
 
     monkeypatch.setattr(integrity._Memory, "_mark", mark)
-    with BM25(tmp_path) as bm25:
-        assert len(bm25.run(["common words"])[0]) == 4
+    assert len(BM25(tmp_path).apply(["common words"])[0]) == 4
     assert not gone
