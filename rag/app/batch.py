@@ -24,12 +24,13 @@ def run_queries(
     pipeline: Pipeline, queries: str | Path, out: str | Path, *, batch: int = 64, by: Literal["document", "passage"] = "document",
     cache: str | Path | None = None, answers: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Run ``pipeline`` over the queries of a JSON-lines file and write the TREC run ``out`` (and ``answers`` as JSON lines).
+    """Run ``pipeline`` over the queries of a JSON-lines file and write the TREC run ``out`` (and ``answers`` as JSON
+    lines).
 
-    What was computed before an interruption is found again when ``cache`` names a folder, which stands in for the pipeline's own during
-    the run. Gives a summary with counts and seconds. Raises ``ConfigError`` for a ``batch`` below 1, or without an output to write,
-    ``StorageError`` where ``out`` or ``answers`` cannot be written: all of it before anything runs. Every id can be written
-    (see ``evaluation.trec``).
+    What was computed before an interruption is found again when ``cache`` names a folder, which stands in for the
+    pipeline's own during the run. Gives a summary with counts and seconds. Raises ``ConfigError`` for a ``batch`` below
+    1, or without an output to write, ``StorageError`` where ``out`` or ``answers`` cannot be written: all of it before
+    anything runs. Every id can be written (see ``evaluation.trec``).
     """
     if not isinstance(batch, int) or batch < 1:
         raise ConfigError(f"batch is {batch!r:.80}", where="run_queries", hint="batch is how many queries run together, at least 1")

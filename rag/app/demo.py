@@ -17,7 +17,9 @@ from ..paths import write_text
 from ..show.report import ReportEntry, report_html
 from ..tables import table
 from .presets import default_pipeline
-from .terminal import answer_json, ranking_json, show_citations, show_report, styled
+from .terminal import styled
+from .terminal.found import answer_json, ranking_json, show_citations
+from .terminal.jobs import show_report
 
 QUESTIONS = (
     "How do I delete a directory tree?",
@@ -42,8 +44,8 @@ class Demo:
 
 
 def run_demo(out: Path, questions: list[str] | None = None, *, quiet: bool = False) -> Demo:
-    """Index ``python:`` below ``out``, ask ``questions`` (or the demo's own), and write ``out/report.html``; prints all of it, unless
-    ``quiet``."""
+    """Index ``python:`` below ``out``, ask ``questions`` (or the demo's own), and write ``out/report.html``; prints all
+    of it, unless ``quiet``."""
     console = Console(quiet=quiet)
     index, report = out / "index", out / "report.html"
     console.print("[bold]1. Index[/bold] the docstrings of the Python that runs this (again: nothing is encoded twice)")

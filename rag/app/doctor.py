@@ -58,7 +58,8 @@ _RUNS_ON = {"BM25": "cpu", "Fuse": "cpu", "Parents": "cpu", "RemoteReader": "rem
 
 
 def examine(index: str | Path | None = None) -> Findings:
-    """Look at packages, embedded models, devices, and whether the large views of ``index`` fit their disk; loads no model.
+    """Look at packages, embedded models, devices, and whether the large views of ``index`` fit their disk; loads no
+    model.
 
     Raises ``IndexNotFound`` where there is no index.
     """

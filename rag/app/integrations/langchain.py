@@ -26,9 +26,10 @@ Count = Annotated[int, Field(ge=1)]
 class RegardRetriever(BaseRetriever):
     """A Regard pipeline wherever LangChain takes a retriever.
 
-    ``output`` names the pipeline's ranking output; ``k`` limits the documents, as does ``invoke(query, k=...)`` for one call. A document's
-    metadata has the passage's own, and ``passage_id``, ``document_id``, ``title``, ``start``, ``end`` and ``score``. ``batch`` runs the
-    pipeline once for all its queries. A query without text finds nothing, as a lexical retriever's does: it is no error here.
+    ``output`` names the pipeline's ranking output; ``k`` limits the documents, as does ``invoke(query, k=...)`` for one
+    call. A document's metadata has the passage's own, and ``passage_id``, ``document_id``, ``title``, ``start``,
+    ``end`` and ``score``. ``batch`` runs the pipeline once for all its queries. A query without text finds nothing, as
+    a lexical retriever's does: it is no error here.
     """
 
     pipeline: SkipValidation[Pipeline]
@@ -49,7 +50,8 @@ class RegardRetriever(BaseRetriever):
         self, inputs: list[str], config: RunnableConfig | list[RunnableConfig] | None = None, *, return_exceptions: bool = False,
         k: int | None = None, **kwargs: Any,
     ) -> list[list[LangChainDocument]]:
-        """One run of the pipeline for all ``inputs``; callbacks hear of each query by itself. An error is every query's error."""
+        """One run of the pipeline for all ``inputs``; callbacks hear of each query by itself. An error is every query's
+        error."""
         runs = [self._started(query, one) for query, one in zip(inputs, get_config_list(config, len(inputs)), strict=True)]
         try:
             found = self._find(inputs, k)
@@ -97,10 +99,12 @@ class RegardRetriever(BaseRetriever):
 
 
 def from_langchain(documents: Iterable[LangChainDocument]) -> Iterator[Document]:
-    """LangChain documents (what its loaders and splitters give) as a corpus; ``build_index`` takes them as they are, too.
+    """LangChain documents (what its loaders and splitters give) as a corpus; ``build_index`` takes them as they are,
+    too.
 
-    The id is the document's own, else its ``source`` metadata, else a hash of its text. Where several documents of these share a source
-    (the pages of a PDF), the second is ``SOURCE#2``, and so on. ``title`` is taken from the metadata.
+    The id is the document's own, else its ``source`` metadata, else a hash of its text. Where several documents of
+    these share a source (the pages of a PDF), the second is ``SOURCE#2``, and so on. ``title`` is taken from the
+    metadata.
     """
     seen: Counter[str] = Counter()
     return (one_from_langchain(document, seen) for document in documents)
