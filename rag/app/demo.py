@@ -38,7 +38,8 @@ class Demo:
     entries: list[ReportEntry]
 
     def to_dict(self) -> dict[str, Any]:
-        asked = [{"query": entry.query.text, "passages": ranking_json(entry.ranking), "answer": answer_json(entry.answer)}
+        asked = [{"query": entry.query.text, "passages": ranking_json(entry.ranking),
+                  "answer": answer_json(entry.answer)}
                  for entry in self.entries if entry.answer is not None]
         return {"index": str(self.index), "report": str(self.report), "asked": asked}
 
@@ -78,5 +79,6 @@ def _show(result: Result, console: Console) -> None:
     print()
     for hit in result.passages.top(_SHOWN):
         before = " · ".join(f"{touch.stage} #{touch.rank}" for touch in hit.history[:-1])
-        console.print(styled(f"  {hit.rank}. ", (one_line(hit.passage.document_id), "bold"), f"  {hit.score:.2f}  ", (before, "dim")))
+        console.print(styled(f"  {hit.rank}. ", (one_line(hit.passage.document_id), "bold"), f"  {hit.score:.2f}  ",
+                             (before, "dim")))
     show_citations(result.answer, result.trace)

@@ -10,11 +10,13 @@ from typing import Any
 from ..errors import ConfigError, RegardError
 from ..tables import Table, table
 
+_CARD = ("authors", "year", "arxiv", "note")
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """An entry of a table. ``summary`` is the first line of its docstring, ``card`` what its paper is, where it has one (authors, year,
-    arxiv, note). ``error`` says why it cannot be imported; empty for one that can."""
+    """An entry of a table. ``summary`` is the first line of its docstring, ``card`` what its paper is, where it has one
+    (authors, year, arxiv, note). ``error`` says why it cannot be imported; empty for one that can."""
 
     group: str
     name: str
@@ -40,7 +42,8 @@ def methods(*names: str) -> list[Method]:
     known = groups()
     for group in names:
         if group not in known:
-            raise ConfigError(f"there is no table {group!r}", where="regard methods", hint=f"tables: {', '.join(known)}")
+            raise ConfigError(f"there is no table {group!r}", where="regard methods",
+                              hint=f"tables: {', '.join(known)}")
     return [_method(table(group), name) for group in names or known for name in table(group)]
 
 
@@ -61,4 +64,4 @@ def _summary(thing: Any) -> str:
 
 def _card(thing: Any) -> dict[str, Any] | None:
     card = getattr(thing, "card", None)
-    return None if card is None else {field: getattr(card, field, None) for field in ("authors", "year", "arxiv", "note")}
+    return None if card is None else {field: getattr(card, field, None) for field in _CARD}

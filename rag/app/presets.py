@@ -20,7 +20,8 @@ them up."""
 
 
 def default_pipeline(
-    index: str | Path | None, *, answer: bool = True, lm: str = "smollm2", cross_encoder: str = "minilm-cross-encoder", read: int = READ,
+    index: str | Path | None, *, answer: bool = True, lm: str = "smollm2", cross_encoder: str = "minilm-cross-encoder",
+    read: int = READ,
 ) -> Pipeline:
     """BM25 and dense retrieval, fused by z-scores; a cross-encoder reads the best 50, and its ranking is fused with the
     first stage's.
@@ -43,8 +44,8 @@ def default_pipeline(
         dense = pipeline.add(_make("Dense", index=index, k=CANDIDATES), query)
         first = pipeline.add(_make("Fuse", method="zscore", k=CANDIDATES), lexical, dense)
         reread = pipeline.add(_make("CrossEncoder", model=cross_encoder, depth=RERANKED), query, first)
-        weights = [CROSS_ENCODER_WEIGHT, 1.0]
-        ranked = pipeline.add(_make("Fuse", method="zscore", weights=weights, k=CANDIDATES), reread, first, name="ranked")
+        both = _make("Fuse", method="zscore", weights=[CROSS_ENCODER_WEIGHT, 1.0], k=CANDIDATES)
+        ranked = pipeline.add(both, reread, first, name="ranked")
     else:
         ranked = pipeline.add(_make("CrossEncoder", model=cross_encoder, depth=RERANKED), query, lexical)
     pipeline.output(passages=ranked)

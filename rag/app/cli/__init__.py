@@ -21,9 +21,9 @@ from ...errors import RegardError
 from .output import flush, keep_terminal_safe, say
 
 COMMANDS = {
-    "index": ".index", "delete": ".delete", "compact": ".compact", "verify": ".verify", "search": ".search", "ask": ".ask",
-    "run": ".run", "eval": ".evaluate", "init": ".init", "check": ".check", "graph": ".graph", "heads": ".heads",
-    "methods": ".methods", "doctor": ".doctor", "demo": ".demo",
+    "index": ".index", "delete": ".delete", "compact": ".compact", "verify": ".verify", "search": ".search",
+    "ask": ".ask", "run": ".run", "eval": ".evaluate", "init": ".init", "check": ".check", "graph": ".graph",
+    "heads": ".heads", "methods": ".methods", "doctor": ".doctor", "demo": ".demo",
 }
 """In the order of ``regard --help``."""
 
@@ -66,7 +66,8 @@ def _show_version(wanted: bool) -> None:
 app = typer.Typer(
     cls=_Group, name="regard", no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
     help="Retrieval-augmented generation as a typed DAG: index, search, rerank, and answer with citations.",
-    epilog="Start with [bold]regard demo[/bold], or: regard index docs/ --index my-index && regard ask my-index 'How do I ...?'",
+    epilog="Start with [bold]regard demo[/bold], or: regard index docs/ --index my-index && "
+           "regard ask my-index 'How do I ...?'",
 )
 _VERSION = typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
 

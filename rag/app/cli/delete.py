@@ -18,7 +18,8 @@ app = typer.Typer(add_completion=False)
                     "regard delete my-index --source docs/ --purge --wait 30")
 def delete(
     index: IndexDir,
-    ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", show_default=False, help="Ids of documents.")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(
+        metavar="ID...", show_default=False, help="Ids of documents.")] = None,
     listed: Annotated[Path | None, typer.Option(
         "--from", metavar="FILE", help="A file with an id on each line.")] = None,
     source: Annotated[str | None, typer.Option(
@@ -27,14 +28,13 @@ def delete(
     wait: Wait = 0,
     as_json: Json = False,
 ) -> None:
-    """Delete documents.
-
-    They are not found any more; their text goes from the disk with --purge, or with the next `regard compact`.
-    """
+    """Delete documents. They are not found any more; their text goes from the disk with --purge, or with the next
+    `regard compact`."""
     from ...tables import table
 
     if not ids and listed is None and source is None:
-        raise ConfigError("nothing says what to delete", where="regard delete", hint="give ids, --from FILE or --source PATH")
+        raise ConfigError("nothing says what to delete", where="regard delete",
+                          hint="give ids, --from FILE or --source PATH")
     wanted = [*(ids or []), *(_lines(listed) if listed else [])]
     report = table("regard.jobs")["delete"](index, wanted, source=source, purge=purge, wait=wait)
     if as_json:

@@ -21,8 +21,8 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command("eval", epilog="Examples: regard eval bm25.trec fused.trec --qrels qrels/test.tsv -m nDCG@10 -m R@100 · "
-                            "regard eval --order-sensitivity --pipeline p.yaml --index my-index --queries queries.jsonl "
-                            "--qrels qrels/test.tsv")
+                            "regard eval --order-sensitivity --pipeline p.yaml --index my-index "
+                            "--queries queries.jsonl --qrels qrels/test.tsv")
 def evaluate(
     qrels: Qrels,
     runs: Annotated[list[Path] | None, typer.Argument(
@@ -80,8 +80,8 @@ def _evaluate_order(
 ) -> None:
     from ...evaluation.order import pipeline_order_sensitivity
 
-    report = pipeline_order_sensitivity(pipeline, queries, qrels, reranker=reranker, k=k, measures=metrics or ["nDCG@10"],
-                                        correction=correction)
+    report = pipeline_order_sensitivity(pipeline, queries, qrels, reranker=reranker, k=k,
+                                        measures=metrics or ["nDCG@10"], correction=correction)
     if as_json:
         print_json(report.to_dict())
     else:

@@ -43,8 +43,8 @@ def detect(
     """Measure which attention heads tell relevant passages apart; rerankers take the file as heads=..."""
     from ...tables import table
 
-    found = table("regard.jobs")["heads"](model, queries, index, qrels, out, limit=limit, depth=depth, mask=mask, task=task,
-                                         temperature=temperature)
+    found = table("regard.jobs")["heads"](model, queries, index, qrels, out, limit=limit, depth=depth, mask=mask,
+                                         task=task, temperature=temperature)
     if as_json:
         print_json({"model": found.model, "recipe": found.recipe, **{m: found.top(m, top) for m in found.measures}})
     else:

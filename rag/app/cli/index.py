@@ -11,10 +11,10 @@ from .options import Json, Trust
 from .output import print_json, say
 
 _FORMAT = "auto, folder, jsonl, beir, trec, parquet or python."
-_ENCODER = ("Dense encoder: minilm, bge-small, a folder, a Hugging Face id, or none. auto: the index's own, minilm for a new "
-            "index.")
-_CHUNKER = ("whole, sentences:200,overlap=40, tokens:128,overlap=16 or markdown:300. auto: the index's own, sentences for a new "
-            "index.")
+_ENCODER = ("Dense encoder: minilm, bge-small, a folder, a Hugging Face id, or none. auto: the index's own, minilm "
+            "for a new index.")
+_CHUNKER = ("whole, sentences:200,overlap=40, tokens:128,overlap=16 or markdown:300. auto: the index's own, sentences "
+            "for a new index.")
 _VIEW = "bm25, faiss:flat, faiss:hnsw,m=32 or faiss:ivf; give it again for more. Default: faiss:flat and bm25."
 _LIMITS = (
     "A limit on what is read; what goes over it is skipped and counted. Give it again for more. Defaults: "
@@ -22,8 +22,8 @@ _LIMITS = (
     "document_characters=16M, stored_characters=64M, passage_characters=1M, metadata_depth=32, id_characters=4096, "
     "seconds=120 and memory_bytes=1G (parsing one document), outside_links=false."
 )
-_PRUNE_LIMIT = ("Prune nothing where more than this share of a source's documents is gone (its disk may not be mounted); "
-                "1: any.")
+_PRUNE_LIMIT = ("Prune nothing where more than this share of a source's documents is gone (its disk may not be "
+                "mounted); 1: any.")
 
 app = typer.Typer(add_completion=False)
 

@@ -18,7 +18,8 @@ def methods(
         metavar="TABLE...", show_default=False, help="Only these tables, such as regard.stages. None: all.")] = None,
     as_json: Json = False,
 ) -> None:
-    """What can be named in a pipeline or an index: every table's entries, with their papers. A broken one is shown as broken."""
+    """What can be named in a pipeline or an index: every table's entries, with their papers. A broken one is shown as
+    broken."""
     from ..methods import methods as listed
 
     found = listed(*groups or ())

@@ -18,7 +18,9 @@ from ...tables import table
 from ..presets import default_pipeline
 
 
-def pipeline_for(index: Path | None, file: Path | None, *, answer: bool, allow_key: list[str] | None, trust: bool) -> Pipeline:
+def pipeline_for(
+    index: Path | None, file: Path | None, *, answer: bool, allow_key: list[str] | None, trust: bool,
+) -> Pipeline:
     """The pipeline of ``file``, or the default one over ``index``."""
     if file is not None:
         return load(file, index, allow_key, trust)

@@ -36,7 +36,7 @@ def keep_terminal_safe() -> None:
     handler.setFormatter(Visible())
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.captureWarnings(True)
-    sys.excepthook = lambda kind, error, trace: say("".join(traceback.format_exception(kind, error, trace)).rstrip(), error=True)
+    sys.excepthook = lambda *raised: say("".join(traceback.format_exception(*raised)).rstrip(), error=True)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

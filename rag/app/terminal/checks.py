@@ -16,7 +16,8 @@ def show_connections(connections: Mapping[str, Sequence[Connection]]) -> None:
         for one in used:
             key = f"the key in {one.variable}" + ("" if one.set else " (not set)") if one.variable else "no key"
             marked = ("not allowed", "red") if one.refused else ("allowed", "green")
-            say(f"stage {one_line(repr(stage))} connects to ", (one_line(one.host), "bold"), f" with {one_line(key)}: ", marked)
+            say(f"stage {one_line(repr(stage))} connects to ", (one_line(one.host), "bold"), f" with {one_line(key)}: ",
+                marked)
 
 
 def show_problems(file: str, problems: Sequence[Problem]) -> None:

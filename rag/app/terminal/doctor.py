@@ -10,7 +10,8 @@ from . import cell, put, say, styled
 
 
 def show_doctor(findings: Findings) -> None:
-    for title, rows, wanting in (("packages", findings["packages"], "missing"), ("embedded models", findings["models"], "missing"),
+    for title, rows, wanting in (("packages", findings["packages"], "missing"),
+                                 ("embedded models", findings["models"], "missing"),
                                  ("views", findings["views"], "too large")):
         table = Table("", "name", "what", "to do", title=title, title_justify="left", title_style="bold")
         for row in rows:

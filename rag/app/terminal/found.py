@@ -19,8 +19,8 @@ def ranking_json(ranking: Ranking) -> list[dict[str, Any]]:
     return [
         {
             "id": hit.passage.id, "document_id": hit.passage.document_id, "rank": hit.rank, "score": hit.score,
-            "score_space": ranking.space, "title": hit.passage.title, "text": hit.passage.text, "start": hit.passage.start,
-            "end": hit.passage.end, "history": [touch.to_dict() for touch in hit.history],
+            "score_space": ranking.space, "title": hit.passage.title, "text": hit.passage.text,
+            "start": hit.passage.start, "end": hit.passage.end, "history": [touch.to_dict() for touch in hit.history],
         }
         for hit in ranking
     ]
@@ -49,8 +49,8 @@ def answer_json(answer: Answer) -> dict[str, Any]:
 def verifier_json(name: str) -> dict[str, Any]:
     """A verifier and how often it is wrong."""
     known = MEASURED.get(name)
-    return {"name": name, "false_passes": known.false_passes if known else None, "recall": known.recall if known else None,
-            "measured_on": known.on if known else None}
+    return {"name": name, "false_passes": known.false_passes if known else None,
+            "recall": known.recall if known else None, "measured_on": known.on if known else None}
 
 
 def show_ranking(query: str, ranking: Ranking, trace: Trace) -> None:
@@ -74,7 +74,8 @@ def show_citations(answer: Answer, trace: Trace) -> None:
         say(("Similar passages", "bold"), "  ", (f"support: {SUPPORT_IS}", "dim"))
     for number, citation in enumerate(answer.citations, 1):
         say("  ", (f"[{number}]", "cyan"), f" {one_line(citation.document_id)} ",
-            (f"{citation.start}-{citation.end}, support {citation.support:.2f}", "dim"), f"\n      “{_cut(citation.quote)}”")
+            (f"{citation.start}-{citation.end}, support {citation.support:.2f}", "dim"),
+            f"\n      “{_cut(citation.quote)}”")
     for sentence in answer.uncited:
         say("  ", ("no similar passage:", "yellow"), f" {one_line(sentence)}")
     for sentence in answer.unsupported:

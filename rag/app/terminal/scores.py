@@ -20,10 +20,11 @@ def show_comparison(rows: Sequence[Comparison]) -> None:
     """The rows of ``compare``; a star where p, corrected as the caption says, is below .05."""
     tests = sum(row.test is not None for row in rows)
     corrected = tests > 1 and rows[0].correction == "holm"
-    note = f"Holm-corrected over {tests} comparisons" if corrected else f"not corrected for {tests} comparisons" if tests > 1 else ""
+    how = "Holm-corrected over" if corrected else "not corrected for"
+    note = f", {how} {tests} comparisons" if tests > 1 else ""
     table = Table("run", "metric", "mean", "difference", "p", *(["p, Holm"] if corrected else []), "wins/ties/losses",
                   title_style="dim", title_justify="left",
-                  title="p: paired randomisation test against the first run" + (f"; *: p < .05, {note}" if note else "; *: p < .05"))
+                  title=f"p: paired randomisation test against the first run; *: p < .05{note}")
     for row in rows:
         table.add_row(cell(row.run), cell(row.metric), f"{row.mean:.4f}", *_tested(row, corrected))
     put(table)
@@ -43,13 +44,15 @@ def _tested(row: Comparison, corrected: bool) -> list[str]:
 
 def show_order(report: OrderReport) -> None:
     """What a reranker makes of its candidates' order."""
-    say((one_line(report.reranker), "bold"), "  ", (f"{report.queries} queries, {report.candidates:.3g} candidates each", "dim"))
+    say((one_line(report.reranker), "bold"), "  ",
+        (f"{report.queries} queries, {report.candidates:.3g} candidates each", "dim"))
     table = Table("candidates", "tau", "95 %", "top 10 kept", "same ranking", title_style="dim", title_justify="left",
-                  title="tau: between score and place; above 0 what comes later scores higher. Shuffled, an impartial reranker has 0.")
+                  title="tau: between score and place; above 0 what comes later scores higher. "
+                        "Shuffled, an impartial reranker has 0.")
     for effect in report.effects:
         low, high = effect.interval
-        table.add_row(cell(effect.arrangement), f"{effect.tau:+.3f}", f"{low:+.3f} to {high:+.3f}", f"{effect.top_kept:.1f}",
-                      f"{effect.unchanged} of {report.queries}")
+        table.add_row(cell(effect.arrangement), f"{effect.tau:+.3f}", f"{low:+.3f} to {high:+.3f}",
+                      f"{effect.top_kept:.1f}", f"{effect.unchanged} of {report.queries}")
     put(table)
     show_comparison(report.comparisons)
 
