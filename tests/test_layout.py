@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -35,14 +34,6 @@ def test_pyproject_lists_every_package_at_its_folder() -> None:
 
     assert sorted(config["packages"]) == sorted(_packages_on_disk())  # a list: none twice
     assert {package: folder(package) for package in config["packages"]} == _packages_on_disk()
-
-
-def test_the_package_itself_says_its_version() -> None:
-    import regard
-
-    assert regard.__version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        regard.nothing  # noqa: B018
 
 
 def test_every_top_package_is_typed_and_says_what_it_is() -> None:

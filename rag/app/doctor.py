@@ -20,9 +20,6 @@ from ..markup import size
 from ..paths import local_path
 from ..tables import table
 
-FOOTPRINT = "footprint.json"
-"""Beside a large view: its name (``view``), and the ``passages`` and ``bytes`` it has when it is whole."""
-
 
 class Finding(TypedDict):
     name: str
@@ -101,6 +98,8 @@ def _model(name: str) -> Finding:
 
 def _views(index: Path) -> list[Finding]:
     """The views of ``index`` that keep a footprint: whether what they lack fits."""
+    from ...indexers.views.footprint import FOOTPRINT  # only for an index
+
     store = open_store(f"lance:{index}")
     passages = len(store) if isinstance(store, Sized) else 0
     return [_view(file, passages) for file in sorted(index.glob(f"views/*/{FOOTPRINT}"))]
