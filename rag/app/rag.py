@@ -146,5 +146,6 @@ def _runs_dry(source: Any) -> bool:
 
 
 def _shown(source: Any) -> str:
-    named = isinstance(source, str | os.PathLike | list | tuple) or source is None
-    return f"{source!r:.80}" if named else f"<{type(source).__name__}>"
+    if isinstance(source, str | os.PathLike):
+        return f"{os.fspath(source)!r:.200}"
+    return f"{source!r:.200}" if _names(source) else "None" if source is None else f"<{type(source).__name__}>"
