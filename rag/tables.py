@@ -112,7 +112,8 @@ class Table:
     def _load(self, name: str) -> Any:
         places = self._places[name]
         if len(places) > 1:
-            raise ConfigError(f"{name!r} is claimed by {' and '.join(places)}", where=self.group, hint="uninstall one of the two distributions")
+            raise ConfigError(f"{name!r} is claimed by {' and '.join(places)}", where=self.group,
+                              hint="uninstall one of the two distributions")
         try:
             return imported(places[0])
         except RegardError:

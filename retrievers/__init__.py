@@ -1,6 +1,7 @@
 """Query -> ranking: dense and lexical first stages, fusion, passages to documents.
 
-Lives here: ``first_stage`` (what ``Dense`` and ``BM25`` share), ``dense``, ``bm25``, ``fuse``, ``parents``. A new stage is a file and a line
+Lives here: ``first_stage`` (what ``Dense`` and ``BM25`` share), ``dense``, ``bm25``, ``fuse``, ``parents``. A new
+stage is a file and a line
 in the table.
 May import: ``regard.indexers``, ``regard.rag`` (but ``rag.app``), ``regard.kernels``.
 """

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import ConfigError, RegardError
 from ..tables import Table, table
 
-_CARD = ("authors", "year", "arxiv", "note")
+_CARD = ("authors", "year", "arxiv", "code", "note")
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,9 +84,11 @@ _NOTES = {"stop": "", "repetition": "", "filter": "cut by the server's filter", 
 class Answer:
     """An answer with its evidence.
 
-    ``verifier`` names who judged the sentences (``rag.models.verification`` says how well it does that), None when nobody did. ``finish`` is
-    why the model stopped: ``"stop"`` (it was done, or wrote a stop string), ``"length"`` (its tokens ran out), ``"repetition"`` (it began
-    to repeat itself), ``"filter"`` (the server's filter ended it), ``"empty"`` (it was done and wrote nothing), another word of a remote
+    ``verifier`` names who judged the sentences (``rag.models.verification`` says how well it does that), None when
+    nobody did. ``finish`` is
+    why the model stopped: ``"stop"`` (it was done, or wrote a stop string), ``"length"`` (its tokens ran out), ``"repetition"`` (it
+    began to repeat itself), ``"filter"`` (the server's filter ended it), ``"empty"`` (it was done and wrote
+    nothing), another word of a remote
     server's; None when no model was asked, or the server did not say. An answer whose connection broke is none: that is an error.
     """
 

@@ -29,7 +29,17 @@ def identity(value: Any) -> Any:
         return [identity(item) for item in value]
     if isinstance(value, Mapping) and "class" not in value and all(type(name) is str for name in value):
         return {name: identity(item) for name, item in value.items()}
+    if hasattr(type(value), "part_name"):
+        return {"part": type(value).part_name(), "fingerprint": value.fingerprint()}
     return {"class": f"{type(value).__module__}.{type(value).__qualname__}", "value": _content(value)}
+
+
+def fingerprint(part: Any) -> str:
+    """A hash of a part: its kind and registered name, its version, all of its settings (also those that should not matter, such as
+    ``device``: floats differ in the last digits with it), and what besides them decides (``Part.identity``)."""
+    settings = {name: identity(value) for name, value in part.settings().items()}
+    content = [part.group, part.part_name(), part.version, settings, identity(part.identity())]
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def same_key(value: Any) -> str:

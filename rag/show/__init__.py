@@ -1,7 +1,7 @@
 """Views for people: rankings, answers, traces, attention and pipelines as HTML and SVG, and the report.
 
-Lives here: ``display`` (HTML of nouns and traces), ``drawing`` with ``layout`` and ``labels`` (a pipeline as SVG and Mermaid), ``attention_view``,
-``report``, ``style``. Nouns find their renderer in the table below, under their class's name.
+Lives here: ``display`` (HTML of nouns and traces), ``drawing`` with ``layout`` and ``labels`` (a pipeline as SVG and Mermaid),
+``attention_view``, ``report``, ``style``. Nouns find their renderer in the table below, under their class's name.
 May import: ``rag.nouns``, ``rag.dag``, and what those may.
 """
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from regard.indexers.chunkers.chunkers.chunkers import chunker
+from regard.indexers.chunkers.chunkers import chunker
 from regard.indexers.corpus import html, markdown, pdf, trec
 from regard.indexers.corpus.skips import Unreadable
 from regard.rag import Document

@@ -19,7 +19,7 @@ import pytest
 import torch
 import transformers
 from regard.indexers import LanceStore, build_index, delete_documents, verify_index
-from regard.indexers.chunkers.chunkers.chunkers import chunker
+from regard.indexers.chunkers.chunkers import chunker
 from regard.indexers.stores.lance.writer import Shard, StoreWriter, locked
 from regard.indexers.views import attention_job, attention_shards, build_view, fresh_view, parse_view, view_specs
 from regard.indexers.views.attention_layout import Half, Layout, slots

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from regard.indexers.chunkers.chunkers.chunkers import FixedTokens, MarkdownSections, Sentences, TokenStarts, WholeDocument, chunker
+from regard.indexers.chunkers.chunkers import FixedTokens, MarkdownSections, Sentences, TokenStarts, WholeDocument, chunker
 from regard.indexers.corpus import read_corpus
 from regard.indexers.corpus.markdown import headings
 from regard.rag.errors import ConfigError, ModelNotFound, UnsupportedModel

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from regard.indexers import LanceStore, build_index
-from regard.indexers.chunkers.chunkers.chunkers import chunker
+from regard.indexers.chunkers.chunkers import chunker
 from regard.indexers.corpus import Limits, Skip, detect_format, estimate_size, lines, objects, parsing, read_corpus
 from regard.indexers.corpus.skips import Unreadable
 from regard.rag import Document

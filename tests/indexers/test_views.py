@@ -145,7 +145,7 @@ def test_a_stale_view_is_extended_before_it_is_used(built: tuple[Path, Any]) -> 
 
     store = LanceStore(path)
     document = Document("late", "latecomer arrives")
-    from regard.indexers.chunkers.chunkers.chunkers import chunker
+    from regard.indexers.chunkers.chunkers import chunker
 
     passages = chunker("whole").chunk(document)
     with locked(path):  # what a job does that is killed before its views are built

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from regard.indexers.encoders.dense.dense import SentenceTransformerEncoder
+from regard.indexers.encoders.dense import SentenceTransformerEncoder
 from regard.rag.errors import UnsupportedModel
 from regard.rag.models import EMBEDDED, resolve
 from regard.rag.models.inert import expect_inert

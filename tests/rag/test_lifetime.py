@@ -14,6 +14,7 @@ from regard.indexers import build_index, delete_documents, integrity
 from regard.indexers.stores.lance.writer import locked
 from regard.rag import Batch, Document, Pipeline, Query, Ranking, Stage, models
 from regard.rag.errors import PipelineError
+from regard.rag.models import sharing
 from regard.retrievers import BM25, Dense, Fuse
 
 
@@ -290,17 +291,17 @@ def test_a_forgotten_pipeline_lets_go_of_what_it_held(hash_encoder: Any, tmp_pat
     encoder = hash_encoder(8)
     add(tmp_path, encoder, 0)
     gc.collect()
-    held, files = dict(models._pool), open_files(tmp_path)
+    held, files = dict(sharing._pool), open_files(tmp_path)
 
     def use() -> None:
         p = hybrid(tmp_path, encoder)
         p.run("common words")
-        assert len(models._pool) > len(held)
+        assert len(sharing._pool) > len(held)
 
     for _ in range(3):
         use()
     gc.collect()
-    assert models._pool == held
+    assert sharing._pool == held
     assert open_files(tmp_path) == files
     forgotten = echo()
     forgotten.run("a")

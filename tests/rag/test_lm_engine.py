@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from regard.rag import models
 from regard.rag.dag.trace import StageTrace, tracing
 from regard.rag.errors import BudgetError, ConfigError, ModelNotFound, UnsupportedModel
 from regard.rag.lm import LanguageModel, describe, engine, gguf
-from regard.rag.models import resolve
+from regard.rag.models import resolve, sharing
 
 WINDOW = 256
 SHAPE = {"vocab_size": 49152, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -329,7 +328,7 @@ def test_description_and_sharing(lm):
     again = LanguageModel.acquire("smollm2", device="cpu")
     assert again is lm
     again.release()
-    assert ("language-model", resolve("smollm2").path, "cpu") in models._pool
+    assert ("language-model", resolve("smollm2").path, "cpu") in sharing._pool
 
 
 @pytest.mark.parametrize("family", ["GptOss", "Bloom"])

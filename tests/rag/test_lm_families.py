@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from regard.rag import models
 from regard.rag.errors import BudgetError, UnsupportedModel
 from regard.rag.lm import LanguageModel, engine, probe
 from regard.rag.lm.prefill import PrefillPass
 from regard.rag.lm.suffixes import MassPass
+from regard.rag.models import sharing
 from regard.readers import Reader
 from regard.rerankers import AttentionReranker
 from tokenizers import Tokenizer
@@ -191,7 +191,7 @@ def test_a_stage_says_so_when_it_opens(stage, tmp_path):
     name = saved(tmp_path / "model", configuration("diffllama"))
     with pytest.raises(UnsupportedModel, match="more than one attention"):
         stage(name, device="cpu").open()
-    assert not any(name in map(str, key) for key in models._pool if isinstance(key, tuple))
+    assert not any(name in map(str, key) for key in sharing._pool if isinstance(key, tuple))
 
 
 def test_what_cannot_be_looked_into_may_still_be_read_with(tmp_path):

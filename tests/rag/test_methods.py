@@ -78,7 +78,7 @@ def test_every_entry_of_every_table_is_listed() -> None:
 def test_another_distributions_entries_and_tables_are_among_them_broken_ones_as_broken(other: dict[str, str]) -> None:
     listed = {(m["group"], m["name"]): m for m in json.loads(_regard(other, "--json"))}
     good = listed["regard.stages", "Good"]
-    assert good["card"] == {"authors": "Nobody and Others", "year": 2024, "arxiv": "2401.00001",
+    assert good["card"] == {"authors": "Nobody and Others", "year": 2024, "arxiv": "2401.00001", "code": None,
                             "note": "without the second pass"}
     assert (good["place"], good["error"]) == ("other.good:Good", "")
     assert "division by zero" in listed["regard.stages", "Broken"]["error"]

@@ -12,7 +12,7 @@ from regard.rag import Document, Pipeline, trust
 from regard.rag.app.cli import app
 from regard.rag.app.presets import default_pipeline
 from regard.rag.errors import ConfigError, PipelineError, UntrustedModel
-from regard.rag.models import resolve
+from regard.rag.models import chosen, resolve
 from regard.readers import RemoteReader
 from regard.readers.chat import ChatClient, connection
 from regard.retrievers import Dense
@@ -33,7 +33,7 @@ def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, str(tmp_path / name))
     for name in ("REGARD_KEYS", "OPENAI_BASE_URL", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(trust, "_this_process", set())
+    monkeypatch.setattr(chosen, "_this_process", set())
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
 
 
@@ -171,8 +171,8 @@ def theirs(tmp_path: Path) -> Path:
     shutil.copytree(resolve("minilm").path, tmp_path / "model")
     build_index([Document("d", "The tower is 330 metres tall.")], tmp_path / "index", encoder=str(tmp_path / "model"), chunker="whole",
                 views=["faiss:flat", "bm25"], progress=False)
-    shutil.rmtree(trust.state_dir())
-    trust._this_process.clear()
+    shutil.rmtree(chosen.state_dir())
+    chosen._this_process.clear()
     return tmp_path / "index"
 
 
@@ -190,7 +190,7 @@ def test_an_index_from_others_may_not_choose_the_model(theirs: Path) -> None:
     with Dense(theirs, encoder=model) as named:
         assert len(named.run(["How tall?"])[0]) == 1
     assert CliRunner().invoke(app, ["search", str(theirs), "tower", "--trust", "--json"]).exit_code == 0
-    assert not trust._trusted_file().exists(), "--trust is for one run"
+    assert not chosen._trusted_file().exists(), "--trust is for one run"
 
 
 def test_nothing_of_a_model_that_was_not_chosen_is_read(theirs: Path, monkeypatch) -> None:
@@ -207,7 +207,7 @@ def test_nothing_of_a_model_that_was_not_chosen_is_read(theirs: Path, monkeypatc
 def test_who_indexes_with_a_model_searches_without_a_word(tmp_path: Path) -> None:
     shutil.copytree(resolve("minilm").path, tmp_path / "model")
     build_index([Document("d", "Tall.")], tmp_path / "index", encoder=str(tmp_path / "model"), chunker="whole", progress=False)
-    trust._this_process.clear()  # as in another process
+    chosen._this_process.clear()  # as in another process
     with Dense(tmp_path / "index") as dense:
         assert len(dense.run(["Tall?"])[0]) == 1
     tokenizer = tmp_path / "model" / "vocab.txt"
@@ -227,7 +227,7 @@ def test_a_yes_on_a_terminal_is_remembered(theirs: Path, monkeypatch) -> None:
     monkeypatch.setattr("typer.confirm", lambda text, err: asked.append(text) or True)
     opening.consent([theirs], trust=False)
     assert "model" in asked[0]
-    trust._this_process.clear()
+    chosen._this_process.clear()
     Dense(theirs).open()
     opening.consent([theirs], trust=False)
     assert len(asked) == 1
@@ -246,8 +246,8 @@ def test_nor_the_chunkers_tokenizer_nor_a_views_language_model(named: str, tmp_p
         shutil.rmtree(index)
         build_index([Document("d", "Tall.")], index, encoder=None, views=["bm25"], progress=False,
                     chunker=f"tokens:9,overlap=1,tokenizer={tmp_path / 'model'}")
-        shutil.rmtree(trust.state_dir())
-        trust._this_process.clear()
+        shutil.rmtree(chosen.state_dir())
+        chosen._this_process.clear()
         with pytest.raises(UntrustedModel, match="tokenizer"):
             build_index([Document("e", "Wide.")], index, encoder=None, progress=False)
     else:
@@ -260,11 +260,11 @@ def test_nor_the_chunkers_tokenizer_nor_a_views_language_model(named: str, tmp_p
 
 
 def test_a_state_file_that_cannot_be_read_or_written_allows_nothing_and_breaks_nothing(theirs: Path, monkeypatch) -> None:
-    trust.state_dir().mkdir(parents=True)
+    chosen.state_dir().mkdir(parents=True)
     for content in ("{", "[]", '{"models": 5}', '{"models": {"a": 5}}', '{"models": []}'):
-        trust._trusted_file().write_text(content)
+        chosen._trusted_file().write_text(content)
         with pytest.raises(UntrustedModel):
             Dense(theirs).open()
     monkeypatch.setenv("XDG_STATE_HOME", "/dev/null")
-    trust.choose(str(theirs.parent / "model"))
+    chosen.choose(str(theirs.parent / "model"))
     Dense(theirs).open()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from regard.indexers import LanceStore, build_index
-from regard.indexers.encoders.dense.dense import SentenceTransformerEncoder
+from regard.indexers.encoders.dense import SentenceTransformerEncoder
 from regard.rag import Document, Pipeline, Query
 from regard.rag.app.cli import app
 from regard.rag.errors import ConfigError, FingerprintMismatch, IndexNotFound, PipelineError

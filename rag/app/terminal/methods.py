@@ -33,5 +33,5 @@ def _show_group(methods: Iterable[Method]) -> None:
 def _cited(card: dict[str, object]) -> str:
     """``Malkov and Yashunin, 2018, arXiv 1603.09320; by FAISS``."""
     arxiv = f"arXiv {card['arxiv']}" if card.get("arxiv") else ""
-    source = ", ".join(str(part) for part in (card.get("authors"), card.get("year"), arxiv) if part)
+    source = ", ".join(str(part) for part in (card.get("authors"), card.get("year"), arxiv, card.get("code")) if part)
     return one_line("; ".join(part for part in (source, str(card.get("note") or "")) if part))

@@ -1,0 +1,315 @@
+"""A part: a thing with settings. Stages, policies, chunkers, encoders, views and stores are parts.
+
+    class HNSW(ViewKind):
+        card = Card("Malkov and Yashunin", 2018, arxiv="1603.09320")
+        m: Count = 32
+        ef_search: Count = 128
+
+    HNSW(48)  ==  HNSW(m=48)  ==  part(ViewKind, "hnsw:m=48")  ==  part(ViewKind, {"part": "HNSW", "m": 48})
+
+A part is a value: its settings are its annotated fields, checked when it is made and never set afterwards; what it opens belongs to a
+run's ``Scope``. The first setting may be given by position.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform, get_type_hints, overload
+
+from ..errors import ConfigError
+from ..tables import Table, table
+from .card import Card
+from .identity import fingerprint, identity
+
+P = TypeVar("P", bound="Part")
+T = TypeVar("T")
+KIND = "x-kind"
+_RESERVED = ("part", "inputs")  # of files: the part's name, and what a stage is connected to
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+class Part:
+    """Base of all parts. A kind of parts (``Stage``, ``Policy``) names its table's ``group``; a class below it is one of that kind."""
+
+    group: ClassVar[str] = ""
+    """The entry-point group of the kind's table (``rag.tables``)."""
+
+    card: ClassVar[Card | None] = None
+    """The publication, for a published method."""
+
+    version: ClassVar[int] = 1
+    """Raise it when the same settings and inputs give another output: it is in the fingerprint."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            raise ConfigError(f"{cls.__qualname__} has a constructor of its own", where=f"{cls.__module__}.{cls.__qualname__}",
+                              hint="declare its settings as fields (k: int = 10); check what belongs together in __post_init__")
+        for name in vars(cls).get("__annotations__", {}):
+            default = vars(cls).get(name)
+            if isinstance(default, dict | list):  # no two parts share it: it is frozen
+                setattr(cls, name, dataclasses.field(default_factory=functools.partial(frozen, default)))
+        dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=True)(cls)
+        taken = [name for name in cls.setting_names() if name in _RESERVED]
+        if taken:
+            raise ConfigError(f"{cls.__qualname__} cannot have a setting {taken[0]!r}", where=f"{cls.__module__}.{cls.__qualname__}",
+                              hint="files use this word themselves: choose another")
+        cls.__signature__ = _signature(cls)  # type: ignore[attr-defined]  # what inspect and editors show
+
+    def __init__(self, *first: Any, **settings: Any) -> None:
+        """Raises ``ConfigError`` that names the setting that is unknown, missing, or has a value of another type."""
+        for name, value in _checked(type(self), first, settings).items():
+            object.__setattr__(self, name, value)
+        self.__post_init__()
+
+    # -- what a part may override --------------------------------------------------
+
+    def __post_init__(self) -> None:
+        """Raise ``ConfigError`` for settings that contradict each other."""
+
+    def identity(self) -> Any:
+        """What besides the settings decides what it does (a weights hash, an index's version), as JSON; loads no model."""
+        return None
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """The part of this kind that ``text`` names; a kind may understand other texts too, such as a model's name."""
+        from .spec import parse
+
+        return parse(cls, text)
+
+    # -- what every part has -------------------------------------------------------
+
+    @classmethod
+    def table(cls) -> Table:
+        """Where parts of this kind are registered."""
+        return table(cls.group)
+
+    @classmethod
+    def part_name(cls) -> str:
+        """The name that files use: the registered one, else the class's import place."""
+        return cls.table().name_of(cls) or f"{cls.__module__}:{cls.__qualname__}"
+
+    @classmethod
+    def setting_names(cls) -> list[str]:
+        """In the order of their declaration; those of base classes first."""
+        return [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+
+    def settings(self) -> dict[str, Any]:
+        """The settings by name, as they are."""
+        return {name: getattr(self, name) for name in self.setting_names()}
+
+    def changed(self) -> dict[str, Any]:
+        """The settings that differ from their defaults."""
+        defaults = _defaults(type(self))
+        return {name: value for name, value in self.settings().items() if name not in defaults or defaults[name] != value}
+
+    def replace(self, **settings: Any) -> Self:
+        """Another part with these settings changed."""
+        return type(self)(**{**self.settings(), **settings})
+
+    def fingerprint(self) -> str:
+        """A hash of everything that decides what it does, apart from its input, as things stand now."""
+        return fingerprint(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise ConfigError(f"{name} cannot be set: a {type(self).__name__} is a value", where=type(self).__name__,
+                          hint=f"make another, part.replace({name}={value!r:.80}); what is opened belongs to the scope")
+
+    def __delattr__(self, name: str) -> None:
+        raise ConfigError(f"{name} cannot be deleted: a {type(self).__name__} is a value", where=type(self).__name__)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.settings() == other.settings()
+
+    def __hash__(self) -> int:
+        return hash((type(self), repr(self)))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.changed().items())})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remade, (type(self), {name: _thawed(value) for name, value in self.settings().items()})
+
+    # -- as a setting of another part ----------------------------------------------
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(functools.partial(part, cls))
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> Any:
+        return {KIND: cls}  # `schema` puts a reference there
+
+
+def part(kind: type[P], value: Any) -> P:
+    """``value`` as a part of ``kind``: one as it is, a text (``"hnsw:m=48"``), or a mapping as files hold it.
+
+    Raises ``ConfigError`` for anything else.
+    """
+    from .spec import from_plain
+
+    if isinstance(value, kind):
+        return value
+    if isinstance(value, str):
+        return kind.from_text(value)
+    if isinstance(value, Mapping):
+        made = from_plain(value, kind)
+        if isinstance(made, kind):
+            return made
+        value = made
+    hint = f"call it: {value.__name__}(...)" if isinstance(value, type) else f"give a {kind.__name__}, or the text that names one"
+    raise ConfigError(f"{value!r:.80} is no {kind.__name__}", where=kind.__name__, hint=hint)
+
+
+@overload
+def register(cls: type[P], *, name: str | None = None) -> type[P]: ...
+
+
+@overload
+def register(cls: None = None, *, name: str | None = None) -> Callable[[type[P]], type[P]]: ...
+
+
+def register(cls: type[P] | None = None, *, name: str | None = None) -> Any:
+    """Make a part's class usable by name as long as this process lives: a decorator, ``@register`` or ``@register(name="Shout")``.
+
+    A class that a distribution brings is listed in its table instead (``rag.tables``). Raises ``ConfigError`` for a name that is taken.
+    """
+    if cls is None:
+        return functools.partial(register, name=name)
+    if not (isinstance(cls, type) and issubclass(cls, Part) and cls.group):
+        raise ConfigError(f"{cls!r:.80} is no part of a kind that has a table", where="register", hint="register a subclass of Stage, ...")
+    cls.table().register(name or cls.__name__, cls)
+    return cls
+
+
+def nested(value: Any, path: str = "") -> Iterator[tuple[str, Part]]:
+    """Every part in ``value`` (a part, or what its settings hold), with its path (``policy``, ``body.bm25``), outer ones first. What has
+    ``parts()`` by name (a plan of stages) is walked through, too."""
+    if isinstance(value, Part):
+        yield path, value
+        inside: Any = value.settings()
+    elif hasattr(value, "parts"):
+        inside = value.parts()
+    else:
+        inside = value
+    if isinstance(inside, Mapping):
+        for name, item in inside.items():
+            yield from nested(item, f"{path}.{name}" if path else str(name))
+    elif isinstance(inside, tuple | list):
+        for i, item in enumerate(inside):
+            yield from nested(item, f"{path}.{i}" if path else str(i))
+
+
+def _per_class(function: Callable[[type[Part]], T]) -> Callable[[type[Part]], T]:
+    """``functools.cache``, which type checkers let take a class of its own hash."""
+    return cast(Callable[[type[Part]], T], functools.cache(function))
+
+
+# -- making one -----------------------------------------------------------------------
+
+
+def _checked(cls: type[Part], first: tuple[Any, ...], settings: Mapping[str, Any]) -> dict[str, Any]:
+    names = cls.setting_names()
+    given = {**dict(zip(names, first, strict=False)), **settings}
+    problems = [f"{name}: there is no such setting" for name in settings if name not in names]
+    if len(first) > min(1, len(names)):
+        problems.append("only the first setting may be given by position")
+    if first and names and names[0] in settings:
+        problems.append(f"{names[0]}: it was given twice")
+    values = {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # every subclass is one
+        if field.name in given:
+            try:
+                values[field.name] = frozen(adapters(cls)[field.name].validate_python(given[field.name]))
+            except ValueError as error:  # pydantic's
+                problems.append(_said(field.name, error))
+        elif field.name in (defaults := _defaults(cls)):
+            values[field.name] = defaults[field.name]
+        else:
+            problems.append(f"{field.name}: it must be given")
+    if problems:
+        raise ConfigError(f"{cls.__name__} cannot be made: {'; '.join(problems)}", where=cls.__name__, hint=f"settings: {_signature(cls)}")
+    return values
+
+
+def _said(name: str, error: ValueError) -> str:
+    errors = getattr(error, "errors", None)
+    if errors is None:
+        return f"{name}: {error}"
+    return "; ".join(f"{'.'.join(map(str, (name, *e['loc'])))}: {e['msg']}" for e in errors(include_url=False))
+
+
+@_per_class
+def adapters(cls: type[Part]) -> dict[str, Any]:
+    """A pydantic ``TypeAdapter`` for each setting."""
+    from pydantic import ConfigDict, TypeAdapter  # at first use: importing it takes a tenth of a second
+
+    try:
+        hints = get_type_hints(cls, include_extras=True)
+    except (NameError, TypeError) as error:
+        raise ConfigError(f"the settings' types cannot be read: {error}", where=f"{cls.__module__}.{cls.__qualname__}",
+                          hint="import what they name at the top of the module, not under TYPE_CHECKING") from None
+    return {name: _adapter(TypeAdapter, hints[name], ConfigDict(arbitrary_types_allowed=True)) for name in cls.setting_names()}
+
+
+def _adapter(make: Any, hint: Any, config: Any) -> Any:
+    from pydantic.errors import PydanticUserError
+
+    try:
+        return make(hint, config=config)
+    except PydanticUserError:  # a type with a configuration of its own
+        return make(hint)
+
+
+@_per_class
+def _defaults(cls: type[Part]) -> dict[str, Any]:
+    """The defaults, checked like what is given: ``encoder: Encoder = "minilm"`` is an encoder."""
+    found = {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # every subclass is one
+        if field.default is not dataclasses.MISSING:
+            found[field.name] = frozen(adapters(cls)[field.name].validate_python(field.default))
+        elif field.default_factory is not dataclasses.MISSING:
+            found[field.name] = frozen(adapters(cls)[field.name].validate_python(field.default_factory()))
+    return found
+
+
+def _signature(cls: type[Part]) -> inspect.Signature:
+    parameters = []
+    for i, field in enumerate(dataclasses.fields(cls)):  # type: ignore[arg-type]  # every subclass is one
+        default = inspect.Parameter.empty
+        if field.default is not dataclasses.MISSING:
+            default = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        kind = inspect.Parameter.KEYWORD_ONLY if i else inspect.Parameter.POSITIONAL_OR_KEYWORD
+        parameters.append(inspect.Parameter(field.name, kind, default=default, annotation=field.type))
+    return inspect.Signature(parameters)
+
+
+def frozen(value: Any) -> Any:
+    """``value`` with tuples for lists and read-only mappings for dictionaries."""
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+        return tuple(frozen(item) for item in value)
+    if type(value) is dict:
+        return MappingProxyType({name: frozen(item) for name, item in value.items()})
+    return value
+
+
+def _thawed(value: Any) -> Any:
+    if isinstance(value, MappingProxyType):
+        return {name: _thawed(item) for name, item in value.items()}
+    return tuple(_thawed(item) for item in value) if type(value) is tuple else value
+
+
+def _remade(cls: type[P], settings: dict[str, Any]) -> P:
+    return cls(**settings)
+
+
+__all__ = ["Part", "adapters", "frozen", "identity", "nested", "part", "register"]

@@ -1,0 +1,62 @@
+"""JSON schemas of parts, made from the tables: editors complete and check pipeline files with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import RegardError
+from .part import KIND, Part, adapters
+
+
+def schema(kind: type[Part]) -> dict[str, Any]:
+    """The schema of any part of ``kind``, with those of all kinds that its parts may hold under ``$defs``."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_reference(kind), "$defs": definitions(kind)}
+
+
+def definitions(*kinds: type[Part]) -> dict[str, Any]:
+    """By group, what the parts of ``kinds`` and those within them look like: a text that names one, or a mapping."""
+    found: dict[str, Any] = {}
+    waiting = list(kinds)
+    while waiting:
+        kind = waiting.pop()
+        if kind.group not in found:
+            held: list[type[Part]] = []
+            found[kind.group] = {"anyOf": [{"type": "string"}, *(of_class(cls, held) for cls in _classes(kind))]}
+            waiting += held
+    return found
+
+
+def of_class(cls: type[Part], held: list[type[Part]] | None = None) -> dict[str, Any]:
+    """A part of this very class, as a mapping; the kinds that it refers to are added to ``held``."""
+    settings = {name: _referring(adapter.json_schema(), held if held is not None else []) for name, adapter in adapters(cls).items()}
+    return {"type": "object", "title": cls.part_name(), "description": (cls.__doc__ or "").strip().partition("\n")[0],
+            "properties": {"part": {"const": cls.part_name()}, **settings}, "required": ["part"]}
+
+
+def _classes(kind: type[Part]) -> list[type[Part]]:
+    """Those that can be imported."""
+    found = []
+    for name in kind.table():
+        try:
+            cls = kind.table()[name]
+        except RegardError:
+            continue
+        if isinstance(cls, type) and issubclass(cls, kind):
+            found.append(cls)
+    return found
+
+
+def _referring(data: Any, held: list[type[Part]]) -> Any:
+    """``data`` with references in the place of kinds."""
+    if isinstance(data, list):
+        return [_referring(item, held) for item in data]
+    if not isinstance(data, dict):
+        return data
+    if KIND in data:
+        held.append(data[KIND])
+        return _reference(data[KIND])
+    return {name: _referring(item, held) for name, item in data.items()}
+
+
+def _reference(kind: type[Part]) -> dict[str, Any]:
+    return {"$ref": f"#/$defs/{kind.group}"}
