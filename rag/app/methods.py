@@ -16,7 +16,7 @@ _CARD = ("authors", "year", "arxiv", "code", "note")
 @dataclass(frozen=True, slots=True)
 class Method:
     """An entry of a table. ``summary`` is the first line of its docstring, ``card`` what its paper is, where it has one
-    (authors, year, arxiv, note). ``error`` says why it cannot be imported; empty for one that can."""
+    (authors, year, arxiv, code, note). ``error`` says why it cannot be imported; empty for one that can."""
 
     group: str
     name: str
