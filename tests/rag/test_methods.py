@@ -38,7 +38,7 @@ class Good:
 
     It says more."""
 
-    card = Card("Nobody and Others", 2024, "2401.00001", "without the second pass")
+    card = Card("Nobody and Others", 2024, "2401.00001", "without the\\nsecond pass")
 
 
 def thing():
@@ -79,7 +79,7 @@ def test_another_distributions_entries_and_tables_are_among_them_broken_ones_as_
     listed = {(m["group"], m["name"]): m for m in json.loads(_regard(other, "--json"))}
     good = listed["regard.stages", "Good"]
     assert good["card"] == {"authors": "Nobody and Others", "year": 2024, "arxiv": "2401.00001", "code": None,
-                            "note": "without the second pass"}
+                            "note": "without the\nsecond pass"}
     assert (good["place"], good["error"]) == ("other.good:Good", "")
     assert "division by zero" in listed["regard.stages", "Broken"]["error"]
     assert "Absent" in listed["regard.stages", "Absent"]["error"]
