@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from ..rag.errors import IndexFormatError
+from ..rag.files import replacing
 from ..rag.models import cache_dir
 from .stores.lance.digests import Digest
 
@@ -170,11 +171,10 @@ class _Memory:
             return
         kept = {key: mark for key, mark in self._stored().items() if (self._folder.parent / key.partition("#")[0]).exists()}
         kept |= {f"{self._folder.name}/{name}": mark for name, mark in self._changed.items()}
-        temporary = self._file.with_name(f"{self._file.name}.{os.getpid()}")
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps({key: mark for key, mark in kept.items() if mark}), encoding="utf-8")
-            temporary.replace(self._file)
+            with replacing(self._file) as file:
+                file.write(json.dumps({key: mark for key, mark in kept.items() if mark}).encode())
         except OSError:
             return
 

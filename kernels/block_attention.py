@@ -15,7 +15,7 @@ from .dispatch import choose
 from .products import product
 from .scores import SCORES_AT_ONCE, working_dtype
 
-Positions = tuple[Tensor, Tensor]
+BlockPositions = tuple[Tensor, Tensor]
 
 _LEAST_ROWS, _MOST_ROWS = 32, 128
 """Rows of a head that the CPU scores at once: fewer read the keys too often, more score too much of their own future."""
@@ -23,7 +23,7 @@ _LEAST_ROWS, _MOST_ROWS = 32, 128
 
 def block_attention(
     query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor, *, offsets: Sequence[int], scale: float,
-    softcap: float | None = None, window: int | None = None, positions: Positions | None = None, path: str | None = None,
+    softcap: float | None = None, window: int | None = None, positions: BlockPositions | None = None, path: str | None = None,
 ) -> Tensor:
     """The attention output [H, T, d] in ``query``'s dtype.
 
@@ -51,7 +51,7 @@ def block_attention(
 
 def block_attention_reference(
     query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor, *, offsets: Sequence[int], scale: float,
-    softcap: float | None = None, window: int | None = None, positions: Positions | None = None,
+    softcap: float | None = None, window: int | None = None, positions: BlockPositions | None = None,
 ) -> Tensor:
     """The definition, with the whole matrix in memory; in float64 for float64 inputs."""
     dtype = working_dtype(query, key, value, prefix_key, prefix_value)
@@ -72,7 +72,7 @@ def block_attention_reference(
 
 def _in_tiles(
     query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor, *, offsets: Sequence[int], scale: float,
-    softcap: float | None, window: int | None, positions: Positions | None,
+    softcap: float | None, window: int | None, positions: BlockPositions | None,
 ) -> Tensor:
     """A block at a time, and of a block a tile of rows at a time with the keys up to the tile's end.
 
@@ -137,7 +137,7 @@ def _together(kv_heads: int, scores: int) -> Iterator[slice]:
     return (slice(head, head + at_once) for head in range(0, kv_heads, at_once))
 
 
-def _too_far(positions: Positions, window: int, start: int, a: int, b: int) -> Tensor | None:
+def _too_far(positions: BlockPositions, window: int, start: int, a: int, b: int) -> Tensor | None:
     """Which keys (the prefix and the block up to ``b``) lie beyond the window of the rows ``a`` to ``b``; None where none does."""
     rows, prefix = positions
     distance = rows[a:b, None] - torch.cat([prefix, rows[start:b]])
@@ -147,7 +147,7 @@ def _too_far(positions: Positions, window: int, start: int, a: int, b: int) -> T
 
 def _check(
     query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor, offsets: Sequence[int],
-    window: int | None, positions: Positions | None,
+    window: int | None, positions: BlockPositions | None,
 ) -> None:
     heads, tokens, width = query.shape
     kv_heads, prefix = prefix_key.shape[:2]

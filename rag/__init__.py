@@ -2,7 +2,7 @@
 
 Lives here: ``documents`` (Document, Passage, Query, Ranking, ...), ``stage``, ``ports``, ``settings`` and ``pipeline`` (the typed DAG),
 ``identity`` (what a value is, for fingerprints), ``config`` (YAML), ``executor``, ``scope`` (what its stages open together),
-``threads``, ``cache``, ``trace`` (running it); ``files`` (whole or not at all, and on the disk), ``paths`` (those that users name);
+``threads``, ``cache``, ``trace`` (running it); ``files`` (paths, whole or not at all, lines);
 ``plain``, ``inert``, ``trust`` (YAML and JSON, model folders, keys and models of others: what they may do); ``models`` (finding and
 sharing models), ``lm`` (the language-model engine), ``verification`` (what judges an answer's sentences), ``evaluation``, ``display``
 with ``markup`` (views for people), ``cli`` with ``terminal`` (the ``regard`` command), ``integrations``, and ``top`` (the package

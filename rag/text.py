@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+Span = tuple[int, int]
+"""Half-open: of characters, or of tokens."""
+
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _BREAK = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|\n\s*\n+|(?<=[。！？])")
 _ABBREVIATION = re.compile(
@@ -12,13 +15,13 @@ _ABBREVIATION = re.compile(
 )
 
 
-def sentence_spans(text: str) -> list[tuple[int, int]]:
+def sentence_spans(text: str) -> list[Span]:
     """Half-open character spans of the sentences of ``text``; between them lies nothing but white space.
 
     A sentence ends at ``.``, ``!``, ``?`` or ``…`` before white space, or at a blank line; not after a common
     abbreviation or a single initial, and not before a lower-case letter.
     """
-    spans: list[tuple[int, int]] = []
+    spans: list[Span] = []
     start = 0
     for match in _BREAK.finditer(text):
         paragraph = "\n" in match.group().strip(" \t\"'”’)]") and match.group().count("\n") > 1
@@ -34,7 +37,7 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     return spans
 
 
-def _append(spans: list[tuple[int, int]], text: str, start: int, end: int) -> None:
+def _append(spans: list[Span], text: str, start: int, end: int) -> None:
     piece = text[start:end]
     stripped = piece.strip()
     if stripped:

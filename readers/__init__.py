@@ -21,5 +21,10 @@ STAGES = {
     "Reader": ".reader:Reader",
     "RemoteReader": ".remote:RemoteReader",
 }
-__all__ = ["STAGES", "Reader", "RemoteReader"]
+VERIFIERS = {
+    "lexical": ".lexical:LexicalVerifier",
+    "lm": ".verifiers:LMVerifier",
+    "nli": ".verifiers:NLIVerifier",
+}
+__all__ = ["STAGES", "VERIFIERS", "Reader", "RemoteReader"]
 __getattr__ = lazy(__name__, STAGES)

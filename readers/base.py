@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
 from ..rag import models
-from ..rag.dag.stage import Problem, Stage
-from ..rag.dag.trace import Token, emit
+from ..rag.dag.scope import Scope
+from ..rag.dag.stage import Need, Problem, Stage
+from ..rag.dag.trace import emit_text
 from ..rag.errors import ConfigError, RegardError
-from ..rag.models.encoding import Encoder, encoder
-from ..rag.models.verification import Verifier
+from ..rag.models.chosen import hub
+from ..rag.models.encoding import Encoder, OpenEncoder
+from ..rag.models.verification import OpenVerifier, Verifier
 from ..rag.nouns import Answer, Query, Ranking, Usage
-from .citations import cite
+from ..rag.parts import Count, Share, part
+from ..rag.trust import Connection
+from .citations import MIN_SUPPORT, cite
 from .ending import without_repeats
+from .lexical import LexicalVerifier
 from .packing import Size, pack
-from .prompt import PASSAGES, QUESTION, Order, Prompt, after_passage, before_passages, boundary, build
-from .verifiers import verifier as verifier_named
+from .prompt import PASSAGES, QUESTION, PassageOrder, ReaderPrompt, after_passage, before_passages, boundary, build
 
 SYSTEM = "You are a helpful assistant."
 INSTRUCTION = f"{PASSAGES}{QUESTION}"
@@ -25,79 +29,61 @@ with five more explicit instructions 5 to 8; it repeats the order, or the questi
 NOTHING_FOUND = "No passage was found that answers this question."
 
 
+class Evidence(NamedTuple):
+    """What an answer's sentences are compared with the passages by."""
+
+    encoder: OpenEncoder
+    verifier: OpenVerifier | None
+
+
 class BaseReader(Stage):
-    """The part of a reader that does not depend on its model. Subclasses call :meth:`_set` in their constructor."""
+    """The part of a reader that does not depend on its model."""
 
     version = 3  # passages that could be taken for several stand between lines of their own
 
-    needs_text = True
-    model_settings: ClassVar[tuple[str, ...]] = ("embedder", "verifier")
+    needs = frozenset({Need.TEXT})
 
-    depth: int
-    budget: int
-    order: Order
-    system: str | None
-    instruction: str
-    embedder: str
-    min_support: float
-    verifier: str | None
-    _encoder: Encoder | None
-    _verifier: Verifier | None
+    depth: Count = 10
+    budget: Count = 1024
+    order: PassageOrder = "best-last"
+    system: str | None = SYSTEM
+    instruction: str = INSTRUCTION
+    embedder: str = "minilm"
+    min_support: Share = MIN_SUPPORT
+    verifier: Verifier | None = LexicalVerifier()
 
-    def _set(
-        self, *, depth: int, budget: int, order: Order, system: str | None, instruction: str, embedder: str, min_support: float,
-        verifier: str | None,
-    ) -> None:
-        missing = [part for part in (PASSAGES, QUESTION) if instruction.count(part) != 1]
+    def __post_init__(self) -> None:
+        missing = [part for part in (PASSAGES, QUESTION) if self.instruction.count(part) != 1]
         if missing:
-            raise ConfigError(f"the instruction has not one place for {' and '.join(missing)}: {instruction!r}",
+            raise ConfigError(f"the instruction has not one place for {' and '.join(missing)}: {self.instruction!r}",
                               where=type(self).__name__, hint=f"write it like {INSTRUCTION!r}")
-        self.depth = depth
-        self.budget = budget
-        self.order = order
-        self.system = system
-        self.instruction = instruction
-        self.embedder = embedder
-        self.min_support = min_support
-        self.verifier = verifier
-        self._encoder = None
-        self._verifier = None
-        self._judge()  # refuses a name that is none
 
-    def _judge(self) -> Verifier | None:
-        return verifier_named(self.verifier) if self.verifier else None
+    def open_evidence(self, scope: Scope) -> Evidence:
+        """The citations' encoder and the verifier."""
+        judge = scope.open(self.verifier) if self.verifier is not None else None
+        return Evidence(scope.open(part(Encoder, self.embedder)), judge)
 
-    def open(self) -> None:
-        opened = encoder(self.embedder)
-        opened.open()
-        self._encoder = opened
-        judge = self._judge()
-        if judge is not None:
-            judge.open()
-        self._verifier = judge
+    def identity(self) -> dict[str, Any]:
+        """What the citations' encoder is (its weights, and how it is used)."""
+        return {"embedder": part(Encoder, self.embedder).description()}
 
-    def close(self) -> None:
-        for held in (self._encoder, self._verifier):
-            if held is not None:
-                held.close()
-        self._encoder = self._verifier = None
+    def connections(self) -> Iterator[Connection]:
+        return hub([*self.models(), self.embedder, *(self.verifier.models() if self.verifier is not None else ())])
 
-    def state(self) -> dict[str, Any]:
-        """What the citations' encoder (its weights, and how it is used) and the verifier's model are."""
-        judge = self._judge()
-        return {"embedder": encoder(self.embedder).fingerprint(), "verifier": judge.state() if judge else None}
+    def models(self) -> Sequence[str]:
+        """The models that it loads besides those of its citations and its verifier, by name."""
+        return ()
 
     def check(self) -> Iterator[Problem]:
         """The citations' encoder and the verifier's model are there."""
-        judge = self._judge()
-        for look in (lambda: models.resolve(self.embedder), judge.state if judge else None):
+        for look in (lambda: models.resolve(self.embedder), self.verifier.identity if self.verifier is not None else None):
             try:
                 if look is not None:
                     look()
             except RegardError as error:
-                yield Problem(error.what, self.label, error.hint or "")
+                yield Problem(error.what, hint=error.hint or "")
 
-    def _prompt(self, query: Query, ranking: Ranking, budget: int, size: Size) -> Prompt | None:
+    def _prompt(self, query: Query, ranking: Ranking, budget: int, size: Size) -> ReaderPrompt | None:
         """The prompt for one query, or None when its ranking has no passage that could be shown."""
         passages = ranking.top(self.depth).passages()
         line = boundary(query.text, passages)
@@ -106,17 +92,18 @@ class BaseReader(Stage):
 
     def _nothing_found(self, position: int) -> Answer:
         """No passage, no answer: the model is not asked to answer from memory."""
-        emit(Token(self.label, position, NOTHING_FOUND))
+        emit_text(position, NOTHING_FOUND)
         return Answer(NOTHING_FOUND)
 
-    def _answer(self, prompt: Prompt, text: str, usage: Usage, finish: str | None, *, sizes: Sequence[int], before: int) -> Answer:
-        """The answer, each sentence once, with its evidence; ``sizes`` and ``before`` as in :meth:`Prompt.context`."""
-        if self._encoder is None:
-            raise self.not_open()
+    def _answer(
+        self, evidence: Evidence, prompt: ReaderPrompt, text: str, usage: Usage, finish: str | None, *, sizes: Sequence[int], before: int,
+    ) -> Answer:
+        """The answer, each sentence once, with its evidence; ``sizes`` and ``before`` as in :meth:`ReaderPrompt.context`."""
         answer = without_repeats(text.strip())
-        entails = self._verifier.entails if self._verifier else None
-        cited = cite(answer, prompt.passages, self._encoder.encode_passages, self.min_support, entails)
+        entails = evidence.verifier.entails if evidence.verifier is not None else None
+        cited = cite(answer, prompt.passages, evidence.encoder.encode_passages, self.min_support, entails)
         context = prompt.context(sizes, before, usage.prompt_tokens)
         if not answer and finish in (None, "stop", "repetition"):
             finish = "empty"
-        return Answer(answer, cited.citations, context, usage, cited.sentences, self.verifier, finish)
+        judge = self.verifier.name if self.verifier is not None else None
+        return Answer(answer, cited.citations, context, usage, cited.sentences, judge, finish)

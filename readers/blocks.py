@@ -1,4 +1,4 @@
-"""Reading under the block mask: passages as blocks that do not see each other, which a reranker may have prefilled already.
+"""Prompts under the block mask: passages as blocks that do not see each other, which a reranker may have prefilled already.
 
 The prompt begins as an ``AttentionReranker``'s does (``rag.lm.passages.Format``), so that its blocks are the reranker's token for token.
 Whether they are reused or run again changes nothing but the time: a block's keys and values do not depend on the others.
@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..rag.lm import LanguageModel
+from ..rag.lm.evidence import AttentionEvidence
 from ..rag.lm.passages import Block, Format, shown
 from ..rag.lm.prefill import Prefill, tiled
 from ..rag.nouns import Passage, Ranking
-from .prompt import PASSAGES, QUESTION, Prompt
+from .prompt import PASSAGES, QUESTION, ReaderPrompt
 
 
 @dataclass(frozen=True, slots=True)
 class BlockPrompt:
     """``prompt`` as people read it; ``prefix``, ``blocks`` (best first) and ``suffix`` as the model does."""
 
-    prompt: Prompt
+    prompt: ReaderPrompt
     prefix: list[int]
     blocks: list[Block]
     suffix: list[int]
@@ -48,7 +49,7 @@ def lay_out(lm: LanguageModel, form: Format, question: str, instruction: str, pa
             left -= len(block.ids)
     after = instruction.partition(PASSAGES)[2].replace(QUESTION, question)
     pieces = ["", *(piece for _, block in kept for piece in (block.text, form.separator)), after]
-    prompt = Prompt(tuple(pieces), tuple(passage for passage, _ in kept), len(passages) - len(kept))
+    prompt = ReaderPrompt(tuple(pieces), tuple(passage for passage, _ in kept), len(passages) - len(kept))
     return BlockPrompt(prompt, form.prefix(lm), [block for _, block in kept], form.suffix(lm, after))
 
 
@@ -73,10 +74,10 @@ def prefilled(lm: LanguageModel, laid: BlockPrompt, ranking: Ranking) -> tuple[P
 
 def _reused(lm: LanguageModel, laid: BlockPrompt, ranking: Ranking) -> Prefill | None:
     """What the reranker prefilled, without the blocks that are not wanted; None when it is not this model's, or lacks one."""
-    reading = ranking.reading
-    if reading is None or reading.prefill is None or reading.model != lm.info.name:
+    evidence = ranking.evidence.get("attention")
+    if not isinstance(evidence, AttentionEvidence) or evidence.prefill is None or evidence.model != lm.info.name:
         return None
-    held = reading.prefill
+    held = evidence.prefill
     numbers = {held.block_ids(b): b for b in range(len(held.plan.blocks))}
     wanted = [numbers.get(tuple(block.ids)) for block in laid.blocks]
     if list(held.plan.ids[:held.plan.prefix]) != laid.prefix or not held.complete:

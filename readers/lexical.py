@@ -28,6 +28,8 @@ from itertools import takewhile
 import numpy as np
 from numpy.typing import NDArray
 
+from ..rag.dag.scope import Scope
+from ..rag.models.verification import Verifier
 from .words import STOP_WORDS, code_names, content_words
 
 _TOKEN = re.compile(r"[^\W_]+(?:[.'’&-][^\W_]+)*")
@@ -303,19 +305,13 @@ def _lacking(evidence: _Evidence, hypothesis: str) -> Iterator[str]:
         yield f"negation: the evidence says not {' '.join(sorted(_negated(evidence.text) & stated))}"
 
 
-class LexicalVerifier:
-    """See the module. Needs nothing opened."""
+class LexicalVerifier(Verifier):
+    """See the module. No model; the rules change with the reader's ``version``."""
 
     name = "lexical"
 
-    def open(self) -> None:
-        """Nothing to load."""
-
-    def close(self) -> None:
-        """Nothing to free."""
-
-    def state(self) -> None:
-        """No weights; the rules change with the reader's ``version``."""
+    def open(self, scope: Scope, /) -> LexicalVerifier:
+        return self
 
     def entails(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float64]:
         """float64 [n], as :class:`~regard.rag.models.verification.Verifier` says."""

@@ -11,7 +11,7 @@ from typing import Literal
 from ..rag.nouns import Context, Passage
 from .packing import BETWEEN, Packed, shown
 
-Order = Literal["best-last", "best-first"]
+PassageOrder = Literal["best-last", "best-first"]
 
 PASSAGES = "{passages}"
 QUESTION = "{question}"
@@ -19,7 +19,7 @@ QUESTION = "{question}"
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class ReaderPrompt:
     """One user turn: ``pieces`` are what comes before the passages, each passage and the blank line after it, and what follows."""
 
     pieces: tuple[str, ...]
@@ -76,11 +76,11 @@ def before_passages(line: str) -> str:
     return f"Each passage stands between two lines {line}\n\n{line}\n" if line else ""
 
 
-def build(question: str, packed: Packed, order: Order, instruction: str, line: str = "") -> Prompt:
+def build(question: str, packed: Packed, order: PassageOrder, instruction: str, line: str = "") -> ReaderPrompt:
     """``instruction`` is the turn, with ``{passages}`` and ``{question}`` in it; "best-last" puts the best passage at the end. ``line`` is
     the :func:`boundary`."""
     before, _, after = instruction.partition(PASSAGES)
     passages = packed.passages if order == "best-first" else packed.passages[::-1]
     pieces = [piece for passage in passages for piece in (shown(passage), after_passage(line))]
     beginning = before.replace(QUESTION, question) + before_passages(line)
-    return Prompt((beginning, *pieces, after.replace(QUESTION, question)), passages, packed.dropped)
+    return ReaderPrompt((beginning, *pieces, after.replace(QUESTION, question)), passages, packed.dropped)

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
 from ..rag import models
+from ..rag.dag.scope import Scope
 from ..rag.dag.stage import Problem, Stage
-from ..rag.dag.trace import Token, emit, record
+from ..rag.dag.trace import emit_text, record
 from ..rag.errors import BudgetError, RegardError
 from ..rag.lm import LanguageModel, describe
 from ..rag.lm.passages import Format, SharesPrefill
 from ..rag.lm.prefill import Mask, Prefill
 from ..rag.nouns import Answer, Batch, Query, Ranking, Usage
-from ..rag.parts.settings import Count, Share
+from ..rag.parts import Count
 from . import blocks
-from .base import INSTRUCTION, SYSTEM, BaseReader
-from .citations import MIN_SUPPORT
+from .base import BaseReader, Evidence
 from .ending import AnswerGuard, Ended
 from .packing import Size
-from .prompt import Order, Prompt
+from .prompt import ReaderPrompt
 
 FORM = Format()
 """How passages stand under the block mask: as in a reranker's prompt."""
 
 _QUESTION_TOKENS = 64
 """Room that ``check`` leaves for a question that it cannot know."""
+
+
+class OpenReader(NamedTuple):
+    lm: LanguageModel
+    evidence: Evidence
 
 
 class Reader(BaseReader):
@@ -50,34 +55,28 @@ class Reader(BaseReader):
     (what was streamed stays as it was). An empty ranking gives an answer that says so, and the model is not asked.
     """
 
-    model_settings: ClassVar[tuple[str, ...]] = ("lm", "embedder", "verifier")
+    positional = "lm"
 
-    def __init__(
-        self, lm: str = "smollm2", depth: Count = 10, budget: Count = 1024, max_new_tokens: Count = 128, order: Order = "best-last",
-        temperature: Annotated[float, Field(ge=0)] = 0.0, top_p: Annotated[float, Field(gt=0, le=1)] = 1.0, seed: int = 0,
-        system: str | None = SYSTEM, instruction: str = INSTRUCTION, embedder: str = "minilm", min_support: Share = MIN_SUPPORT,
-        stop: list[str] | None = None, mask: Mask = "causal", device: str | None = None, verifier: str | None = "lexical",
-    ) -> None:
-        self._set(depth=depth, budget=budget, order=order, system=system, instruction=instruction, embedder=embedder,
-                  min_support=min_support, verifier=verifier)
-        self.lm = lm
-        self.max_new_tokens = max_new_tokens
-        self.temperature = temperature
-        self.top_p = top_p
-        self.seed = seed
-        self.stop = stop or []
-        self.mask = mask
-        self.device = device
-        self._lm: LanguageModel | None = None
+    lm: str = "smollm2"
+    max_new_tokens: Count = 128
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    mask: Mask = "causal"
+    device: str | None = None
 
     @property
     def deterministic(self) -> bool:
         """Only greedy answers are kept in a cache."""
         return self.temperature == 0
 
-    def state(self) -> dict[str, Any]:
-        """The weights hash of the language model (tokenizer and chat template in it), the citations' encoder, and the verifier's model."""
-        return {**super().state(), "lm": models.weights_hash(models.resolve(self.lm))}
+    def models(self) -> Sequence[str]:
+        return (self.lm,)
+
+    def identity(self) -> dict[str, Any]:
+        """The weights hash of the language model (tokenizer and chat template in it), and the citations' encoder."""
+        return {**super().identity(), "lm": models.weights_hash(models.resolve(self.lm))}
 
     def check(self) -> Iterator[Problem]:
         """The models are there, and a full budget with a question and its answer fits the model's window."""
@@ -85,14 +84,14 @@ class Reader(BaseReader):
         try:
             window = describe(self.lm).window
         except RegardError as error:
-            yield Problem(error.what, self.label, error.hint or "")
+            yield Problem(error.what, hint=error.hint or "")
             return
         around = len((self.system or "") + self.instruction) // 3 + _QUESTION_TOKENS  # no tokenizer yet: three characters a token
         needed = self.budget + around + self.max_new_tokens
         if needed > window:
             yield Problem(f"budget {self.budget}, about {around} tokens of instruction and question, and max_new_tokens "
-                          f"{self.max_new_tokens} exceed the window of {self.lm!r}, {window}", self.label,
-                          f"set budget to at most {max(1, window - around - self.max_new_tokens)}")
+                          f"{self.max_new_tokens} exceed the window of {self.lm!r}, {window}",
+                          hint=f"set budget to at most {max(1, window - around - self.max_new_tokens)}")
 
     def check_inputs(self, upstream: Mapping[str, Stage]) -> Iterator[Problem]:
         """Why the reader cannot go on from what a reranker before it prefilled."""
@@ -100,7 +99,7 @@ class Reader(BaseReader):
             if isinstance(stage, SharesPrefill) and (stage.share or self.mask == "block"):
                 why = self._cannot_share(stage)
                 if why:
-                    yield Problem(f"{self.label} cannot go on from what {name} prefilled: {why[0]}", self.label, why[1], fatal=False)
+                    yield Problem(f"it cannot go on from what {name} prefilled: {why[0]}", hint=why[1], fatal=False)
 
     def _cannot_share(self, stage: SharesPrefill) -> tuple[str, str] | None:
         """What stands in the way, and what to do."""
@@ -116,31 +115,24 @@ class Reader(BaseReader):
             return f"it passes on {stage.share} passages, and {self.depth} are read", f"set share={self.depth}, or depth={stage.share}"
         return None
 
-    def open(self) -> None:
-        super().open()
-        self._lm = LanguageModel.acquire(self.lm, device=self.device, attention=self.mask == "block")
+    def open(self, scope: Scope, /) -> OpenReader:
+        lm = LanguageModel.acquire(self.lm, device=self.device, attention=self.mask == "block")
+        scope.callback(lm.release)
+        return OpenReader(lm, self.open_evidence(scope))
 
-    def close(self) -> None:
-        super().close()
-        if self._lm is not None:
-            self._lm.release()
-            self._lm = None
-
-    def run(self, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Answer]:
-        """Raises ``BudgetError`` for a question that leaves no room for a passage, ``StageError`` when the stage is not open."""
-        if self._lm is None:
-            raise self.not_open()
+    def run(self, opened: OpenReader, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Answer]:
+        """Raises ``BudgetError`` for a question that leaves no room for a passage."""
         return Batch(
-            self._read(self._lm, position, query, ranking)
+            self._read(opened, position, query, ranking)
             for position, (query, ranking) in enumerate(zip(queries, rankings, strict=True))
         )
 
-    def _read(self, lm: LanguageModel, position: int, query: Query, ranking: Ranking) -> Answer:
-        size = _size(lm)
+    def _read(self, opened: OpenReader, position: int, query: Query, ranking: Ranking) -> Answer:
+        size, room = _size(opened.lm), self._room(opened.lm, query, _size(opened.lm))
         if self.mask == "block" and len(ranking):
-            return self._read_blocks(lm, position, query, ranking, self._room(lm, query, size))
-        prompt = self._prompt(query, ranking, self._room(lm, query, size), size)
-        return self._nothing_found(position) if prompt is None else self._generate(lm, position, prompt)
+            return self._read_blocks(opened, position, query, ranking, room)
+        prompt = self._prompt(query, ranking, room, size)
+        return self._nothing_found(position) if prompt is None else self._generate(opened, position, prompt)
 
     def _room(self, lm: LanguageModel, query: Query, size: Size) -> int:
         """The budget, or what the question leaves of the window."""
@@ -152,26 +144,28 @@ class Reader(BaseReader):
                               f"{lm.window}", where=f"query {query.id!r}", hint="shorten the question, or lower max_new_tokens")
         return min(self.budget, room)
 
-    def _generate(self, lm: LanguageModel, position: int, prompt: Prompt) -> Answer:
+    def _generate(self, opened: OpenReader, position: int, prompt: ReaderPrompt) -> Answer:
+        lm = opened.lm
         frame = lm.frame(self.system)
         pieces = [lm.tokens(piece) for piece in prompt.pieces]
         ids = [*frame.prefix, *chain.from_iterable(pieces), *frame.suffix]
         text, finish = self._text(lm, ids, position)
         usage = Usage(len(ids), len(lm.tokens(text)))
         record(tokens_in=usage.prompt_tokens, tokens_out=usage.completion_tokens)
-        return self._answer(prompt, text, usage, finish, sizes=[len(piece) for piece in pieces], before=len(frame.prefix))
+        return self._answer(opened.evidence, prompt, text, usage, finish, sizes=[len(piece) for piece in pieces], before=len(frame.prefix))
 
-    def _read_blocks(self, lm: LanguageModel, position: int, query: Query, ranking: Ranking, room: int) -> Answer:
+    def _read_blocks(self, opened: OpenReader, position: int, query: Query, ranking: Ranking, room: int) -> Answer:
+        lm = opened.lm
         laid = blocks.lay_out(lm, FORM, query.text, self.instruction, ranking.top(self.depth).passages(), room)
         context, saved = blocks.prefilled(lm, laid, ranking)
         text, finish = self._text(lm, laid.suffix, position, context)
         usage = Usage(len(context.plan.ids) + len(laid.suffix), len(lm.tokens(text)))
         record(tokens_in=usage.prompt_tokens - saved, tokens_out=usage.completion_tokens, prefill_saved=saved)
-        return self._answer(laid.prompt, text, usage, finish, sizes=laid.sizes, before=len(laid.prefix))
+        return self._answer(opened.evidence, laid.prompt, text, usage, finish, sizes=laid.sizes, before=len(laid.prefix))
 
     def _text(self, lm: LanguageModel, ids: list[int], position: int, context: Prefill | None = None) -> tuple[str, str]:
         """What the model wrote, and why it stopped, as in ``Answer.finish``."""
-        guard = AnswerGuard(lambda piece: emit(Token(self.label, position, piece)), self.stop)
+        guard = AnswerGuard(lambda piece: emit_text(position, piece), self.stop)
         try:
             generation = lm.generate(ids, context=context, max_new_tokens=self.max_new_tokens, temperature=self.temperature,
                                      top_p=self.top_p, seed=self.seed, on_text=guard)

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import field
 from importlib.util import find_spec
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
 from ..rag import models
+from ..rag.dag.scope import Scope
 from ..rag.dag.stage import Problem
-from ..rag.dag.trace import Token, emit, record
+from ..rag.dag.trace import emit_text, record
 from ..rag.errors import ConfigError, RegardError
 from ..rag.models.inert import expect_inert
 from ..rag.nouns import Answer, Batch, Query, Ranking, Usage
-from ..rag.parts.settings import Count, Share
+from ..rag.parts import Count
 from ..rag.trust import Connection
-from .base import INSTRUCTION, SYSTEM, BaseReader
+from .base import BaseReader, Evidence
 from .chat import OPENAI, OWN_VARIABLE, ChatClient, Completion, checked_url, connection
-from .citations import MIN_SUPPORT
 from .packing import Size
-from .prompt import Order, Prompt
+from .prompt import ReaderPrompt
 
 CHARACTERS_A_TOKEN = 4
+
+
+class OpenRemoteReader(NamedTuple):
+    client: ChatClient
+    size: Size
+    evidence: Evidence
 
 
 class RemoteReader(BaseReader):
@@ -41,47 +48,42 @@ class RemoteReader(BaseReader):
     and to an empty ranking are as in ``Reader``.
     """
 
-    model_settings: ClassVar[tuple[str, ...]] = ("tokenizer", "embedder", "verifier")
+    positional = "model"
 
-    def __init__(
-        self, model: str, base_url: str | None = None, api_key_env: str | None = OWN_VARIABLE, depth: Count = 20,
-        budget: Count = 4096,
-        max_new_tokens: Count = 512, order: Order = "best-last", temperature: Annotated[float, Field(ge=0)] = 0.0,
-        top_p: Annotated[float, Field(gt=0, le=1)] = 1.0, seed: int = 0, system: str | None = SYSTEM,
-        instruction: str = INSTRUCTION, tokenizer: str | None = None, timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0,
-        retries: Annotated[int, Field(ge=0)] = 4, concurrency: Count = 4, embedder: str = "minilm",
-        min_support: Share = MIN_SUPPORT, parameters: dict[str, Any] | None = None, verifier: str | None = "lexical",
-        deadline: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0,
-    ) -> None:
-        self._set(depth=depth, budget=budget, order=order, system=system, instruction=instruction, embedder=embedder,
-                  min_support=min_support, verifier=verifier)
-        if base_url is not None:
-            checked_url(base_url)
-        self.model = model
-        self.base_url = base_url
-        self.api_key_env = api_key_env
-        self.max_new_tokens = max_new_tokens
-        self.temperature = temperature
-        self.top_p = top_p
-        self.seed = seed
-        self.tokenizer = tokenizer
-        self.timeout = timeout
-        self.retries = retries
-        self.concurrency = concurrency
-        self.parameters = parameters
-        self.deadline = deadline
-        self._client: ChatClient | None = None
-        self._size: Size = _estimate
+    depth: Count = 20
+    budget: Count = 4096
+
+    model: str = field(kw_only=True)
+    base_url: str | None = None
+    api_key_env: str | None = OWN_VARIABLE
+    max_new_tokens: Count = 512
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    seed: int = 0
+    tokenizer: str | None = None
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
+    retries: Annotated[int, Field(ge=0)] = 4
+    concurrency: Count = 4
+    parameters: Mapping[str, Any] = {}
+    deadline: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.base_url is not None:
+            checked_url(self.base_url)
 
     @property
     def deterministic(self) -> bool:
         """A server promises nothing, not even with a seed."""
         return False
 
-    def state(self) -> dict[str, Any]:
+    def models(self) -> Sequence[str]:
+        return () if self.tokenizer is None else (self.tokenizer,)
+
+    def identity(self) -> dict[str, Any]:
         """The server's address, the tokenizer, and the citations' encoder; what the server runs under the model's name it does not say."""
         tokenizer = models.weights_hash(models.resolve(self.tokenizer)) if self.tokenizer else None
-        return {**super().state(), "server": checked_url(self.base_url), "tokenizer": tokenizer}
+        return {**super().identity(), "server": checked_url(self.base_url), "tokenizer": tokenizer}
 
     def connections(self) -> Iterator[Connection]:
         """The server, with the key's variable."""
@@ -92,44 +94,35 @@ class RemoteReader(BaseReader):
         """The address can be used, the key may go there, OpenAI's has its key, and packages and files are there."""
         yield from super().check()
         if find_spec("httpx") is None:
-            yield Problem("httpx is not installed", self.label, "pip install httpx")
+            yield Problem("httpx is not installed", hint="pip install httpx")
             return
         try:
             asked = connection(self.base_url, self.api_key_env, self.origin)
             if self.tokenizer is not None:
                 models.resolve(self.tokenizer)
         except RegardError as error:
-            yield Problem(error.what, self.label, error.hint or "")
+            yield Problem(error.what, hint=error.hint or "")
             return
         if asked.refused:
-            yield Problem(asked.refused, self.label, asked.hint)
+            yield Problem(asked.refused, hint=asked.hint)
         elif checked_url(self.base_url) == OPENAI and not asked.set:
             what = f"the environment variable {self.api_key_env} is not set" if self.api_key_env else "OpenAI's server needs a key"
-            yield Problem(what, self.label, "put the key there, or name a server that needs none in base_url")
+            yield Problem(what, hint="put the key there, or name a server that needs none in base_url")
 
-    def open(self) -> None:
-        super().open()
-        self._client = ChatClient(self.base_url, self.api_key_env, timeout=self.timeout, retries=self.retries, deadline=self.deadline,
-                                  origin=self.origin)
-        self._size = _tokenizer(self.tokenizer) if self.tokenizer else _estimate
+    def open(self, scope: Scope, /) -> OpenRemoteReader:
+        client = ChatClient(self.base_url, self.api_key_env, timeout=self.timeout, retries=self.retries, deadline=self.deadline,
+                            origin=self.origin)
+        scope.callback(client.close)
+        return OpenRemoteReader(client, _tokenizer(self.tokenizer) if self.tokenizer else _estimate, self.open_evidence(scope))
 
-    def close(self) -> None:
-        super().close()
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+    def run(self, opened: OpenRemoteReader, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Answer]:
+        """Raises ``RemoteError`` when the server refuses, fails or does not answer."""
+        prompts = [self._prompt(q, r, self.budget, opened.size) for q, r in zip(queries, rankings, strict=True)]
+        completions = self._complete_all(opened.client, prompts)
+        return Batch(self._nothing_found(i) if prompt is None else self._finish(opened, prompt, completions[i])
+                     for i, prompt in enumerate(prompts))
 
-    def run(self, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Answer]:
-        """Raises ``RemoteError`` when the server refuses, fails or does not answer, ``StageError`` when the stage is not open."""
-        if self._client is None:
-            raise self.not_open()
-        prompts = [self._prompt(q, r, self.budget, self._size) for q, r in zip(queries, rankings, strict=True)]
-        completions = self._complete_all(self._client, prompts)
-        return Batch(
-            self._nothing_found(i) if prompt is None else self._finish(prompt, completions[i]) for i, prompt in enumerate(prompts)
-        )
-
-    def _complete_all(self, client: ChatClient, prompts: list[Prompt | None]) -> dict[int, Completion]:
+    def _complete_all(self, client: ChatClient, prompts: list[ReaderPrompt | None]) -> dict[int, Completion]:
         """Position to completion; requests that have not begun when one fails are not made."""
         pool = ThreadPoolExecutor(self.concurrency, "remote-reader")
         try:
@@ -141,19 +134,19 @@ class RemoteReader(BaseReader):
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _complete(self, client: ChatClient, position: int, prompt: Prompt) -> Completion:
+    def _complete(self, client: ChatClient, position: int, prompt: ReaderPrompt) -> Completion:
         messages = [{"role": "system", "content": self.system}] if self.system else []
         messages.append({"role": "user", "content": prompt.text})
         parameters = {"model": self.model, "max_tokens": self.max_new_tokens, "temperature": self.temperature, "top_p": self.top_p,
-                      "seed": self.seed, **(self.parameters or {})}
-        return client.complete(messages, parameters, lambda text: emit(Token(self.label, position, text)))
+                      "seed": self.seed, **self.parameters}
+        return client.complete(messages, parameters, lambda text: emit_text(position, text))
 
-    def _finish(self, prompt: Prompt, completion: Completion) -> Answer:
-        before = self._size(self.system or "")
-        sizes = [self._size(piece) for piece in prompt.pieces]
-        usage = completion.usage or Usage(before + sum(sizes), self._size(completion.text))
+    def _finish(self, opened: OpenRemoteReader, prompt: ReaderPrompt, completion: Completion) -> Answer:
+        before = opened.size(self.system or "")
+        sizes = [opened.size(piece) for piece in prompt.pieces]
+        usage = completion.usage or Usage(before + sum(sizes), opened.size(completion.text))
         record(tokens_in=usage.prompt_tokens, tokens_out=usage.completion_tokens)
-        return self._answer(prompt, completion.text, usage, completion.finish, sizes=sizes, before=before)
+        return self._answer(opened.evidence, prompt, completion.text, usage, completion.finish, sizes=sizes, before=before)
 
 
 def _estimate(text: str) -> int:

@@ -1,8 +1,9 @@
-"""Verifiers by name: ``lexical`` (rules, no model), ``nli:MODEL`` (natural language inference), ``lm:MODEL`` (a language model asked)."""
+"""Verifiers with a model: ``nli:MODEL`` (natural language inference), ``lm:MODEL`` (a language model asked)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..rag import models
-from ..rag.errors import ConfigError, MissingDependency, ModelNotFound, StageError, UnsupportedModel
+from ..rag.dag.scope import Scope
+from ..rag.errors import MissingDependency, ModelNotFound, UnsupportedModel
 from ..rag.lm import LanguageModel
 from ..rag.models import ModelFiles
 from ..rag.models.inert import expect_inert
 from ..rag.models.packing import pack
 from ..rag.models.verification import Verifier
-from .lexical import LexicalVerifier
 
-_HINT = "verifiers: lexical, nli:MODEL (a classifier that knows entailment), lm:MODEL (a language model), or null for none"
 _BATCH_TOKENS = 4096
 _LONGEST = 512
 """Tokens of a pair; of one that is longer, the longer text (the premise, as a rule) loses its end."""
@@ -28,68 +28,57 @@ QUESTION = ("Text: {premise}\n\nStatement: {hypothesis}\n\nDoes the text say tha
 _YES, _NO = ("yes", "Yes", " yes", " Yes"), ("no", "No", " no", " No")
 
 
-def verifier(name: str, device: str | None = None) -> Verifier:
-    """The verifier ``name``, not opened. Raises ``ConfigError`` for a name of another form."""
-    kind, _, model = name.partition(":")
-    if name == LexicalVerifier.name:
-        return LexicalVerifier()
-    if kind == "nli" and model:
-        return NLIVerifier(model, device)
-    if kind == "lm" and model:
-        return LMVerifier(model, device)
-    raise ConfigError(f"there is no verifier {name!r}", where="verifier", hint=_HINT)
-
-
-class NLIVerifier:
+class NLIVerifier(Verifier):
     """A sequence classifier trained on natural language inference (cross-encoder): the softmax probability of its label *entailment*.
 
     The label's place is read from the model's own ``id2label``. ``model`` is a folder or a Hugging Face id; weights are read from
     safetensors only.
     """
 
-    def __init__(self, model: str, device: str | None = None) -> None:
-        self.model = model
-        self._device = device
-        self._loaded: tuple[Any, Any] | None = None
+    model: str
+    device: str | None = None
 
     @property
     def name(self) -> str:
         return f"nli:{self.model}"
 
-    def state(self) -> str:
+    def models(self) -> Sequence[str]:
+        return (self.model,)
+
+    def identity(self) -> str:
         """The model's weights hash."""
         return models.weights_hash(_classifier(self.model))
 
-    def open(self) -> None:
+    def open(self, scope: Scope, /) -> OpenNLI:
         """Raises ``ModelNotFound``, ``MissingDependency`` and, for a model without a label for entailment, ``UnsupportedModel``."""
-        files = _classifier(self.model)
-        self._loaded = models.acquire(self._key(files), lambda: _load(files, models.device(self._device)))
+        files, device = _classifier(self.model), models.device(self.device)
+        key = ("nli", files.path, device)
+        model, tokenizer = models.acquire(key, lambda: _load(files, device))
+        scope.callback(models.release, key)
+        return OpenNLI(model, tokenizer, _entailment(model.config, self.model))
 
-    def close(self) -> None:
-        if self._loaded is not None:
-            self._loaded = None
-            models.release(self._key(_classifier(self.model)))
+
+@dataclass(frozen=True, slots=True)
+class OpenNLI:
+    """``entailment`` is the label's index."""
+
+    model: Any
+    tokenizer: Any
+    entailment: int
 
     def entails(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float64]:
         """float64 [n]; pairs of similar length share a forward pass."""
         import torch
 
-        if self._loaded is None:
-            raise StageError("the verifier is not open", where=self.name, hint="call open() first")
-        model, tokenizer = self._loaded
-        entailment = _entailment(model.config, self.model)
-        limit = min(_LONGEST, tokenizer.model_max_length)
-        rows = [tokenizer(p, h, truncation="longest_first", max_length=limit) for p, h in zip(premises, hypotheses, strict=True)]
+        limit = min(_LONGEST, self.tokenizer.model_max_length)
+        rows = [self.tokenizer(p, h, truncation="longest_first", max_length=limit) for p, h in zip(premises, hypotheses, strict=True)]
         found = np.zeros(len(rows), dtype=np.float64)
         for group in pack([len(row["input_ids"]) for row in rows], _BATCH_TOKENS):
-            batch = tokenizer.pad([rows[i] for i in group], return_tensors="pt").to(model.device)
+            batch = self.tokenizer.pad([rows[i] for i in group], return_tensors="pt").to(self.model.device)
             with torch.inference_mode():
-                logits = model(**batch).logits
-            found[group] = logits.float().softmax(dim=-1)[:, entailment].cpu().numpy()
+                logits = self.model(**batch).logits
+            found[group] = logits.float().softmax(dim=-1)[:, self.entailment].cpu().numpy()
         return found
-
-    def _key(self, files: ModelFiles) -> tuple[str, str, str]:
-        return ("nli", files.path, models.device(self._device))
 
 
 def _classifier(name: str) -> ModelFiles:
@@ -132,40 +121,40 @@ def _entailment(config: Any, name: str) -> int:
     return found[0]
 
 
-class LMVerifier:
+class LMVerifier(Verifier):
     """A language model asked whether the premise says what the hypothesis states: P(yes) / (P(yes) + P(no)) of the answer's first token.
 
     No text is generated. ``model`` is as in ``Reader.lm``, with which it is shared. The verdict is as good as the model: SmolLM2-135M
     leans to "no" whatever it reads, so that nothing passes (``rag.models.verification.MEASURED``).
     """
 
-    def __init__(self, model: str, device: str | None = None) -> None:
-        self.model = model
-        self._device = device
-        self._lm: LanguageModel | None = None
+    model: str
+    device: str | None = None
 
     @property
     def name(self) -> str:
         return f"lm:{self.model}"
 
-    def state(self) -> str:
+    def models(self) -> Sequence[str]:
+        return (self.model,)
+
+    def identity(self) -> str:
         """The model's weights hash."""
         return models.weights_hash(models.resolve(self.model))
 
-    def open(self) -> None:
-        self._lm = LanguageModel.acquire(self.model, device=self._device)
+    def open(self, scope: Scope, /) -> OpenLMVerifier:
+        lm = LanguageModel.acquire(self.model, device=self.device)
+        scope.callback(lm.release)
+        return OpenLMVerifier(lm)
 
-    def close(self) -> None:
-        if self._lm is not None:
-            self._lm.release()
-            self._lm = None
+
+@dataclass(frozen=True, slots=True)
+class OpenLMVerifier:
+    lm: LanguageModel
 
     def entails(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float64]:
         """float64 [n], one prompt after the other. Raises ``BudgetError`` for a pair that does not fit the model's window."""
-        if self._lm is None:
-            raise StageError("the verifier is not open", where=self.name, hint="call open() first")
-        lm = self._lm
-        return np.array([_yes(lm, p, h) for p, h in zip(premises, hypotheses, strict=True)], dtype=np.float64)
+        return np.array([_yes(self.lm, p, h) for p, h in zip(premises, hypotheses, strict=True)], dtype=np.float64)
 
 
 def _yes(lm: LanguageModel, premise: str, hypothesis: str) -> float:

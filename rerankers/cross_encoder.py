@@ -14,14 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..rag import models
-from ..rag.dag.stage import Problem, Stage
+from ..rag.dag.scope import Scope
+from ..rag.dag.stage import Need, Problem, Stage
 from ..rag.dag.trace import record
 from ..rag.errors import RegardError, UnsupportedModel
+from ..rag.models.chosen import hub
 from ..rag.models.inert import expect_inert
 from ..rag.models.onnx import OnnxModel, Tokens
 from ..rag.models.packing import pack
 from ..rag.nouns import Batch, Query, Ranking
-from ..rag.parts.settings import Count
+from ..rag.parts import Card, Count
+from ..rag.trust import Connection
 
 Pair = tuple[str, str]
 _TOKENIZED_AT_ONCE = 1024
@@ -41,64 +44,56 @@ class CrossEncoder(Stage):
     best there is; ONNX models choose their own).
     """
 
-    needs_text = True
+    card = Card("Nogueira and Cho", 2019, arxiv="1901.04085")
+    needs = frozenset({Need.TEXT})
 
-    model_settings = ("model",)
-
-    def __init__(
-        self, model: str = "minilm-cross-encoder", depth: Count = 50, max_length: Count = 512, batch_tokens: Count = 4096,
-        device: str | None = None,
-    ) -> None:
-        self.model = model
-        self.depth = depth
-        self.max_length = max_length
-        self.batch_tokens = batch_tokens
-        self.device = device
-        self._scorer: _Scorer | None = None
+    model: str = "minilm-cross-encoder"
+    depth: Count = 50
+    max_length: Count = 512
+    batch_tokens: Count = 4096
+    device: str | None = None
 
     def check(self) -> Iterator[Problem]:
         """The model's files and packages."""
         try:
             kind = models.resolve(self.model).kind
         except RegardError as error:
-            yield Problem(error.what, self.label, error.hint or "")
+            yield Problem(error.what, hint=error.hint or "")
             return
         if kind == "gguf":
-            yield Problem(f"{self.model!r} is a GGUF language model, not a cross-encoder", self.label,
-                          "name a cross-encoder, for example minilm-cross-encoder")
+            yield Problem(f"{self.model!r} is a GGUF language model, not a cross-encoder",
+                          hint="name a cross-encoder, for example minilm-cross-encoder")
             return
         package = "onnxruntime" if kind.startswith("onnx") else "sentence_transformers"
         if find_spec(package) is None:
-            yield Problem(f"{package} is not installed", self.label, f"pip install {package.replace('_', '-')}")
+            yield Problem(f"{package} is not installed", hint=f"pip install {package.replace('_', '-')}")
 
-    def state(self) -> str:
+    def identity(self) -> str:
         """The model's weights hash."""
         return models.weights_hash(models.resolve(self.model))
 
-    def open(self) -> None:
-        self._scorer = _load(self.model, self.max_length, self.device)
+    def connections(self) -> Iterator[Connection]:
+        return hub([self.model])
 
-    def close(self) -> None:
-        if self._scorer is not None:
-            self._scorer.release()
-            self._scorer = None
+    def open(self, scope: Scope, /) -> _Scorer:
+        scorer = _load(self.model, self.max_length, self.device)
+        scope.callback(scorer.release)
+        return scorer
 
-    def run(self, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Ranking]:
-        """Raises ``StageError`` when the stage is not open or a score is not finite."""
+    def run(self, scorer: _Scorer, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Ranking]:
+        """Raises ``StageError`` when a score is not finite."""
         heads = [ranking.top(self.depth) for ranking in rankings]
         pairs = [(query.text, p.full_text) for query, head in zip(queries, heads, strict=True) for p in head.passages()]
-        scores = self._scores(pairs)
+        scores = self._scores(scorer, pairs)
         parts = np.split(scores, np.cumsum([len(head) for head in heads], dtype=np.int64))[:-1]  # the rest after the last is empty
-        return Batch(head.rescore(part, "logit", stage=self.label) for head, part in zip(heads, parts, strict=True))
+        return Batch(head.rescore(part, "logit") for head, part in zip(heads, parts, strict=True))
 
-    def _scores(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
+    def _scores(self, scorer: _Scorer, pairs: Sequence[Pair]) -> NDArray[np.float32]:
         """float32 [len(pairs)]."""
-        if self._scorer is None:
-            raise self.not_open()
         scores = np.zeros(len(pairs), dtype=np.float32)
         tokens, truncated = 0, 0
         for start in range(0, len(pairs), _TOKENIZED_AT_ONCE):
-            batch = self._scorer.tokenize(pairs[start:start + _TOKENIZED_AT_ONCE])
+            batch = scorer.tokenize(pairs[start:start + _TOKENIZED_AT_ONCE])
             for group in pack(batch.lengths, self.batch_tokens):
                 scores[start + np.array(group)] = batch.score(group)
             tokens += sum(batch.lengths)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..rag.dag.stage import Stage
 from ..rag.nouns import Batch, Ranking
-from ..rag.parts.settings import Count
+from ..rag.parts import Count
 
 
 class Parents(Stage):
@@ -13,8 +13,7 @@ class Parents(Stage):
     The hits are still passages, one a document, so that what made the document rank can be shown. ``k`` limits the documents.
     """
 
-    def __init__(self, k: Count | None = None) -> None:
-        self.k = k
+    k: Count | None = None
 
     def run(self, rankings: Batch[Ranking]) -> Batch[Ranking]:
         """One hit a document, in the order of the best passages."""
@@ -24,4 +23,4 @@ class Parents(Stage):
         kept: dict[str, int] = {}
         for position, document_id in enumerate(ranking.store.document_ids(ranking.rows)):
             kept.setdefault(document_id, position)
-        return ranking.keep(list(kept.values())[:self.k], stage=self.label)
+        return ranking.take(list(kept.values())[:self.k])

@@ -53,7 +53,7 @@ def test_help_loads_no_more_than_the_commands_own_files() -> None:
     assert not loaded & {*HEAVY, "numpy", "pydantic", "yaml"}
     ours = {m for m in loaded if m.startswith("regard.")}
     assert {m for m in ours if not m.startswith("regard.rag.app.cli")} <= {
-        "regard.rag", "regard.rag.app", "regard.rag.errors", "regard.rag.markup", "regard.rag.paths", "regard.rag.tables"}
+        "regard.rag", "regard.rag.app", "regard.rag.errors", "regard.rag.files", "regard.rag.markup", "regard.rag.tables"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

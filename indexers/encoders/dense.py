@@ -1,129 +1,140 @@
-"""Dense encoders: sentence-transformers models and ONNX exports, behind one protocol (``regard.rag.models.encoding.Encoder``)."""
+"""Dense encoders: sentence-transformers models and ONNX exports."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from ...rag import models
+from ...rag.dag.scope import Scope
 from ...rag.errors import ConfigError, MissingDependency, ModelNotFound
-from ...rag.models.encoding import Vectors
+from ...rag.models.encoding import Encoder, OpenEncoder, Vectors
 from ...rag.models.inert import expect_inert
 from ...rag.models.onnx import OnnxModel
 from ...rag.models.packing import pack
+from ...rag.parts import Count
 
 _CPU_TOKENS = 1024
 _GPU_TOKENS = 32_768
 
 
-class _Base:
-    """Settings and identity, which both kinds share."""
+class DenseEncoder(Encoder):
+    """Settings and identity, which both kinds share.
 
-    kind: str
+    ``truncate_dim`` keeps the first so many components (Matryoshka models), then normalises; prompts are prepended to the text.
+    ``batch_tokens`` bounds a forward pass, padding included: by default 1,024 on a CPU (measured 1.2 times as fast as batches of 32
+    texts, whose activations leave the cache) and 32,768 elsewhere.
+    """
 
-    def __init__(
-        self, name: str, *, normalize: bool = True, dimension: int | None = None, query_prompt: str = "", passage_prompt: str = "",
-        batch_tokens: int | None = None, device: str | None = None,
-    ) -> None:
-        """``dimension`` keeps the first so many components (Matryoshka models), then normalises; prompts are prepended to the text.
+    kind: ClassVar[str]
 
-        ``batch_tokens`` bounds a forward pass, padding included: by default 1,024 on a CPU (measured 1.2 times as fast as batches of 32
-        texts, whose activations leave the cache) and 32,768 elsewhere.
-        """
-        self.name = name
-        self.normalize = normalize
-        self.query_prompt = query_prompt
-        self.passage_prompt = passage_prompt
-        self.batch_tokens = batch_tokens
-        self.device = device
-        self._files = models.resolve(name)
-        self._truncate = dimension
-        self._dimension: int | None = None
+    model: str = "minilm"
+    normalize: bool = True
+    truncate_dim: Count | None = None
+    query_prompt: str = ""
+    passage_prompt: str = ""
+    batch_tokens: Count | None = None
+    device: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.model
+
+    @property
+    def files(self) -> models.ModelFiles:
+        """Raises what ``rag.models.resolve`` raises."""
+        return models.resolve(self.model)
 
     @property
     def dimension(self) -> int:
-        if self._dimension is None:
-            full = self._full_dimension()
-            if self._truncate is not None and not 0 < self._truncate <= full:
-                raise ConfigError(f"dimension {self._truncate} is not between 1 and {full}", where=f"encoder {self.name!r}",
-                                  hint="leave it out to keep the whole vector")
-            self._dimension = self._truncate or full
-        return self._dimension
+        return self.dimension_of(self.full_dimension())
 
-    def _full_dimension(self) -> int:
-        return _configured_dimension(self._files)
+    def dimension_of(self, full: int) -> int:
+        """What is kept of vectors with ``full`` components. Raises ``ConfigError`` where there are fewer."""
+        if self.truncate_dim is not None and self.truncate_dim > full:
+            raise ConfigError(f"truncate_dim {self.truncate_dim} is not between 1 and {full}", where=f"encoder {self.name!r}",
+                              hint="leave it out to keep the whole vector")
+        return self.truncate_dim or full
 
-    def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
+    def full_dimension(self) -> int:
+        return _configured_dimension(self.files)
+
+    def batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Positions of texts of ``lengths`` tokens, in batches."""
         return pack(lengths, self.batch_tokens or (_CPU_TOKENS if models.device(self.device) == "cpu" else _GPU_TOKENS))
 
-    def fingerprint(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
         mine = type(self)
         kind = self.kind if "kind" in vars(mine) else f"{mine.__module__}.{mine.__qualname__}"  # a subclass is not its parent
         return {
-            "kind": kind, "model": self.name, "weights": models.weights_hash(self._files), "query_prompt": self.query_prompt,
+            "kind": kind, "model": self.model, "weights": models.weights_hash(self.files), "query_prompt": self.query_prompt,
             "passage_prompt": self.passage_prompt, "normalize": self.normalize, "dtype": "float32", "dimension": self.dimension,
         }
 
-    def _finish(self, vectors: Vectors) -> Vectors:
+    def finish(self, vectors: Vectors) -> Vectors:
         """Truncate, then normalise: a truncated unit vector is no unit vector."""
-        kept = np.ascontiguousarray(vectors[:, :self.dimension], dtype=np.float32)
+        kept = np.ascontiguousarray(vectors[:, :self.dimension_of(vectors.shape[1])], dtype=np.float32)
         if self.normalize:
             kept /= np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-12)
         return kept
 
 
-class SentenceTransformerEncoder(_Base):
+class SentenceTransformerEncoder(DenseEncoder):
     """A sentence-transformers model, a folder or a Hugging Face id; a plain transformers model gets mean pooling.
 
     Texts are packed by token count, so that little is padding; pass many at a time.
     """
 
     kind = "sentence-transformers"
-    _model: Any = None
+    loads = frozenset({"sentence-transformers", "transformers"})
 
-    def open(self) -> None:
-        if self._model is None:
-            self._model = models.acquire(self._key, self._load)
-
-    def close(self) -> None:
-        if self._model is not None:
-            self._model = None
-            models.release(self._key)
-
-    @property
-    def _key(self) -> tuple[str, str, str | None]:
-        return ("sentence-transformers", self._files.path, self.device)
+    def open(self, scope: Scope, /) -> OpenSentenceTransformer:
+        key = ("sentence-transformers", self.files.path, self.device)
+        model = models.acquire(key, self._load)
+        scope.callback(models.release, key)
+        return OpenSentenceTransformer(self, model)
 
     def _load(self) -> Any:
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError:
-            raise MissingDependency("sentence-transformers is not installed", where=f"encoder {self.name!r}",
+            raise MissingDependency("sentence-transformers is not installed", where=f"encoder {self.model!r}",
                                     hint="pip install sentence-transformers") from None
         from transformers.utils import logging
 
         from ...kernels.linear import accelerate
 
         logging.disable_progress_bar()  # the job has its own
-        expect_inert(self._files)
+        expect_inert(self.files)
         try:
-            model = SentenceTransformer(self._files.path, device=models.device(self.device), trust_remote_code=False,
+            model = SentenceTransformer(self.files.path, device=models.device(self.device), trust_remote_code=False,
                                         model_kwargs={"use_safetensors": True})
         except (OSError, ValueError) as error:
-            raise ModelNotFound(f"the encoder {self.name!r} cannot be loaded: {str(error).splitlines()[0]}", where=self._files.path,
+            raise ModelNotFound(f"the encoder {self.model!r} cannot be loaded: {str(error).splitlines()[0]}", where=self.files.path,
                                 hint="check the name and the network, or use the embedded 'minilm'") from None
         accelerate(model)
         return model
 
-    def _full_dimension(self) -> int:
-        if self._model is None and not self._files.local:
-            self.open()  # only a model on this machine tells without loading
-        return int(self._model.get_embedding_dimension()) if self._model is not None else super()._full_dimension()
+    def full_dimension(self) -> int:
+        if self.files.local:
+            return super().full_dimension()
+        with Scope() as scope:  # only a model on this machine tells without loading
+            return scope.open(self).full_dimension
+
+
+class OpenSentenceTransformer(OpenEncoder):
+    """A loaded sentence-transformers model, used as its encoder says."""
+
+    def __init__(self, encoder: SentenceTransformerEncoder, model: Any) -> None:
+        self._encoder = encoder
+        self._model = model
+        self.name = encoder.name
+        self.full_dimension = int(model.get_embedding_dimension())
+        self.dimension = encoder.dimension_of(self.full_dimension)
 
     def truncated(self, texts: Sequence[str]) -> int:
         window = int(self._model.max_seq_length or 0)
@@ -134,17 +145,17 @@ class SentenceTransformerEncoder(_Base):
         return sum(len(row) > window for row in ids)
 
     def encode_passages(self, texts: Sequence[str]) -> Vectors:
-        return self._encode(texts, self.passage_prompt)
+        return self._encode(texts, self._encoder.passage_prompt)
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
-        return self._encode(texts, self.query_prompt)
+        return self._encode(texts, self._encoder.query_prompt)
 
     def _encode(self, texts: Sequence[str], prompt: str) -> Vectors:
-        vectors = np.zeros((len(texts), self._full_dimension()), dtype=np.float32)
-        for batch in self._batches(self._lengths(texts)):
+        vectors = np.zeros((len(texts), self.full_dimension), dtype=np.float32)
+        for batch in self._encoder.batches(self._lengths(texts)):
             vectors[batch] = self._model.encode([texts[i] for i in batch], batch_size=len(batch), prompt=prompt or None,
                                                 show_progress_bar=False)
-        return self._finish(vectors)
+        return self._encoder.finish(vectors)
 
     def _lengths(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, up to the window; a single text needs no measuring."""
@@ -154,66 +165,68 @@ class SentenceTransformerEncoder(_Base):
         return [len(row) for row in ids]
 
 
-class OnnxEncoder(_Base):
-    """A BERT-like encoder exported to ONNX (``model.onnx`` and ``tokenizer.json`` in one folder), first token or mean pooled."""
+class OnnxEncoder(DenseEncoder):
+    """A BERT-like encoder exported to ONNX (``model.onnx`` and ``tokenizer.json`` in one folder), first token or mean pooled.
+
+    ``query_prompt`` None takes the instruction of the embedded ``bge-small``, else none.
+    """
 
     kind = "onnx"
-    _model: OnnxModel | None = None
+    loads = frozenset({"onnx-encoder"})
 
-    def __init__(
-        self, name: str, *, pooling: str = "cls", window: int = 512, normalize: bool = True, dimension: int | None = None,
-        query_prompt: str | None = None, passage_prompt: str = "", batch_tokens: int | None = None, device: str | None = None,
-    ) -> None:
-        """``pooling`` is ``cls`` or ``mean``; ``query_prompt`` None takes the instruction of the embedded ``bge-small``, else none."""
-        if pooling not in ("cls", "mean"):
-            raise ConfigError(f"pooling {pooling!r} is neither 'cls' nor 'mean'", where=f"encoder {name!r}", hint="see the model's card")
-        if query_prompt is None:
-            query_prompt = _BGE_QUERY_PROMPT if name == "bge-small" else ""
-        super().__init__(name, normalize=normalize, dimension=dimension, query_prompt=query_prompt, passage_prompt=passage_prompt,
-                         batch_tokens=batch_tokens, device=device)
-        self.pooling = pooling
-        self.window = window
+    model: str = "bge-small"
+    query_prompt: str | None = None  # type: ignore[assignment]  # what is asked in the end is `asked`
+    pooling: Literal["cls", "mean"] = "cls"
+    window: Count = 512
 
-    def fingerprint(self) -> dict[str, Any]:
-        return {**super().fingerprint(), "pooling": self.pooling, "window": self.window}
+    @property
+    def asked(self) -> str:
+        """The prompt before a query."""
+        if self.query_prompt is None:
+            return _BGE_QUERY_PROMPT if self.model == "bge-small" else ""
+        return self.query_prompt
 
-    def open(self) -> None:
-        if self._model is None:
-            self._model = OnnxModel.acquire(self._files.path)
+    def description(self) -> dict[str, Any]:
+        return {**super().description(), "query_prompt": self.asked, "pooling": self.pooling, "window": self.window}
 
-    def close(self) -> None:
-        if self._model is not None:
-            self._model.release()
-            self._model = None
+    def open(self, scope: Scope, /) -> OpenOnnxEncoder:
+        model = OnnxModel.acquire(self.files.path)
+        scope.callback(model.release)
+        return OpenOnnxEncoder(self, model)
 
-    def _opened(self) -> OnnxModel:
-        if self._model is None:
-            self.open()
-        assert self._model is not None
-        return self._model
+
+class OpenOnnxEncoder(OpenEncoder):
+    """A loaded ONNX encoder, used as its encoder says."""
+
+    def __init__(self, encoder: OnnxEncoder, model: OnnxModel) -> None:
+        self._encoder = encoder
+        self._model = model
+        self._full_dimension = encoder.full_dimension()
+        self.name = encoder.name
+        self.dimension = encoder.dimension_of(self._full_dimension)
 
     def truncated(self, texts: Sequence[str]) -> int:
-        long = [text for text in texts if len(text) > self.window - 2]
-        return sum(bool(encoding.overflowing) for encoding in self._opened().tokenize(long, self.window)) if long else 0
+        long = [text for text in texts if len(text) > self._encoder.window - 2]
+        return sum(bool(encoding.overflowing) for encoding in self._model.tokenize(long, self._encoder.window)) if long else 0
 
     def encode_passages(self, texts: Sequence[str]) -> Vectors:
-        return self._encode([self.passage_prompt + text for text in texts])
+        return self._encode([self._encoder.passage_prompt + text for text in texts])
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
-        return self._encode([self.query_prompt + text for text in texts])
+        return self._encode([self._encoder.asked + text for text in texts])
 
     def _encode(self, texts: Sequence[str]) -> Vectors:
-        model = self._opened()
-        encodings = model.tokenize(texts, self.window) if texts else []
-        vectors = np.zeros((len(texts), self._full_dimension()), dtype=np.float32)
-        for chosen in self._batches([len(e) for e in encodings]):
+        model = self._model
+        encodings = model.tokenize(texts, self._encoder.window) if texts else []
+        vectors = np.zeros((len(texts), self._full_dimension), dtype=np.float32)
+        for chosen in self._encoder.batches([len(e) for e in encodings]):
             batch = [encodings[i] for i in chosen]
             vectors[chosen] = self._pool(model.run(batch), np.array([len(e) for e in batch]))
-        return self._finish(vectors)
+        return self._encoder.finish(vectors)
 
     def _pool(self, states: Vectors, lengths: np.ndarray[Any, np.dtype[np.int64]]) -> Vectors:
         """``states`` [n, tokens, d], rows padded with anything after ``lengths`` [n]."""
-        if self.pooling == "cls":
+        if self._encoder.pooling == "cls":
             return states[:, 0]
         mask = (np.arange(states.shape[1])[None] < lengths[:, None])[..., None]
         pooled: Vectors = (states * mask).sum(axis=1) / lengths[:, None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from json import dumps
@@ -11,73 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from ...rag.errors import ConfigError, DimensionMismatch, FingerprintMismatch, ModelNotFound, StageError
-from ...rag.models.chosen import expect_chosen
-from ...rag.models.encoding import Encoder, Vectors
-from ...rag.models.encoding import encoder as make_encoder
+from ...rag.errors import ConfigError, DimensionMismatch, StageError
+from ...rag.models.encoding import Encoder, OpenEncoder, Vectors
+from ...rag.parts import part
 from ...rag.progress import Advance, progress_bar
-from ..encoders.dense import OnnxEncoder, SentenceTransformerEncoder
+from ..encoders.stored import column_name, require_same, stored_encoder
 from ..stores.lance import commits
 from ..stores.lance.store import KEY, LanceStore, commit_of, full_texts
 from ..stores.lance.writer import StoreWriter, storage_errors
 from .pace import Pace
 
-_DESCRIPTIVE = {"model"}  # a model that moved to another folder is still the same encoder
-_OUR_KINDS = {SentenceTransformerEncoder.kind, OnnxEncoder.kind}
 _BLOCK = 2048
-
-
-def column_name(model: str) -> str:
-    """An encoder's name inside an index: the last part of the model's name, as a column name."""
-    return re.sub(r"[^a-z0-9]+", "_", model.rstrip("/").rsplit("/", 1)[-1].lower()).strip("_") or "encoder"
-
-
-def same_encoder(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether two fingerprints give the same vectors."""
-    return all(a.get(key) == b.get(key) for key in (a.keys() | b.keys()) - _DESCRIPTIVE)
-
-
-def require_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:
-    """Raise ``FingerprintMismatch`` with both fingerprints unless they agree."""
-    if not same_encoder(stored, given):
-        raise FingerprintMismatch(
-            f"the vectors of {name!r} were made by another encoder:\n     index: {dict(stored)}\n   encoder: {dict(given)}", where=where,
-            hint="use the encoder that the index was made with, or index again into a new folder")
-
-
-def chosen_encoder(fingerprint: Mapping[str, Any], index: object, device: str | None = None) -> Encoder:
-    """The encoder that ``index`` names, if the user has named its model too. Raises ``UntrustedModel`` where not; nothing of it is read."""
-    model = own_model(fingerprint)
-    if model is not None:
-        expect_chosen(model, "encoder", index)
-    return stored_encoder(fingerprint, device)
-
-
-def own_model(fingerprint: Mapping[str, Any]) -> str | None:
-    """The model that an encoder of ours with this fingerprint would load."""
-    model = fingerprint.get("model")
-    return model if fingerprint.get("kind") in _OUR_KINDS and isinstance(model, str) else None
-
-
-def stored_encoder(fingerprint: Mapping[str, Any], device: str | None = None) -> Encoder:
-    """The encoder that an index names, made with the settings it was made with; for a model that nobody else named see
-    :func:`chosen_encoder`.
-
-    Raises ``ConfigError`` where no name gives it back: the index was made by an encoder object of the user's own class.
-    """
-    settings = {key: value for key, value in fingerprint.items() if key not in ("kind", "model", "weights", "dtype")}
-    kind = fingerprint.get("kind")
-    try:
-        made = make_encoder(fingerprint["model"], device=device, **settings)
-        if getattr(made, "kind", kind) == kind:
-            return made
-    except (KeyError, TypeError):  # its fingerprint names no model, or settings that no encoder of ours has
-        pass
-    except ModelNotFound:
-        if kind in _OUR_KINDS:
-            raise  # one that can be made by name, if its folder were still there
-    raise ConfigError(f"this index was made by an encoder object, which no name gives back ({dict(fingerprint)})", where="encoder",
-                      hint="pass that object: Dense(index, encoder=...), build_index(documents, index, encoder=...)")
 
 
 def index_encoders(wanted: str | Encoder | None, existing: LanceStore | None, default: str) -> dict[str, Encoder]:
@@ -85,21 +28,22 @@ def index_encoders(wanted: str | Encoder | None, existing: LanceStore | None, de
     stored = existing.encoders if existing is not None else {}
     chosen = (None if existing is not None else default) if wanted == "auto" else wanted
     if chosen is not None and (not chosen or not isinstance(chosen, str | Encoder)):
-        raise ConfigError(f"{chosen!r:.80} is no encoder", where="encoder", hint="give a model's name or an object of the protocol Encoder")
-    asked = make_encoder(chosen) if isinstance(chosen, str) else chosen
+        raise ConfigError(f"{chosen!r:.80} is no encoder", where="encoder", hint="give a model's name or an Encoder")
+    asked = None if chosen is None else part(Encoder, chosen)
     encoders = {name: stored_encoder(f) for name, f in stored.items() if asked is None or name != column_name(asked.name)}
     if asked is not None:
         encoders[column_name(asked.name)] = asked
     return encoders
 
 
-def encode_existing(writer: StoreWriter, name: str, one: Encoder, *, progress: bool | None, commit_seconds: float) -> None:
+def encode_existing(
+    writer: StoreWriter, name: str, fingerprint: dict[str, Any], one: OpenEncoder, *, progress: bool | None, commit_seconds: float,
+) -> None:
     """Make sure the store has the column of ``one``; encode the passages that are there already.
 
     The vectors gather in a dataset of their own, written after so many passages or ``commit_seconds``, so that a killed job goes on where
     it stopped; one transaction then adds them all. Raises ``FingerprintMismatch`` when the column holds another encoder's vectors.
     """
-    fingerprint = one.fingerprint()
     stored = LanceStore(writer.path).encoders
     if name in stored:
         require_same(name, stored[name], fingerprint, str(writer.path))
@@ -121,7 +65,7 @@ def encode_existing(writer: StoreWriter, name: str, one: Encoder, *, progress: b
     shutil.rmtree(home.parent, ignore_errors=True)
 
 
-def _encode_rest(writer: StoreWriter, one: Encoder, pending: _Pending, pace: Pace, advance: Advance) -> None:
+def _encode_rest(writer: StoreWriter, one: OpenEncoder, pending: _Pending, pace: Pace, advance: Advance) -> None:
     """Encode the passages that ``pending`` lacks. What is encoded is kept when the job breaks off."""
     waiting: list[Vectors] = []
 
@@ -148,7 +92,7 @@ def _encode_rest(writer: StoreWriter, one: Encoder, pending: _Pending, pace: Pac
         keep()
 
 
-def checked_vectors(one: Encoder, texts: Sequence[str]) -> Vectors:
+def checked_vectors(one: OpenEncoder, texts: Sequence[str]) -> Vectors:
     """Encode, and refuse vectors of another shape or with NaN before they reach the store."""
     vectors = one.encode_passages(texts)
     if vectors.shape != (len(texts), one.dimension):

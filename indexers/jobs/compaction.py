@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ...rag.errors import ConfigError, DeletionRefused, RegardError, StorageError
-from ...rag.paths import local_path
+from ...rag.files import local_path
 from ..stores import unfinished
 from ..stores.lance import commits, leases
 from ..stores.lance.digests import Ledger

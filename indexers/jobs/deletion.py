@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...rag.errors import ConfigError, IndexNotFound
-from ...rag.paths import local_path
+from ...rag.files import local_path
 from ..stores.lance.leases import versions
 from ..stores.lance.store import LanceStore
 from ..stores.lance.writer import StoreWriter, locked

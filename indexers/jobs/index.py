@@ -19,16 +19,18 @@ from typing import Any
 
 import numpy as np
 
-from ...rag.errors import ConfigError, EmptyCorpusError, IndexNotFound, Interrupted, RegardError
-from ...rag.models.encoding import Encoder, Vectors, close_encoder, open_encoder
+from ...rag.dag.scope import Scope
+from ...rag.errors import ConfigError, EmptyCorpusError, IndexNotFound, Interrupted, MissingDependency, RegardError
+from ...rag.files import local_path
+from ...rag.models.encoding import Encoder, OpenEncoder, Vectors
 from ...rag.nouns import Document, Passage
-from ...rag.paths import local_path
+from ...rag.parts import part
 from ...rag.progress import Advance, progress_bar
-from ..chunkers.chunkers import Chunker
-from ..chunkers.chunkers import chunker as make_chunker
+from ..chunkers import Chunker
 from ..corpus import Limits, Skip, detect_format, estimate_size, objects, parsing, read_corpus
 from ..corpus.limits import as_limits
 from ..corpus.skips import Unreadable
+from ..encoders.stored import described
 from ..stores.lance.store import LanceStore, content_hash, exists
 from ..stores.lance.writer import Shard, StoreWriter, document_hash, joined, locked
 from ..stores.unfinished import UnfinishedJob, unfinished
@@ -100,10 +102,10 @@ class IndexReport:
 
 
 def build_index(
-    sources: Corpus | None, index: str | Path, *, format: str = "auto", encoder: str | Encoder | None = "auto", chunker: str = "auto",
-    views: Sequence[str] | None = None, text: bool = True, shard_passages: int = 2048, commit_seconds: float = COMMIT_SECONDS,
-    limits: Limits | Sequence[str] = (), prune: bool = False, prune_limit: float = 0.5, progress: bool | None = None,
-    on_skip: Callable[[Skip], None] | None = None,
+    sources: Corpus | None, index: str | Path, *, format: str = "auto", encoder: str | Encoder | None = "auto",
+    chunker: str | Chunker = "auto", views: Sequence[str] | None = None, text: bool = True, shard_passages: int = 2048,
+    commit_seconds: float = COMMIT_SECONDS, limits: Limits | Sequence[str] = (), prune: bool = False, prune_limit: float = 0.5,
+    progress: bool | None = None, on_skip: Callable[[Skip], None] | None = None,
 ) -> IndexReport:
     """Index documents into the folder ``index``; run it again to add, to update, or to finish a job that was killed.
 
@@ -111,7 +113,8 @@ def build_index(
     LangChain documents, objects with an id and a text, a pandas DataFrame, a Hugging Face ``Dataset``, an ir_datasets dataset (see
     ``corpus.objects``; further fields become metadata). None only adds encoders and views to an index that is there. ``encoder`` is a
     model name, an ``Encoder``, None for no further one, or ``"auto"``: the index's own, ``minilm`` for a new index. ``chunker`` likewise
-    (``"auto"``: sentences packed to 200 tokens). ``views`` default to ``faiss:flat`` and ``bm25``, as far as the index can hold them;
+    is a text, a ``Chunker``, or ``"auto"``: sentences packed to 200 tokens for a new index.
+    ``views`` default to ``faiss:flat`` and ``bm25``, as far as the index can hold them;
     ``text`` False stores no text, and so has no BM25. ``attention:smollm2`` holds the passages' keys and values by that model, for
     ``AttentionReranker(cache=index)``; what it will take is said on standard error before it starts, unless ``progress`` is False.
 
@@ -125,7 +128,8 @@ def build_index(
     iterable: where an item is no document), ``EmptyCorpusError``, ``FingerprintMismatch``, ``StorageError``, ``MissingDependency``.
     """
     path, report, start, limits = local_path(index, "index"), IndexReport(str(index)), time.perf_counter(), as_limits(limits)
-    _expect_settings(chunker, views, shard_passages, commit_seconds)
+    _expect_settings(views, shard_passages, commit_seconds)
+    asked = None if chunker == "auto" else part(Chunker, chunker)
     expect_share(prune_limit)
     left_out = LeftOut()
 
@@ -136,10 +140,11 @@ def build_index(
             on_skip(item)
 
     existing = LanceStore(path) if exists(path) else None
-    choose_named(encoder, chunker, views)
+    choose_named(encoder, asked, views)
     if existing is not None:
         expect_models_chosen(existing)
-    splitter = make_chunker(_chunker_spec(chunker, existing))
+    splitter = asked or _chunker_of(existing)
+    chunked_by = {"spec": splitter.spec, "fingerprint": splitter.recipe()}
     encoders = index_encoders(encoder, existing, DEFAULT_ENCODER)
     specs = _views(views, existing, path, list(encoders), existing.has_text if existing is not None else text)
     if any(spec.dense for spec in specs):
@@ -151,28 +156,27 @@ def build_index(
     again = UnfinishedJob(_command(sources, names, path, format, encoder, chunker, views, text, limits, prune), _sources(sources, names),
                           [spec.slug for spec in specs])
     try:
-        for one in encoders.values():
-            open_encoder(one)  # before the index is made: a model that cannot be loaded leaves nothing behind
-        with locked(path), unfinished(path, again):
-            writer = StoreWriter(path, chunker={"spec": splitter.spec, "fingerprint": splitter.fingerprint()}, text=text,
-                                 encoders={name: one.fingerprint() for name, one in encoders.items()})
-            for name, one in encoders.items():
-                encode_existing(writer, name, one, progress=progress, commit_seconds=commit_seconds)
-            with progress_bar("indexing", total, "documents", enabled=progress) as advance, closing(Sources(path)) as places:
-                job = _Job(writer, splitter, encoders, report, skip, places, shard_passages, commit_seconds, limits)
-                job.run(documents, advance)
-                doomed = job.doomed([_origin(name, format) for name in names], left_out)
-                refused = prune_documents(writer, places, doomed, prune_limit) if prune else None
-                report.pruned = sum(map(len, doomed.values())) if prune and not refused else 0
-            store = LanceStore(path)
-            for spec in specs:
-                build_view(store, spec, progress=progress)
+        with Scope() as scope:
+            # opened before the index is made: a model that cannot be loaded leaves nothing behind
+            opened = {name: scope.open(one) for name, one in encoders.items()}
+            kept = {name: described(one) for name, one in encoders.items()}
+            with locked(path), unfinished(path, again):
+                writer = StoreWriter(path, chunker=chunked_by, text=text, encoders=kept)
+                for name, one in opened.items():
+                    encode_existing(writer, name, kept[name], one, progress=progress, commit_seconds=commit_seconds)
+                with progress_bar("indexing", total, "documents", enabled=progress) as advance, closing(Sources(path)) as places:
+                    job = _Job(writer, splitter, opened, report, skip, places, shard_passages, commit_seconds, limits)
+                    job.run(documents, advance)
+                    doomed = job.doomed([_origin(name, format) for name in names], left_out)
+                    refused = prune_documents(writer, places, doomed, prune_limit) if prune else None
+                    report.pruned = sum(map(len, doomed.values())) if prune and not refused else 0
+                store = LanceStore(path)
+                for spec in specs:
+                    build_view(store, spec, progress=progress)
     except KeyboardInterrupt:
         raise Interrupted(f"{_held(path)}; the same command goes on from there") from None
     finally:
         parsing.close()
-        for one in encoders.values():
-            close_encoder(one)
     report.total_passages = len(store)
     report.views = [str(spec) for spec in specs]
     report.seconds = time.perf_counter() - start
@@ -181,10 +185,8 @@ def build_index(
     return report
 
 
-def _expect_settings(chunker: Any, views: Any, shard_passages: Any, commit_seconds: Any) -> None:
+def _expect_settings(views: Any, shard_passages: Any, commit_seconds: Any) -> None:
     """Raise ``ConfigError`` for what only a caller from Python can get wrong."""
-    if not isinstance(chunker, str):
-        raise ConfigError(f"{chunker!r:.80} is no chunker", where="build_index", hint='chunker="sentences:200,overlap=40"')
     if views is not None and (not isinstance(views, list | tuple) or not all(isinstance(view, str) for view in views)):
         raise ConfigError(f"views are a list of names, not {views!r:.80}", where="build_index", hint='views=["faiss:flat", "bm25"]')
     if not isinstance(shard_passages, int) or shard_passages < 1:
@@ -200,7 +202,7 @@ class _Job:
     """
 
     def __init__(
-        self, writer: StoreWriter, chunker: Chunker, encoders: dict[str, Encoder], report: IndexReport, skip: Callable[[Skip], None],
+        self, writer: StoreWriter, chunker: Chunker, encoders: dict[str, OpenEncoder], report: IndexReport, skip: Callable[[Skip], None],
         places: Sources, shard_passages: int, commit_seconds: float, limits: Limits,
     ) -> None:
         self.writer = writer
@@ -320,7 +322,7 @@ class _Job:
             self.writer.delete(shard.replaced)
         self.pace.restart()
 
-    def _encode(self, name: str, one: Encoder, block: Shard, documents: int) -> Vectors:
+    def _encode(self, name: str, one: OpenEncoder, block: Shard, documents: int) -> Vectors:
         """Vectors of the block's passages; each distinct text is encoded once, and not at all where the store has its vector.
 
         Encoding all of them counts as the work for ``documents`` documents.
@@ -436,11 +438,11 @@ def _sources(sources: Corpus | None, names: list[str | Path]) -> list[str]:
 
 
 def _command(
-    sources: Corpus | None, names: list[str | Path], path: Path, format: str, encoder: str | Encoder | None, chunker: str,
-    views: Sequence[str] | None, text: bool, limits: Limits, prune: bool,
+    sources: Corpus | None, names: list[str | Path], path: Path, format: str, encoder: str | Encoder | None,
+    chunker: str | Chunker, views: Sequence[str] | None, text: bool, limits: Limits, prune: bool,
 ) -> str:
     """How to run this job again."""
-    if (sources is not None and not names) or not isinstance(encoder, str | None):
+    if (sources is not None and not names) or not isinstance(encoder, str | None) or not isinstance(chunker, str):
         return f"call build_index for {str(path)!r} again with the same arguments"
     options = [("--format", format, "auto"), ("--encoder", encoder or "none", "auto"), ("--chunker", chunker, "auto")]
     given = [word for option, value, default in options if value != default for word in (option, value)]
@@ -450,10 +452,16 @@ def _command(
                        *(["--prune"] if prune else [])])
 
 
-def _chunker_spec(chunker: str, existing: LanceStore | None) -> str:
-    if chunker != "auto":
-        return chunker
-    return str(existing.manifest["chunker"]["spec"]) if existing is not None else DEFAULT_CHUNKER
+def _chunker_of(existing: LanceStore | None) -> Chunker:
+    """The one that the index was made with. Raises ``ConfigError`` where none here is of that name."""
+    if existing is None:
+        return part(Chunker, DEFAULT_CHUNKER)
+    spec = existing.manifest["chunker"]["spec"]
+    try:
+        return part(Chunker, spec)
+    except (ConfigError, MissingDependency) as error:
+        raise ConfigError(f"this index was made with the chunker {spec!r}, which cannot be made here: {error.what}",
+                          where=str(existing.path), hint="import what registers it, or index into a new folder") from error
 
 
 def _views(views: Sequence[str] | None, existing: LanceStore | None, path: Path, encoders: list[str], text: bool) -> list[ViewSpec]:

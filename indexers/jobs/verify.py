@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from ...rag.dag.scope import Scope
 from ...rag.errors import IndexFormatError, IndexNotFound, RegardError
 from ...rag.models.chosen import expect_chosen
-from ...rag.models.encoding import close_encoder, open_encoder
 from ...rag.nouns import Passage
 from ...rag.progress import Advance, progress_bar
+from ..encoders.stored import stored_encoder
 from ..integrity import damages
 from ..stores.lance import commits
 from ..stores.lance.digests import LEDGER, Digest, Ledger
@@ -33,7 +34,7 @@ from ..views import Version, build_view
 from ..views.spec import ATTENTION
 from ..views.versions import DESCRIPTION, newest_versions, read_meta
 from .chosen import LANGUAGE_MODEL
-from .columns import checked_vectors, stored_encoder
+from .columns import checked_vectors
 from .sources import FILE as SOURCES
 
 _THREADS = 2
@@ -305,12 +306,9 @@ class _Repair:
         with reading(self.path):
             table = fragment.to_table(columns=[column.name for column in schema if column.name not in names])
         for name in names:
-            one = stored_encoder(store.encoders[name.removeprefix("vector_")])
-            open_encoder(one)
-            try:
+            with Scope() as scope:
+                one = scope.open(stored_encoder(store.encoders[name.removeprefix("vector_")]))
                 vectors = checked_vectors(one, full_texts(table))
-            finally:
-                close_encoder(one)
             table = table.append_column(schema.field(name), vector_array(vectors, schema.field(name).type))
         return table.select(schema.names).cast(schema)
 

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...rag.errors import StageError, UnsupportedModel
-from ...rag.lm.prefill import Prefill, Span
+from ...rag.lm.prefill import Prefill
+from ...rag.text import Span
 
 if TYPE_CHECKING:
     import torch

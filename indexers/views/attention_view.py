@@ -20,9 +20,10 @@ from ...rag.dag.trace import record
 from ...rag.errors import FingerprintMismatch, IndexFormatError, IndexNotFound, StageError
 from ...rag.lm import describe
 from ...rag.lm.passages import Format
-from ...rag.lm.prefill import Prefill, Span, plan, tiled
+from ...rag.lm.prefill import Prefill, plan, tiled
 from ...rag.models import resolve, weights_hash
 from ...rag.nouns import Ranking, Rows
+from ...rag.text import Span
 from ..integrity import Files
 from ..stores.lance.store import Contents, LanceStore
 from .attention_job import FORMAT, SHARDS, Prefix, Recipe, bring_up_to_date, half_of, layout_of

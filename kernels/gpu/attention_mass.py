@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..scores import Reach
-from .softmax import Rows, load_rows, load_tokens, scores_of, softmax_rows
+from .softmax import StackedRows, load_rows, load_tokens, scores_of, softmax_rows
 from .tiles import Tiles
 
 _TILES = {128: Tiles(64, 128, 4, 3), 256: Tiles(64, 128, 4, 3), 512: Tiles(32, 128, 4, 2)}
@@ -65,7 +65,7 @@ def attend(
     return output, _mass(rows)
 
 
-def _mass(rows: Rows) -> Tensor:
+def _mass(rows: StackedRows) -> Tensor:
     query, key = rows.query, rows.key
     kv_heads, columns, width = key.shape
     mass = query.new_empty(kv_heads, columns, dtype=torch.float32)

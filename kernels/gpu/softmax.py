@@ -162,7 +162,7 @@ def combine_splits(
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class StackedRows:
     """The queries of a call and what both phases need to know of them."""
 
     query: Tensor
@@ -191,7 +191,7 @@ class Rows:
 def softmax_rows(
     query: Tensor, key: Tensor, own_key: Tensor, row_weights: Tensor, *, visible: Tensor, scale: float, softcap: float | None,
     reach: Reach | None, values: tuple[Tensor, Tensor] | None = None,
-) -> tuple[Rows, Tensor]:
+) -> tuple[StackedRows, Tensor]:
     """The first phase: the rows with their log-sum-exp, and their output [H, R, d] in ``query``'s dtype (empty without ``values``).
 
     Without values, the log-sum-exp of a tile of rows without weight is left undefined.
@@ -215,7 +215,7 @@ def softmax_rows(
     partial_lse = query.new_empty(kv_heads, splits + 1, total, dtype=torch.float32)
     partial_output = query.new_empty((*partial_lse.shape, width) if values else 0, dtype=torch.float32)
     output = torch.empty(query.shape if values else 0, dtype=query.dtype, device=query.device)
-    result = Rows(query, key, row_weights.to(torch.float32).reshape(kv_heads, total).contiguous(), lse, reach, inner, outer, dot,
+    result = StackedRows(query, key, row_weights.to(torch.float32).reshape(kv_heads, total).contiguous(), lse, reach, inner, outer, dot,
                   constants)
     row_positions, context_positions, window = result.window()
     partial_softmax[(splits + 1, row_tiles, kv_heads)](

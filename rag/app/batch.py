@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..dag.pipeline import Pipeline
-from ..dag.ports import ports
 from ..errors import ConfigError
 from ..evaluation.beir import read_queries
 from ..evaluation.runs import Run, run_from_rankings
 from ..evaluation.trec import write_run
+from ..files import expect_writable, write_text
 from ..nouns import Answer, Batch, Query, Ranking
-from ..paths import expect_writable, write_text
 from ..progress import progress_bar
 
 
@@ -72,9 +71,9 @@ def _cached_in(pipeline: Pipeline, folder: str | Path | None) -> Iterator[None]:
 
 def _output(pipeline: Pipeline, kind: type, what: str) -> str:
     """The first output of this kind. Raises ``ConfigError`` when there is none."""
-    for name, node in pipeline.outputs.items():
-        if ports(type(pipeline.nodes[node].stage)).output.type is kind:
-            return name
+    for port in pipeline.plan().ports().outputs:
+        if port.type is kind:
+            return port.name
     raise ConfigError(f"the pipeline gives no {what}", where=pipeline.name,
                       hint=f"name one under outputs; it gives {', '.join(pipeline.outputs)}")
 

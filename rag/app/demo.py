@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.rule import Rule
 
 from ..dag.pipeline import Pipeline, Result, RunDone
-from ..dag.trace import Token
+from ..dag.trace import TextDelta
+from ..files import write_text
 from ..markup import Streamed, one_line
 from ..nouns import Query
-from ..paths import write_text
 from ..show.report import ReportEntry, report_html
 from ..tables import table
 from .presets import default_pipeline
@@ -65,7 +65,7 @@ def _ask(pipeline: Pipeline, question: str, console: Console) -> ReportEntry:
     console.print(Rule(styled(one_line(question)), align="left"))
     visible_part = Streamed()
     for event in pipeline.stream(question):
-        if isinstance(event, Token) and not console.quiet:
+        if isinstance(event, TextDelta) and not console.quiet:
             print(visible_part(event.text), end="", flush=True)
         elif isinstance(event, RunDone):
             result = event.result

@@ -16,12 +16,12 @@ from .. import models
 from ..dag.stores import open_store
 from ..errors import RegardError
 from ..extras import install
+from ..files import local_path
 from ..markup import size
-from ..paths import local_path
 from ..tables import table
 
 
-class Finding(TypedDict):
+class Diagnosis(TypedDict):
     name: str
     ok: bool
     detail: str
@@ -29,9 +29,9 @@ class Finding(TypedDict):
 
 
 class Findings(TypedDict):
-    packages: list[Finding]
-    models: list[Finding]
-    views: list[Finding]
+    packages: list[Diagnosis]
+    models: list[Diagnosis]
+    views: list[Diagnosis]
     devices: dict[str, str]
     machine: dict[str, str]
 
@@ -77,7 +77,7 @@ def examine(index: str | Path | None = None) -> Findings:
     }
 
 
-def _package(module: str, distributions: list[str], hint: str) -> Finding:
+def _package(module: str, distributions: list[str], hint: str) -> Diagnosis:
     if importlib.util.find_spec(module) is None:
         return {"name": module, "ok": False, "detail": "", "hint": hint}
     for name in distributions:
@@ -88,7 +88,7 @@ def _package(module: str, distributions: list[str], hint: str) -> Finding:
     return {"name": module, "ok": True, "detail": "installed", "hint": ""}
 
 
-def _model(name: str) -> Finding:
+def _model(name: str) -> Diagnosis:
     try:
         files = models.resolve(name)
     except RegardError as error:
@@ -96,7 +96,7 @@ def _model(name: str) -> Finding:
     return {"name": name, "ok": True, "detail": f"{files.kind}, from {files.package}", "hint": ""}
 
 
-def _views(index: Path) -> list[Finding]:
+def _views(index: Path) -> list[Diagnosis]:
     """The views of ``index`` that keep a footprint: whether what they lack fits."""
     from ...indexers.views.footprint import FOOTPRINT  # only for an index
 
@@ -105,7 +105,7 @@ def _views(index: Path) -> list[Finding]:
     return [_view(file, passages) for file in sorted(index.glob(f"views/*/{FOOTPRINT}"))]
 
 
-def _view(file: Path, passages: int) -> Finding:
+def _view(file: Path, passages: int) -> Diagnosis:
     try:
         whole = json.loads(file.read_bytes())
         name, held, octets = str(whole["view"]), int(whole["passages"]), int(whole["bytes"])

@@ -16,9 +16,9 @@ from typing import Any, Self
 
 from .. import models
 from ..errors import ConfigError
+from ..files import local_path
 from ..markup import visible
 from ..nouns import Answer, Query, Ranking
-from ..paths import local_path
 from ..tables import table
 from .presets import READ, default_pipeline
 

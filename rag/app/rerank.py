@@ -37,7 +37,7 @@ def rerank(
         raise ConfigError(f"texts is one {type(texts).__name__}", where="rerank", hint="give a list of texts")
     passages = [_passage(text, position) for position, text in enumerate(texts)]
     asked = query if isinstance(query, Query) else Query(query)
-    given = Ranking.ranked(range(len(passages)), [0.0] * len(passages), "logit", PassageList(passages), stage="given")
+    given = Ranking.ranked(range(len(passages)), [0.0] * len(passages), "logit", PassageList(passages))
     if isinstance(model, Stage):
         with _pipeline(model) as pipeline:
             ranking: Ranking = pipeline.run(asked, given).ranking

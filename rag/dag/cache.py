@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,39 @@ class StageCache:
         if store is None or store.fingerprint != fingerprint:
             store = self._stores[uri] = open_store(uri)
         return Ranking.from_dict(data, store) if store.fingerprint == fingerprint else None
+
+
+class Names:
+    """One query's ``inputs`` without the names in their histories: pipelines that call the same stages otherwise share what is kept.
+
+    Each name stands for its place among the names of the inputs; those of stages within the stage at ``path`` for their own path there.
+    """
+
+    def __init__(self, inputs: Sequence[Any], path: str) -> None:
+        self._places: dict[str, str] = {}
+        self._path = path + "/"
+        self.inputs = [_renamed(value, lambda name: self._places.setdefault(name, f"#{len(self._places)}")) for value in inputs]
+        self._names = {place: name for name, place in self._places.items()}
+
+    def removed(self, value: Any) -> Any:
+        """An output of the stage without names."""
+        def place(name: str) -> str:
+            own = "@/" + name[len(self._path):] if name.startswith(self._path) else name
+            return self._places.get(name, own)
+
+        return _renamed(value, place)
+
+    def restored(self, value: Any) -> Any:
+        """What :meth:`removed` gave, maybe elsewhere, with the names that these inputs have."""
+        def called(place: str) -> str:
+            own = self._path + place[2:] if place.startswith("@/") else place
+            return self._names.get(place, own)
+
+        return _renamed(value, called)
+
+
+def _renamed(value: Any, name: Callable[[str], str]) -> Any:
+    return value.renamed(name) if hasattr(value, "renamed") else value
 
 
 def _digest(key: str, body: bytes) -> bytes:

@@ -1,10 +1,10 @@
-"""Pipelines as YAML. A file names stages by registry name and never imports code.
+"""Pipelines as YAML. A file names parts and never imports code.
 
-    regard: 1
+    regard: 2
     name: default
     inputs: {query: Query}
     stages:
-      bm25: {stage: BM25, inputs: [query], settings: {index: my-index, k: 100}}
+      bm25: {part: BM25, inputs: [query], index: my-index, k: 100}
     outputs: {passages: bm25}
 """
 
@@ -12,99 +12,69 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .. import nouns as documents
-from ..errors import ConfigError, PipelineError, RegardError
-from ..paths import local_path, write_text
+from ..errors import ConfigError, RegardError
+from ..files import local_path, write_text
+from ..parts import Part, nested
+from ..parts.identity import identity
+from ..parts.schema import definitions
+from ..parts.spec import named
 from ..plain import MOST_YAML, parse_yaml, read_text
-from ..tables import table
 from ..trust import FileOrigin, KeyRule, key_rules
-from .pipeline import Pipeline, Wire
-from .ports import type_name
-from .stage import Stage, stage_name
+from .draft import from_plain
+from .plan import Plan
+from .stage import Stage
 
-MOST_STAGES = 200
-INPUT_TYPES = {t.__name__: t for t in (documents.Query, documents.Ranking, documents.Answer)}
-
-
-class _StageConfig(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    stage: str
-    inputs: list[str] = Field(min_length=1)
-    settings: dict[str, Any] = {}
+FORMAT = 2
+_OLDER = ("write regard: 2, and for each stage {part: NAME, inputs: [...], SETTING: ...}: part for stage, and the settings beside it; "
+          "regard init writes an example")
 
 
-class _PipelineConfig(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    regard: Literal[1]
-    name: str = "pipeline"
-    inputs: dict[str, str] = {"query": "Query"}
-    stages: Annotated[dict[str, _StageConfig], Field(min_length=1, max_length=MOST_STAGES)]
-    outputs: Annotated[dict[str, str], Field(min_length=1)]
+def dump(plan: Plan, name: str) -> str:
+    """The plan as YAML text, which is read back to see that it gives the same plan.
 
-
-def dump(pipeline: Pipeline) -> str:
-    """The pipeline as YAML text, which is read back to see that it gives the same pipeline.
-
-    Raises ``ConfigError`` for a stage class that is not registered, for a setting that a file would give back as something else (an object
-    of a subclass, an encoder object), and for an input of a type that a file cannot name.
+    Raises ``ConfigError`` for a part that a file cannot name, and for a setting that it would give back as something else.
     """
-    for name, node in pipeline.nodes.items():
-        _expect_no_objects(name, node.stage)
-    config = {
-        "regard": 1,
-        "name": pipeline.name,
-        "inputs": {name: type_name(kind) for name, kind in pipeline.inputs.items()},
-        "stages": {
-            name: {"stage": _registered(node.stage), "inputs": [src for src, _ in node.sources], "settings": node.stage.settings()}
-            for name, node in pipeline.nodes.items()
-        },
-        "outputs": dict(pipeline.outputs),
-    }
     try:
-        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=120)
+        text: str = yaml.safe_dump({"regard": FORMAT, "name": name, **plan.to_plain()}, sort_keys=False, allow_unicode=True, width=120)
     except yaml.YAMLError as error:
-        raise ConfigError(f"a setting is no plain value: {error}", where=pipeline.name,
+        raise ConfigError(f"a setting is no plain value: {error}", where=name,
                           hint="name things instead of passing objects; a file holds text, numbers, lists and mappings") from None
-    _expect_same(pipeline, parse(text, {}, "what a file would hold"))
+    _expect_same(plan, parse(text, {}, "what a file would hold")[1])
     return text
 
 
-def _expect_no_objects(name: str, stage: Stage) -> None:
-    for setting in stage.setting_names():
-        value = getattr(stage, setting)
-        if callable(getattr(value, "fingerprint", None)):
-            raise ConfigError(f"a file cannot hold the setting {setting!r}, an object of class {type(value).__qualname__}",
-                              where=f"stage {name!r}", hint="name a model instead, or build this pipeline in Python")
-
-
-def _expect_same(pipeline: Pipeline, again: Pipeline) -> None:
+def _expect_same(plan: Plan, again: Plan) -> None:
     """Raise ``ConfigError`` naming the setting that did not come back as it was."""
-    for name, node in pipeline.nodes.items():
-        before, after = node.stage.identity(), again.nodes[name].stage.identity()
-        for setting in before:
-            if before[setting] != after[setting]:
-                raise ConfigError(f"a file cannot hold the setting {setting!r}, {_shown(before[setting])}: it would be read back as "
-                                  f"{_shown(after[setting])}", where=f"stage {name!r}",
+    for name, stage in plan.stages().items():
+        after = again.nodes[name].stage
+        for setting, value in stage.settings().items():
+            before, read = _known(value), _known(getattr(after, setting))
+            if before != read:
+                raise ConfigError(f"a file cannot hold the setting {setting!r}, {_shown(before)}: it would be read back as "
+                                  f"{_shown(read)}", where=f"stage {name!r}",
                                   hint="use a value of the classes that Regard knows by name, or build this pipeline in Python")
+
+
+def _known(value: Any) -> Any:
+    return value if isinstance(value, Part) else value.to_plain() if isinstance(value, Plan) else identity(value)
 
 
 def _shown(identity: Any) -> str:
     return f"a {identity['class']}" if isinstance(identity, dict) and "class" in identity else f"{identity!r:.80}"
 
 
-def save(pipeline: Pipeline, path: str | Path) -> None:
+def save(plan: Plan, name: str, path: str | Path) -> None:
     """Write ``dump`` to ``path``."""
-    text = dump(pipeline)  # first, so that a refusal leaves no half-written file
+    text = dump(plan, name)  # first, so that a refusal leaves no half-written file
     write_text(path, text)
 
 
-def load(path: str | Path, settings: Mapping[str, Any] | None = None, allow_keys: Sequence[str] = ()) -> Pipeline:
-    """Read a file; ``settings`` replace the setting of that name in every stage that has it.
+def load(path: str | Path, settings: Mapping[str, Any] | None = None, allow_keys: Sequence[str] = ()) -> tuple[str, Plan]:
+    """Read a file: the pipeline's name and plan. ``settings`` replace the setting of that name in every stage that has it.
 
     A file may be anybody's: its stages know where they are from, and may send only those keys to a server that the user allows it
     (``allow_keys``: ``HOST=VARIABLE``; and what ``rag.trust`` lists).
@@ -113,80 +83,64 @@ def load(path: str | Path, settings: Mapping[str, Any] | None = None, allow_keys
     return parse(read_text(local_path(path, "pipeline file"), MOST_YAML), settings or {}, str(path), rules)
 
 
-def parse(text: str, settings: Mapping[str, Any], where: str, rules: tuple[KeyRule, ...] = ()) -> Pipeline:
-    """Build the pipeline that ``text`` describes. Errors name ``where`` and the place in the file."""
-    origin = FileOrigin(where, rules, frozenset(settings))
-    config = _validate(text, where)
-    pipeline = Pipeline(config.name)
-    wires: dict[str, Wire[Any]] = {}
-    for name, kind in config.inputs.items():
-        if kind not in INPUT_TYPES:
-            raise ConfigError(f"input {name!r} has type {kind!r}", where=where, hint=f"types: {', '.join(INPUT_TYPES)}")
-        wires[name] = pipeline.input(INPUT_TYPES[kind], name)
-    for name in _ordered(config, where):
-        stage: Any = _make(name, config.stages[name], settings, where)
-        stage.origin = origin
-        try:
-            wires[name] = pipeline.add(stage, *(wires[src] for src in config.stages[name].inputs), name=name)
-        except RegardError as error:
-            error.add_note(f"in {where}, stages.{name}")
-            raise
-    for name, source in config.outputs.items():
-        if source not in wires:
-            raise ConfigError(f"output {name!r} names {source!r}, which is no stage", where=f"{where}: outputs.{name}",
-                              hint=f"stages: {', '.join(config.stages)}")
-        pipeline.output(**{name: wires[source]})
-    return pipeline
-
-
-def _validate(text: str, where: str) -> _PipelineConfig:
+def parse(text: str, settings: Mapping[str, Any], where: str, rules: tuple[KeyRule, ...] = ()) -> tuple[str, Plan]:
+    """The pipeline that ``text`` describes. Errors name ``where`` and the place in the file."""
     data = parse_yaml(text, where, "regard init writes an example")
+    if not isinstance(data, dict) or "regard" not in data:
+        raise ConfigError("this is not a pipeline file", where=where,
+                          hint="a file has regard: 2, stages and outputs; regard init writes one")
+    if data["regard"] != FORMAT or _is_older(data):
+        raise ConfigError(f"this file is of another form (regard: {data['regard']!r:.20})", where=where, hint=_OLDER)
+    name = str(data.get("name", "pipeline"))
+    plan = from_plain(_overridden({key: value for key, value in data.items() if key not in ("regard", "name")}, settings), where)
+    origin = FileOrigin(where, rules, frozenset(settings))
+    for _, one in nested(plan):
+        if isinstance(one, Stage):
+            object.__setattr__(one, "origin", origin)  # made here, and nobody's yet
+    return name, plan
+
+
+def _is_older(data: Mapping[str, Any]) -> bool:
+    stages = data.get("stages")
+    listed = stages.values() if isinstance(stages, dict) else ()
+    return any(isinstance(stage, dict) and "stage" in stage and "part" not in stage for stage in listed)
+
+
+def _overridden(data: Any, settings: Mapping[str, Any]) -> Any:
+    """``data`` with ``settings`` in every stage that has them."""
+    if not settings or not isinstance(data, dict | list):
+        return data
+    if isinstance(data, list):
+        return [_overridden(item, settings) for item in data]
+    found = {name: _overridden(item, settings) for name, item in data.items()}
+    return {**found, **{name: value for name, value in settings.items() if name in _settings_of(data.get("part"))}}
+
+
+def _settings_of(name: Any) -> list[str]:
     try:
-        return _PipelineConfig.model_validate(data)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"this is not a pipeline file: {problems}", where=where,
-                          hint="a file has regard: 1, stages (stage, inputs, settings) and outputs; regard init writes one") from None
+        return named(Stage, name).setting_names() if isinstance(name, str) else []
+    except RegardError:
+        return []  # whoever makes it says so
 
 
-def _ordered(config: _PipelineConfig, where: str) -> list[str]:
-    """Stage names so that each comes after its sources; the file's own order otherwise. Raises on a cycle or an unknown source."""
-    done: list[str] = []
-    path: list[str] = []
-
-    def visit(name: str, wanted_by: str) -> None:
-        if name in config.inputs or name in done:
-            return
-        if name in path:
-            raise PipelineError(f"the stages form a cycle: {' -> '.join([*path[path.index(name):], name])}", where=where,
-                                hint="a pipeline is a DAG: remove one of these connections")
-        if name not in config.stages:
-            raise ConfigError(f"stage {wanted_by!r} takes its input from {name!r}, which does not exist",
-                              where=f"{where}: stages.{wanted_by}.inputs", hint=f"there are: {', '.join([*config.inputs, *config.stages])}")
-        path.append(name)
-        for source in config.stages[name].inputs:
-            visit(source, name)
-        path.pop()
-        done.append(name)
-
-    for name in config.stages:
-        visit(name, name)
-    return done
+def schema() -> dict[str, Any]:
+    """The JSON schema of pipeline files, from the tables: editors complete and check them with it."""
+    kinds = definitions(Stage)
+    kinds["regard.stages"] = {"anyOf": [_connected(one) for one in kinds["regard.stages"]["anyOf"]]}
+    names = {"type": "object", "additionalProperties": {"type": "string"}}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A Regard pipeline", "type": "object",
+        "required": ["regard", "stages", "outputs"], "additionalProperties": False, "$defs": kinds,
+        "properties": {"regard": {"const": FORMAT}, "name": {"type": "string"}, "inputs": names, "outputs": names,
+                       "stages": {"type": "object", "additionalProperties": {"$ref": "#/$defs/regard.stages"}}},
+    }
 
 
-def _make(name: str, config: _StageConfig, override: Mapping[str, Any], where: str) -> Stage:
-    try:
-        kind: type[Stage] = table("regard.stages")[config.stage]
-        accepted = kind.setting_names()
-        return kind(**{**config.settings, **{key: value for key, value in override.items() if key in accepted}})
-    except RegardError as error:
-        error.add_note(f"in {where}, stages.{name}")
-        raise
+def _connected(one: dict[str, Any]) -> dict[str, Any]:
+    """A stage's schema with what it is connected to."""
+    if "properties" not in one:
+        return one
+    inputs = {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "object", "additionalProperties": {"type": "string"}}]}
+    return {**one, "properties": {**one["properties"], "inputs": inputs}}
 
 
-def _registered(stage: Stage) -> str:
-    name = stage_name(type(stage))
-    if name not in table("regard.stages").names() or table("regard.stages")[name] is not type(stage):
-        raise ConfigError(f"{type(stage).__qualname__} is not registered, so a file cannot name it", where=f"stage {stage.label!r}",
-                          hint='add it to the entry-point group "regard.stages" of the package that defines it')
-    return name

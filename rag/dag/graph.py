@@ -9,11 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """``kind`` is ``"input"``, ``"output"`` or a stage class's name; ``settings`` are the stage's own."""
+    """``kind`` is ``"input"``, ``"output"`` or a stage class's name; ``settings`` are the stage's own, ``bodies`` the graphs inside it."""
 
     name: str
     kind: str
     settings: dict[str, Any] = field(default_factory=dict)
+    bodies: dict[str, Graph] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

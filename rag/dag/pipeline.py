@@ -10,27 +10,34 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import queue
 import threading
 import weakref
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
+from collections import namedtuple
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass, field
-from itertools import repeat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, overload
 
 from ..errors import PipelineError, QueryError, RegardError
-from ..nouns import Batch, Query, Ranking
-from ..paths import local_path
+from ..files import local_path
+from ..nouns import Batch, Query
+from ..parts import nested
+from ..tables import html, table
 from .cache import StageCache
-from .executor import Executor
-from .graph import Edge, Graph, Node
-from .ports import Port, accepts, is_type, meets, ports, type_name
+from .check import problems
+from .compose import then, together
+from .config import load, save
+from .draft import Draft, as_plan
+from .executor import Executor, Place
+from .graph import Graph
+from .plan import Plan, Ref, StageNode
+from .ports import accepts, type_name
 from .stage import Problem, Stage
-from .stores import open_store
 from .threads import in_thread
 from .trace import Event, Trace, listening
 
@@ -51,11 +58,11 @@ class Wire(Generic[R]):
     """What an input or a stage gives, to be handed to ``add`` and ``output``; a type checker knows it as ``Wire[Ranking]``."""
 
     pipeline: Pipeline
-    node: str
+    ref: Ref
     type: Any
 
     def __repr__(self) -> str:
-        return f"Wire({self.node}: Batch[{type_name(self.type)}])"
+        return f"Wire({self.ref}: Batch[{type_name(self.type)}])"
 
 
 class _OfOne(Protocol[A, R]):
@@ -74,14 +81,6 @@ class _OfThree(Protocol[A, B, C, R]):
 
 class _OfMany(Protocol[A, R]):
     def run(self, *each: Batch[A]) -> Batch[R]: ...
-
-
-@dataclass(slots=True)
-class StageNode:
-    """A stage in the DAG with the names of its sources, each with the port it feeds."""
-
-    stage: Stage
-    sources: list[tuple[str, Port]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +106,8 @@ class Result(Mapping[str, Any]):
         return len(self.outputs)
 
     def _repr_html_(self) -> str:
-        from ..show.display import result_html  # views are built only when a notebook asks
-
-        return result_html(self.outputs, self.trace)
+        text: str = table("regard.renderers")["Result"](self.outputs, self.trace)
+        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +121,6 @@ class _Cancelled(BaseException):
     """Raised inside a streamed run whose consumer has gone."""
 
 
-@dataclass(eq=False)
 class Pipeline:
     """A DAG of typed stages. ``cache`` is a folder (or a ``StageCache``) that keeps deterministic stages' outputs.
 
@@ -132,18 +129,36 @@ class Pipeline:
     when it is collected.
     """
 
-    name: str = "pipeline"
-    cache: StageCache | Path | str | None = None
-    follow: bool = False
-    inputs: dict[str, Any] = field(default_factory=dict, init=False)
-    nodes: dict[str, StageNode] = field(default_factory=dict, init=False)
-    outputs: dict[str, str] = field(default_factory=dict, init=False)
-    trace: Trace | None = field(default=None, init=False)
-    _kept: StageCache | None = field(default=None, init=False, repr=False)
-    _executor: Executor | None = field(default=None, init=False, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
-    _refreshing: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
-    _finalizer: Any = field(default=None, init=False, repr=False)
+    def __init__(self, name: str = "pipeline", cache: StageCache | Path | str | None = None, follow: bool = False, *,
+                 plan: Plan | None = None) -> None:
+        self.name = name
+        self.cache = cache
+        self.follow = follow
+        self._draft = Draft(name, plan)
+        self._kept: StageCache | None = None
+        self._executor: Executor | None = None
+        self._lock = threading.Lock()
+        self._refreshing = threading.Lock()
+        self._finalizer: Any = None
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """The type of each input."""
+        return self._draft.inputs
+
+    @property
+    def nodes(self) -> Mapping[str, StageNode]:
+        """The stages by name, each after what feeds it."""
+        return self._draft.nodes
+
+    @property
+    def outputs(self) -> Mapping[str, Ref]:
+        """What is given back, by name."""
+        return self._draft.outputs
+
+    def plan(self) -> Plan:
+        """The DAG as a value, as it is now."""
+        return self._draft.plan()
 
     # -- building --------------------------------------------------------------------
 
@@ -158,11 +173,7 @@ class Pipeline:
 
         Raises ``PipelineError`` for what is no type.
         """
-        if not is_type(type):
-            raise PipelineError(f"{type!r:.80} is no type of an input", where=self.name, hint="give a class, such as Query, or list[str]")
-        chosen = self._unused(name, getattr(type, "__name__", "value").lower())
-        self.inputs[chosen] = type
-        return Wire(self, chosen, type)
+        return Wire(self, self._draft.input(type, name), type)
 
     @overload
     def add(self, stage: _OfOne[A, R], a: Wire[A], /, *, name: str | None = None) -> Wire[R]: ...
@@ -176,164 +187,81 @@ class Pipeline:
     @overload
     def add(self, stage: _OfMany[A, R], /, *inputs: Wire[A], name: str | None = None) -> Wire[R]: ...
 
-    def add(self, stage: Any, /, *inputs: Wire[Any], name: str | None = None) -> Wire[Any]:
-        """Add ``stage``, fed by ``inputs`` in the order of its ``run``'s parameters. Raises where the connection is wrong.
+    @overload
+    def add(self, stage: Callable[[A], R], a: Wire[A], /, *, name: str | None = None) -> Wire[R]: ...
 
-        The pipeline gets a stage of its own with the same settings (``Stage.copy``), which only this pipeline names, opens and closes: the
-        same object may be added to several pipelines, or twice.
+    @overload
+    def add(self, stage: Any, /, *inputs: Wire[Any], name: str | None = None, **named: Wire[Any]) -> Any: ...
+
+    def add(self, stage: Any, /, *inputs: Wire[Any], name: str | None = None, **named: Wire[Any]) -> Any:
+        """Add ``stage``, fed by ``inputs`` in the order of its ports, and by ``named`` ones. An annotated function is a stage, too.
+
+        Gives a wire; for a stage with several outputs a tuple of wires, by the outputs' names too. Raises where the connection is wrong.
+        The same object may be added to several pipelines, or twice.
         """
-        if not isinstance(stage, Stage):
-            raise PipelineError(f"{stage!r:.80} is no stage", where=self.name,
-                                hint="add(stage, *wires): first an object of a subclass of Stage")
-        chosen = self._unused(name, type(stage).__name__.lower())
-        signature = ports(type(stage))
-        sources = [(wire.node, port) for wire, port in self._connect(chosen, stage, signature.inputs, inputs)]
-        own = _named(stage.copy(), chosen)
+        for i, wire in enumerate(inputs):
+            self._own(wire, f"input {i + 1} of {stage!r:.40}")
+        for port, wire in named.items():
+            self._own(wire, f"port {port!r} of {stage!r:.40}")
+        refs = self._draft.add(stage, [wire.ref for wire in inputs], {port: wire.ref for port, wire in named.items()}, name)
         self.close()
-        self.nodes[chosen] = StageNode(own, sources)
-        return Wire(self, chosen, signature.output.type)
+        plan = self._draft.plan()
+        wires: list[Wire[Any]] = [Wire(self, ref, plan.type_of(ref)) for ref in refs]
+        if not refs[0].output:
+            return wires[0]
+        return _bundle(tuple(ref.output for ref in refs))(*wires)
 
     def output(self, **outputs: Wire[Any]) -> Self:
         """Name what ``run`` gives back."""
         for name, wire in outputs.items():
             self._own(wire, f"output {name!r}")
-            if wire.node in self.inputs:
-                raise PipelineError(f"output {name!r} is an input handed back", where=self.name, hint="connect a stage's output")
             if not name.isidentifier() or hasattr(Result, name):
                 raise PipelineError(f"{name!r} cannot name an output", where=self.name, hint="choose a plain word that Result does not use")
-            self.outputs[name] = wire.node
+            self._draft.output(name, wire.ref)
         self.close()
         return self
-
-    def _unused(self, name: str | None, default: str) -> str:
-        taken = self.inputs.keys() | self.nodes.keys()
-        if name is not None:
-            if name in taken:
-                raise PipelineError(f"{name!r} is the name of something else in this pipeline", where=self.name, hint="choose another name")
-            return name
-        return next(n for n in (default if i == 1 else f"{default}_{i}" for i in range(1, len(taken) + 2)) if n not in taken)
 
     def _own(self, wire: Wire[Any], where: str) -> None:
         if not isinstance(wire, Wire) or wire.pipeline is not self:
             raise PipelineError(f"{where} is fed by {wire!r}, which is no wire of this pipeline", where=self.name,
                                 hint="pass what this pipeline's input() and add() returned")
 
-    def _connect(self, name: str, stage: Stage, wanted: Sequence[Port], wires: Sequence[Wire[Any]]) -> list[tuple[Wire[Any], Port]]:
-        kind = type(stage).__name__
-        signature = ", ".join(("*" if p.variadic else "") + f"{p.name}: {type_name(p.type)}" for p in wanted)
-        variadic = next((p for p in wanted if p.variadic), None)
-        plain = [p for p in wanted if not p.variadic]
-        if len(wires) > len(plain) and not variadic:
-            raise PipelineError(f"stage {name!r} ({kind}) takes {len(plain)} inputs, {len(wires)} were connected", where=self.name,
-                                hint=f"connect ({signature})")
-        missing = [p for p in plain[len(wires):] if not p.optional]
-        if missing or (variadic and len(wires) <= len(plain)):
-            absent = ", ".join(repr(p.name) for p in missing or wanted[-1:])
-            raise PipelineError(f"port {absent} of stage {name!r} ({kind}) is not connected", where=self.name,
-                                hint=f"connect ({signature})")
-        pairs = list(zip(wires, [*plain, *repeat(variadic, len(wires))] if variadic else plain, strict=False))
-        for wire, port in pairs:
-            self._own(wire, f"port {port.name!r} of stage {name!r}")
-            if not meets(wire.type, port.type):
-                raise _type_error(self, wire, name, kind, port, wanted)
-        return pairs
+    def __rshift__(self, stage: Any) -> Pipeline:
+        """This pipeline with ``stage`` at its end, as another one: see ``rag.dag.compose``."""
+        return Pipeline(self.name, self.cache, self.follow, plan=then(self.plan(), stage))
 
     # -- looking ---------------------------------------------------------------------
 
     def graph(self) -> Graph:
         """The pipeline as nodes and edges, for drawing."""
-        types = {**self.inputs, **{n: ports(type(node.stage)).output.type for n, node in self.nodes.items()}}
-        nodes = [Node(n, "input") for n in self.inputs]
-        nodes += [Node(n, type(node.stage).__name__, node.stage.settings()) for n, node in self.nodes.items()]
-        nodes += [Node(f"output:{n}", "output") for n in self.outputs]
-        edges = [Edge(src, n, port.name, type_name(types[src])) for n, node in self.nodes.items() for src, port in node.sources]
-        edges += [Edge(src, f"output:{n}", n, type_name(types[src])) for n, src in self.outputs.items()]
-        return Graph(tuple(nodes), tuple(edges))
+        return self.plan().graph()
 
     def to_mermaid(self) -> str:
         """The DAG as a Mermaid flow chart."""
-        from ..show.drawing import to_mermaid
+        drawn: str = table("regard.renderers")["Mermaid"](self.graph())
+        return drawn
 
-        return to_mermaid(self.graph())
-
-    def to_svg(self) -> str:
-        """The DAG as a self-contained SVG, with the last run's times and counts if there was one."""
-        from ..show.drawing import to_svg
-
-        return to_svg(self.graph(), self.trace)
+    def to_svg(self, trace: Trace | None = None) -> str:
+        """The DAG as a self-contained SVG, with the times and counts of a run (``result.trace``)."""
+        drawn: str = table("regard.renderers")["SVG"](self.graph(), trace)
+        return drawn
 
     def _repr_html_(self) -> str:
-        from ..show.display import graph_html
-
-        return graph_html(self.graph(), self.trace)
+        return html(self.graph())
 
     def indexes(self) -> list[Path]:
         """The folders of the indexes that the stages read."""
-        uris = dict.fromkeys(node.stage.store_uri for node in self.nodes.values())
+        uris = dict.fromkeys(stage.store_uri for _, stage in nested(self.plan()) if isinstance(stage, Stage))
         return [Path(uri.removeprefix("lance:")) for uri in uris if uri.startswith("lance:")]
 
     def connections(self) -> dict[str, list[Connection]]:
         """The servers that each stage would use, by its name, with the key variables whose values it would send there."""
-        found = {name: list(node.stage.connections()) for name, node in self.nodes.items()}
-        return {name: used for name, used in found.items() if used}
+        found = {path: list(stage.connections()) for path, stage in nested(self.plan()) if isinstance(stage, Stage)}
+        return {path: used for path, used in found.items() if used}
 
     def check(self) -> list[Problem]:
         """Everything wrong that can be seen before a model is loaded; empty when the pipeline can run."""
-        problems = [*self._check_shape()]
-        for name, node in self.nodes.items():
-            found = [*node.stage.check(), *self._check_stores(name), *node.stage.check_inputs(self._stages_above(name))]
-            problems += [Problem(p.what, p.where or f"stage {name!r}", p.hint, p.fatal) for p in found]
-        return problems
-
-    def _check_shape(self) -> Iterator[Problem]:
-        if not self.outputs:
-            yield Problem("the pipeline has no output", self.name, "call p.output(name=wire)")
-        used = {src for node in self.nodes.values() for src, _ in node.sources} | set(self.outputs.values())
-        for name in (*self.inputs, *self.nodes):
-            if name not in used:
-                yield Problem("nothing uses what it gives", f"{'input' if name in self.inputs else 'stage'} {name!r}",
-                              "connect it, name it in p.output(...), or remove it", fatal=False)
-
-    def _check_stores(self, name: str) -> Iterator[Problem]:
-        """Rankings that meet must come from one store, and a stage that reads text needs a store that has it."""
-        node = self.nodes[name]
-        uris = {uri for src, port in node.sources if port.type is Ranking for uri in self._stores_above(src)}
-        if len(uris) > 1:
-            yield Problem(f"its rankings come from different indexes: {', '.join(sorted(uris))}", "", "retrieve from one index")
-        if not node.stage.needs_text:
-            return
-        for uri in sorted(uris):
-            try:
-                has_text = open_store(uri).has_text
-            except RegardError:
-                continue  # the retriever's own check reports an index that cannot be opened
-            if not has_text:
-                yield Problem(f"it reads passages' text, and {uri} stores none", "", "index again with text, or rerank without text")
-
-    def _stores_above(self, name: str) -> set[str]:
-        uris, seen, waiting = set(), {name}, [name]
-        while waiting:
-            node = self.nodes.get(waiting.pop())
-            if node is None:
-                continue
-            if node.stage.store_uri:
-                uris.add(node.stage.store_uri)
-                continue
-            new = {src for src, _ in node.sources} - seen
-            seen |= new
-            waiting += new
-        return uris
-
-    def _stages_above(self, name: str) -> dict[str, Stage]:
-        """The stages that ``name`` gets something from, nearest first, directly or through others."""
-        above: dict[str, Stage] = {}
-        waiting = [src for src, _ in self.nodes[name].sources]
-        while waiting:
-            source = waiting.pop(0)
-            if source in self.nodes and source not in above:
-                above[source] = self.nodes[source].stage
-                waiting += [src for src, _ in self.nodes[source].sources]
-        return above
+        return problems(self.plan(), self.name)
 
     # -- running ---------------------------------------------------------------------
 
@@ -356,8 +284,6 @@ class Pipeline:
             if executor.around:
                 raise PipelineError("a run cannot close the pipeline that it is a run of", where=self.name, hint="close it after the run")
             executor.retire()
-            if executor.busy:
-                self.nodes.update(self._copies())  # what runs from now on opens stages of its own
             self._adopt(None)
         executor.wait()
 
@@ -373,8 +299,7 @@ class Pipeline:
         old = self._executor
         if old is None or not old.scope.superseded():
             return False
-        nodes = self._copies()
-        new = Executor(nodes, set(self.outputs.values()))
+        new = Executor(old.plan)
         try:
             new.open_as(old)
         except BaseException:
@@ -384,7 +309,6 @@ class Pipeline:
             if self._executor is not old:  # it was closed or built on in the meantime
                 new.retire()
                 return False
-            self.nodes.update(nodes)
             self._adopt(new)
         old.retire()
         return True
@@ -398,10 +322,6 @@ class Pipeline:
                 log.warning("%s goes on with the version that it has: %s", self.name, error)
             finally:
                 self._refreshing.release()
-
-    def _copies(self) -> dict[str, StageNode]:
-        """The same stages, not opened."""
-        return {name: StageNode(_named(node.stage.copy(), name), node.sources) for name, node in self.nodes.items()}
 
     def _adopt(self, executor: Executor | None) -> None:
         """Run by ``executor`` from now on; it must let go of what it holds even if nobody closes the pipeline."""
@@ -435,7 +355,7 @@ class Pipeline:
                 fatal = [p for p in self.check() if p.fatal]
                 if fatal:
                     raise PipelineError("the pipeline cannot run:\n" + "\n".join(f"- {p}" for p in fatal), where=self.name)
-                self._adopt(Executor(self.nodes, set(self.outputs.values())))
+                self._adopt(Executor(self.plan()))
             assert self._executor is not None
             return self._executor
 
@@ -459,9 +379,9 @@ class Pipeline:
         if self.follow:
             self._follow()
         with self._held() as executor:
-            computed, self.trace = executor.run(batches, self._stage_cache())
-        outputs = {name: computed[node][0] if single else computed[node] for name, node in self.outputs.items()}
-        return Result(outputs, self.trace)
+            computed, trace = executor.run(batches, Place(cache=self._stage_cache()))
+            outputs = {name: computed[ref][0] if single else computed[ref] for name, ref in executor.plan.outputs.items()}
+        return Result(outputs, trace)
 
     async def arun(self, *values: Any, **named: Any) -> Result:
         """``run`` in a thread of its own, however many others there are. Cancelling it stops the run at its next event."""
@@ -481,7 +401,7 @@ class Pipeline:
             gone.set()
 
     def stream(self, *values: Any, **named: Any) -> Generator[Event | RunDone, None, None]:
-        """``run``, as events while it happens: ``StageStarted``, ``StageDone``, ``Token``, and last ``RunDone``.
+        """``run``, as events while it happens: ``StageStarted``, ``StageDone``, ``TextDelta``, and last ``RunDone``.
 
         Closing the generator stops the run at its next event.
         """
@@ -540,9 +460,7 @@ class Pipeline:
 
     def save(self, path: str | Path) -> None:
         """Write the pipeline as YAML. ``Pipeline.load`` gives it back exactly."""
-        from .config import save
-
-        save(self, path)
+        save(self.plan(), self.name, path)
 
     @classmethod
     def load(cls, path: str | Path, *, allow_keys: Sequence[str] = (), **settings: Any) -> Pipeline:
@@ -550,14 +468,14 @@ class Pipeline:
 
         ``allow_keys``: which keys the file may use where (``["llm.example.org=EXAMPLE_KEY"]``), beside what ``rag.trust`` lists.
         """
-        from .config import load
+        name, plan = load(path, settings, allow_keys)
+        return cls(name, plan=plan)
 
-        return load(path, settings, allow_keys)
 
-
-def _named(stage: Stage, name: str) -> Stage:
-    stage.name = name
-    return stage
+@functools.cache
+def _bundle(names: tuple[str, ...]) -> Any:
+    """The class of what ``add`` gives for a stage with these outputs."""
+    return namedtuple("Wires", names)
 
 
 def _batch(value: Any, type: Any, name: str) -> Batch[Any]:
@@ -575,16 +493,13 @@ def _item(value: Any, type: Any, name: str, query_id: str) -> Any:
     return value
 
 
-def _type_error(p: Pipeline, wire: Wire[Any], name: str, kind: str, port: Port, wanted: Sequence[Port]) -> PipelineError:
-    from ..errors import PortTypeError
+def stage_then(stage: Stage, following: Any) -> Pipeline:
+    """``stage >> following``."""
+    return Pipeline(plan=then(as_plan(stage), following))
 
-    source = p.nodes.get(wire.node)
-    giver = f"stage {wire.node!r} ({type(source.stage).__name__})" if source else f"input {wire.node!r}"
-    output = ports(type(source.stage)).output.name if source else wire.node
-    fits = [q.name for q in wanted if meets(wire.type, q.type)]
-    hint = f"connect something that gives Batch[{type_name(port.type)}]"
-    if fits:
-        hint = f"it would fit port {fits[0]!r}: check the order of the inputs"
-    return PortTypeError(
-        f"output {output!r} of {giver} is Batch[{type_name(wire.type)}], port {port.name!r} of stage {name!r} ({kind}) "
-        f"takes Batch[{type_name(port.type)}]", where=p.name, hint=hint)
+
+def stages_together(stage: Stage, *before: Any) -> Pipeline:
+    """``stage(*before)``."""
+    if not before:
+        raise PipelineError(f"{type(stage).__name__} is fed by nothing", where="pipeline", hint="give stages or pipelines")
+    return Pipeline(plan=together(stage, list(before)))

@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import EllipsisType, NoneType, UnionType
+from types import EllipsisType, NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ..errors import PipelineError
@@ -29,31 +29,54 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Ports:
+    """What a stage takes and gives. ``bundle`` is the ``NamedTuple`` class that several outputs come in; None for one output."""
+
     inputs: tuple[Port, ...]
-    output: Port
+    outputs: tuple[Port, ...]
+    bundle: type[tuple[Any, ...]] | None = None
 
 
-def ports(stage: type) -> Ports:
+def signature(stage: type) -> Ports:
     """Read the ports from ``run``'s annotations. Raises ``PipelineError`` when they are not ``Batch[...]``."""
+    return _signature(stage)
+
+
+@functools.cache
+def _signature(stage: Any) -> Ports:
     run = getattr(stage, "run", None)
     where = f"{stage.__module__}.{stage.__qualname__}.run"
     if run is None:
-        raise PipelineError(f"{stage.__qualname__} has no method run", where=where, hint="a stage defines run(...) -> Batch[...]")
-    hints = _hints(run, where)
+        raise PipelineError(f"{stage.__qualname__} has no method run", where=where,
+                            hint="a stage defines run(...) -> Batch[...]")
+    skipped = 2 if stage.opens() else 1  # self, and what it has opened
+    return ports_of(run, list(inspect.signature(run).parameters.values())[skipped:], where)
+
+
+def ports_of(run: Callable[..., Any], parameters: Sequence[inspect.Parameter], where: str) -> Ports:
+    """The ports that ``run``'s ``parameters`` and what it returns are annotated with."""
+    hints = _hints(run, [parameter.name for parameter in parameters], where)
     inputs = []
-    for name, parameter in list(inspect.signature(run).parameters.items())[1:]:
-        element, optional = _element(hints.get(name), where, name)
-        inputs.append(Port(name, element, optional or parameter.default is not inspect.Parameter.empty,
+    for parameter in parameters:
+        element, optional = _element(hints.get(parameter.name), where, parameter.name)
+        inputs.append(Port(parameter.name, element, optional or parameter.default is not inspect.Parameter.empty,
                            parameter.kind is inspect.Parameter.VAR_POSITIONAL))
     if not inputs:
-        raise PipelineError("run takes no batch", where=where, hint="a stage has at least one input: run(self, queries: Batch[Query])")
-    element, _ = _element(hints.get("return"), where, "return")
-    return Ports(tuple(inputs), Port(type_name(element).lower(), element))
+        raise PipelineError("run takes no batch", where=where,
+                            hint="a stage has at least one input: run(self, queries: Batch[Query])")
+    given = hints.get("return")
+    if isinstance(given, type) and issubclass(given, tuple) and hasattr(given, "_fields"):
+        fields = get_type_hints(given)
+        return Ports(tuple(inputs), tuple(Port(name, _element(fields[name], where, name)[0]) for name in given._fields), given)
+    element, _ = _element(given, where, "return")
+    return Ports(tuple(inputs), (Port(type_name(element).lower(), element),))
 
 
-def _hints(run: Callable[..., Any], where: str) -> dict[str, Any]:
+def _hints(run: Callable[..., Any], names: Sequence[str], where: str) -> dict[str, Any]:
+    """The annotations of these parameters and of what is returned; the others need not be importable."""
+    found = inspect.unwrap(run)
+    wanted = {name: kind for name, kind in found.__annotations__.items() if name in (*names, "return")}
     try:
-        return get_type_hints(run)
+        return get_type_hints(SimpleNamespace(__annotations__=wanted), found.__globals__, include_extras=True)
     except (NameError, TypeError) as error:
         raise PipelineError(f"the annotations cannot be read: {error}", where=where,
                             hint="import what they name at the top of the module, not under TYPE_CHECKING") from None

@@ -1,45 +1,53 @@
-"""The stage contract: a class whose ``run`` annotations are its ports.
+"""A stage: a part whose ``run`` annotations are its ports.
 
     class Shout(Stage):
-        def __init__(self, mark: str = "!") -> None:
-            self.mark = mark
+        mark: str = "!"
 
         def run(self, queries: Batch[Query]) -> Batch[Query]:
-            return Batch(replace(q, text=q.text.upper() + self.mark) for q in queries)
+            return Batch(query.derive(query.text.upper() + self.mark) for query in queries)
 
-The constructor takes plain, serialisable settings, stores each under its own name and loads nothing; settings are
-validated against the constructor's annotations and cannot be set afterwards. Models load in ``open`` and go in ``close``.
+A stage is a value: it has settings and nothing else, so the same object may stand in two pipelines, run in two threads and be held by
+another stage. What it opens belongs to the run's ``Scope``: ``open(scope)`` gives it, and ``run`` gets it as its first argument. The
+executor gives a stage its name in a pipeline and writes it into the history of every ranking.
 
 A stage runs in a pipeline, or alone:
 
-    with Shout("?") as shout:
-        shout.run(["is that so"])
+    Shout("?").apply(["is that so"])
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import inspect
-import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from itertools import chain, repeat
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import ConfigError, StageError
+from ..errors import StageError
 from ..nouns import Batch, Query
-from ..parts.identity import identity
-from .ports import Port, accepts, ports, type_name
+from ..parts import Part
+from ..tables import table
+from .ports import Port, Ports, accepts, signature, type_name
+from .scope import Scope, entered
 
 if TYPE_CHECKING:
     from ..trust import Connection, FileOrigin
 
 
+class Need(Enum):
+    """What a stage needs of what reaches it, or of its model; ``Pipeline.check`` looks whether it is there."""
+
+    TEXT = "passages' text"
+    LOGITS = "a model's logits"
+    ATTENTION = "a model's attention"
+    GRAMMAR = "answers of a given form"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What ``check`` found: ``what`` is wrong at ``where``, and ``hint`` says what to do; only a fatal one stops a run."""
+    """What ``check`` found: ``what`` is wrong at ``where`` (empty: at the stage that found it), and ``hint`` says what to do; only a fatal
+    one stops a run."""
 
     what: str
     where: str = ""
@@ -50,30 +58,19 @@ class Problem:
         return f"{self.where}: {self.what}" + (f"\n  -> {self.hint}" if self.hint else "")
 
 
-class Stage:
-    """Base of all stages. Subclasses define ``__init__`` (settings) and ``run`` (ports)."""
+class Stage(Part):
+    """Base of all stages. Subclasses declare settings, and define ``run`` with their ports, and ``open`` if they open something."""
 
-    version: ClassVar[int] = 1
-    """Raise it when the same settings and inputs give another output, so that cached outputs are not reused."""
+    group = "regard.stages"
 
-    needs_text: ClassVar[bool] = False
-    """True when ``run`` reads the passages' text, so that ``check`` can refuse a store without it."""
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    """What ``check`` looks for."""
 
-    model_settings: ClassVar[tuple[str, ...]] = ()
-    """The settings that name a model: an embedded one, a folder, or a hub's id."""
+    marks: ClassVar[bool] = True
+    """Whether the executor writes the stage into the history of the rankings that it gives; the stages inside a control stage do that."""
 
-    name: str = ""
-    """The stage's name in its pipeline and in every hit's history; the pipeline sets it."""
-
-    origin: FileOrigin | None = None
+    origin: ClassVar[FileOrigin | None] = None
     """The pipeline file that the settings are from, which may not do all that its user may; None for a stage that was made in Python."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "__init__" in cls.__dict__:
-            cls.__init__ = _validated(cls.__init__, cls.__name__)  # type: ignore[method-assign]  # the same signature, checked
-        if "run" in cls.__dict__:
-            cls.run = _batched(cls.run)  # type: ignore[attr-defined]  # a stage defines it, with ports of its own
 
     # -- what a stage may override -------------------------------------------------
 
@@ -82,11 +79,9 @@ class Stage:
         """True when the same input always gives the same output; only such a stage is cached."""
         return True
 
-    def open(self) -> None:
-        """Load models and open files. Called once before the first ``run``."""
-
-    def close(self) -> None:
-        """Release what ``open`` (or ``state``) loaded; harmless when there is nothing."""
+    def open(self, scope: Scope, /) -> Any:
+        """Open models and files in ``scope``; what this gives is the first argument of ``run``. A stage that does not override it opens
+        nothing, and its ``run`` takes batches alone."""
 
     def check(self) -> Iterator[Problem]:
         """Problems that can be seen before anything heavy is loaded."""
@@ -97,161 +92,67 @@ class Stage:
         return iter(())
 
     def connections(self) -> Iterator[Connection]:
-        """The servers that this stage would use, and the key variables whose values it would send there: the hub, for a model that is
-        named by an id."""
-        from ..models.chosen import hub
-
-        named = [getattr(self, setting) for setting in self.model_settings]
-        return hub(name.removeprefix("nli:").removeprefix("lm:") for name in named if isinstance(name, str))
+        """The servers that this stage would use, and the key variables whose values it would send there."""
+        return iter(())
 
     @property
     def store_uri(self) -> str:
         """The passage store that this stage's rankings point into; empty when it makes none of its own."""
         return ""
 
-    def state(self) -> Any:
-        """What besides the settings decides the output (an index version, a model's weights hash), as JSON; loads no model."""
-        return None
+    def ports(self) -> Ports:
+        """What it takes and gives: ``run``'s annotations, for a stage whose ports do not hang on its settings."""
+        return signature(type(self))
+
+    def default_name(self) -> str:
+        """What it is called in a pipeline where nobody names it."""
+        return type(self).__name__.lower()
 
     # -- what every stage has ------------------------------------------------------
 
-    def __enter__(self) -> Self:
-        """Open the stage, to try it alone: ``run`` then takes lists too, and plain strings for queries."""
-        try:
-            self.open()
-        except BaseException:
-            self.close()  # what was loaded before something else was found wrong
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.__dict__.get("_settings", ()):
-            raise ConfigError(f"{name} was set when the stage was made", where=f"stage {self.label!r}",
-                              hint=f"make another: {type(self).__name__}({name}={value!r:.80}, ...)")
-        super().__setattr__(name, value)
-
-    def copy(self) -> Self:
-        """Another stage with the same settings, not opened and without a name. Settings that are objects are shared.
-
-        Raises ``ConfigError`` for a stage that does not keep each of its constructor's arguments under its own name.
-        """
-        try:
-            made = type(self)(**{name: getattr(self, name) for name in self.setting_names()})
-            made.origin = self.origin
-            return made
-        except AttributeError as error:
-            raise ConfigError(f"{type(self).__name__} does not keep its settings: {error}", where=f"{type(self).__qualname__}.__init__",
-                              hint="store each argument of the constructor under its own name, and take no *args or **kwargs") from None
-
-    def not_open(self) -> StageError:
-        """What ``run`` raises before ``open``."""
-        return StageError(f"the stage {self.label!r} is not open", where=f"stage {self.label!r}",
-                          hint=f"with {type(self).__name__}(...) as stage: stage.run(...), or add it to a pipeline, which opens it")
-
-    @property
-    def label(self) -> str:
-        """The name in a pipeline, or the class name outside one."""
-        return self.name or type(self).__name__
-
-    def settings(self) -> dict[str, Any]:
-        """The constructor's arguments as plain JSON values, for files and for people."""
-        return {name: _plain(getattr(self, name)) for name in self.setting_names()}
-
     @classmethod
-    def setting_names(cls) -> list[str]:
-        """The names of the constructor's arguments; none for a class without a constructor of its own."""
-        return [] if cls.__init__ is object.__init__ else list(inspect.signature(cls.__init__).parameters)[1:]
+    def opens(cls) -> bool:
+        """Whether ``run`` gets what ``open`` gives."""
+        return cls.open is not Stage.open
 
-    def fingerprint(self) -> str:
-        """A hash of everything that decides the output, apart from the input, as things stand now."""
-        parts = [type(self).__module__, type(self).__qualname__, self.version, self.label, self.identity(), identity(self.state())]
-        return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+    @contextmanager
+    def opened(self, scope: Scope | None = None) -> Iterator[Callable[..., Any]]:
+        """Open the stage, to try it alone: gives its ``run``, which then takes lists too, and plain strings for queries."""
+        with (scope or Scope()) as own, entered(own):
+            first = (own.open(self),) if self.opens() else ()
+            yield lambda *inputs, **named: self.run(*first, *self._batches(inputs, named))  # type: ignore[attr-defined]  # a subclass defines it
 
-    def identity(self) -> dict[str, Any]:
-        """The settings as plain JSON, with the classes of those that are objects: what the fingerprint holds of them.
+    def apply(self, *inputs: Any, **named: Any) -> Any:
+        """Open the stage, run it once on lists (plain strings for queries), and close it."""
+        with self.opened() as run:
+            return run(*inputs, **named)
 
-        All of them, also those that should not matter (``device``, ``batch_tokens``): floats differ in the last digits with the device and
-        with how a batch is padded.
-        """
-        return {name: identity(getattr(self, name)) for name in self.setting_names()}
+    def __rshift__(self, following: Any) -> Any:
+        """``BM25(index) >> CrossEncoder()``: a pipeline of both (``rag.dag.compose``)."""
+        return table("regard.operators")["then"](self, following)
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.settings().items())})"
+    def __call__(self, *before: Any) -> Any:
+        """``Fuse()(BM25(index), Dense(index))``: a pipeline of this stage fed by those (``rag.dag.compose``)."""
+        return table("regard.operators")["together"](self, *before)
 
-
-def stage_name(stage: type[Stage]) -> str:
-    """The name that YAML files use: the class's name."""
-    return stage.__name__
-
-
-def _validated(init: Callable[..., None], name: str) -> Callable[..., None]:
-    """Check and convert a constructor's arguments by its annotations (pydantic), as a ``ConfigError`` that names the setting."""
-
-    @functools.cache
-    def checked() -> Callable[..., None]:
-        from pydantic import ConfigDict, validate_call  # at first use: importing it takes a tenth of a second
-
-        return validate_call(config=ConfigDict(arbitrary_types_allowed=True))(init)
-
-    @functools.wraps(init)
-    def wrapper(self: Stage, *args: Any, **kwargs: Any) -> None:
-        from pydantic import ValidationError
-
-        try:
-            checked()(self, *args, **kwargs)
-            if type(self).__init__ is wrapper:  # the outermost constructor has run: what it set stays
-                self.__dict__["_settings"] = frozenset(self.setting_names())
-        except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors())
-            raise ConfigError(f"{name} cannot be made: {problems}", where=name,
-                              hint=f"settings: {inspect.signature(init)}") from None
-
-    return wrapper
-
-
-def _batched(run: Callable[..., Any]) -> Callable[..., Any]:
-    """``run``, which also takes lists and tuples for batches, and strings for queries, so that a stage can be tried alone."""
-
-    @functools.wraps(run)
-    def wrapper(self: Stage, *inputs: Any, **named: Any) -> Any:
-        if all(type(value) is Batch for value in (*inputs, *named.values())):
-            return run(self, *inputs, **named)
-        wanted = ports(type(self)).inputs
-        by_name = {port.name: port for port in wanted}
+    def _batches(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Iterator[Any]:
+        wanted = self.ports().inputs
         by_place = chain(wanted, repeat(wanted[-1] if wanted[-1].variadic else None))
-        return run(self, *(_batch(self, port, value) for port, value in zip(by_place, inputs, strict=False)),
-                   **{name: _batch(self, by_name.get(name), value) for name, value in named.items()})
+        given = [*zip(by_place, inputs, strict=False)]
+        given += [(port, named[port.name]) for port in wanted[len(inputs):] if port.name in named]
+        for port, value in given:
+            yield value if port is None else _batch(self, port, value)
 
-    return wrapper
 
-
-def _batch(stage: Stage, port: Port | None, value: Any) -> Any:
-    """``value`` as a batch for ``port``. Raises ``StageError`` for what is none; what no port takes is ``run``'s to refuse."""
-    if port is None or type(value) is Batch or (value is None and port.optional):
+def _batch(stage: Stage, port: Port, value: Any) -> Any:
+    """``value`` as a batch for ``port``. Raises ``StageError`` for what is none."""
+    if type(value) is Batch or (value is None and port.optional):
         return value
+    where, hint = type(stage).__name__, f"give a list with one {type_name(port.type)} a query"
     if not isinstance(value, list | tuple):
-        raise StageError(f"{port.name} is a {type(value).__name__}, not a batch", where=f"stage {stage.label!r}",
-                         hint=f"give a list with one {type_name(port.type)} a query")
+        raise StageError(f"{port.name} is a {type(value).__name__}, not a batch", where=where, hint=hint)
     items = [Query(item, id=f"q{i}") if port.type is Query and isinstance(item, str) else item for i, item in enumerate(value, 1)]
     wrong = next((item for item in items if not accepts(port.type, item)), None)
     if wrong is not None:
-        raise StageError(f"{port.name} holds a {type(wrong).__name__}, not {type_name(port.type)}", where=f"stage {stage.label!r}",
-                         hint=f"give a list with one {type_name(port.type)} a query")
+        raise StageError(f"{port.name} holds a {type(wrong).__name__}, not {type_name(port.type)}", where=where, hint=hint)
     return Batch(items)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if callable(getattr(value, "fingerprint", None)):  # an object that is no plain value, but says what it is: an encoder
-        return {"object": f"{type(value).__module__}.{type(value).__qualname__}", "fingerprint": _plain(value.fingerprint())}
-    if hasattr(value, "model_dump"):  # a group of settings that is a pydantic model
-        return value.model_dump(mode="json")
-    return value

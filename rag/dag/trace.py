@@ -1,18 +1,22 @@
 """What a run did: one ``StageTrace`` a stage, and the events that a stream yields.
 
-A stage reports what only it knows with :func:`record` (tokens) and :func:`emit` (tokens as they are generated); both do
-nothing outside a run. The executor adds time, candidates, cache hits and memory.
+A stage reports what only it knows with :func:`record` (tokens) and :func:`emit_text` (text as it is generated); both do
+nothing outside a run. The executor adds time, candidates, cache hits and memory. A stage inside another has its path
+for a name: ``hop/2/rerank``.
 """
 
 from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from ..nouns import data_frame
+from ..tables import html
 
 
 @dataclass(slots=True)
@@ -49,10 +53,12 @@ class Trace:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def _repr_html_(self) -> str:
-        from ..show.display import trace_html  # views are built only when a notebook asks
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame``, a row a stage. Raises ``MissingDependency`` where pandas is not installed."""
+        return data_frame(map(asdict, self.stages), StageTrace.__slots__)
 
-        return trace_html(self)
+    def _repr_html_(self) -> str:
+        return html(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,7 @@ class StageDone:
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class TextDelta:
     """A piece of text that a reader just generated for query number ``query`` of the batch."""
 
     stage: str
@@ -75,17 +81,30 @@ class Token:
     text: str
 
 
-Event = StageStarted | StageDone | Token
+Event = StageStarted | StageDone | TextDelta
 
-_entry: ContextVar[StageTrace | None] = ContextVar("regard_trace_entry", default=None)
+@dataclass(slots=True)
+class Running:
+    """A stage that runs now: its ``entry``, those of the stages ``within`` it, which query of the run each of its own
+    is (None: the same one), and the ``cache`` of the run."""
+
+    entry: StageTrace
+    positions: Sequence[int] | None = None
+    cache: Any = None
+    within: list[StageTrace] = field(default_factory=list)
+
+
+_running: ContextVar[Running | None] = ContextVar("regard_running", default=None)
 _sink: ContextVar[Callable[[Event], None] | None] = ContextVar("regard_event_sink", default=None)
 
 
 def record(*, tokens_in: int = 0, tokens_out: int = 0, **notes: Any) -> None:
-    """Add to the running stage's trace: token counts, and anything else as notes; notes that are whole numbers add up."""
-    entry = _entry.get()
-    if entry is None:
+    """Add to the running stage's trace: token counts, and anything else as notes; notes that are whole numbers add
+    up."""
+    now = _running.get()
+    if now is None:
         return
+    entry = now.entry
     entry.tokens_in += tokens_in
     entry.tokens_out += tokens_out
     for name, note in notes.items():
@@ -105,14 +124,27 @@ def emit(event: Event) -> None:
         sink(event)
 
 
+def emit_text(query: int, text: str) -> None:
+    """Hand a piece of generated text to whoever streams this run; ``query`` is its position in the stage's own
+    batch."""
+    now = _running.get()
+    if _sink.get() is not None and now is not None:
+        emit(TextDelta(now.entry.stage, query if now.positions is None else now.positions[query], text))
+
+
+def running() -> Running | None:
+    """The stage that the present code is run by."""
+    return _running.get()
+
+
 @contextmanager
-def tracing(entry: StageTrace) -> Iterator[StageTrace]:
-    """Make ``entry`` the one that :func:`record` writes to."""
-    token = _entry.set(entry)
+def tracing(now: Running) -> Iterator[Running]:
+    """Make ``now`` the one that :func:`record` writes to."""
+    token = _running.set(now)
     try:
-        yield entry
+        yield now
     finally:
-        _entry.reset(token)
+        _running.reset(token)
 
 
 @contextmanager

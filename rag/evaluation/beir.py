@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import EmptyQueryError, EvaluationError, QueryError
+from ..files import local_path, numbered_lines
 from ..nouns import Query
-from ..paths import local_path
 from .runs import Qrels
 from .trec import read_qrels
 
@@ -46,17 +43,19 @@ def _part(root: Path, name: str) -> Path:
             return path
     present = ", ".join(sorted(p.name for p in (root / "qrels").glob("*"))) if name.startswith("qrels/") else ""
     raise EvaluationError(f"the BEIR folder has no {name}", where=str(root),
-                          hint=f"splits present: {present}" if present else "it needs corpus.jsonl, queries.jsonl, qrels/test.tsv")
+                          hint=f"splits present: {present}" if present
+                          else "it needs corpus.jsonl, queries.jsonl, qrels/test.tsv")
 
 
 def read_queries(path: str | Path) -> list[Query]:
-    """Queries from JSON lines: ``_id`` (or ``id``, ``qid``) and ``text``; ``metadata`` (answers, say) and ``filters`` if present.
+    """Queries from JSON lines: ``_id`` (or ``id``, ``qid``) and ``text``; ``metadata`` (answers, say) and ``filters``
+    if present.
 
-    Other scalar fields join the metadata. Raises ``QueryError`` with file and line for a line that is no such object or an id that
-    comes twice, ``EmptyQueryError`` for a query without text.
+    Other scalar fields join the metadata. Raises ``QueryError`` with file and line for a line that is no such object or
+    an id that comes twice, ``EmptyQueryError`` for a query without text.
     """
     queries: dict[str, Query] = {}
-    for number, line in _lines(local_path(path, "queries")):
+    for number, line in numbered_lines(local_path(path, "queries"), QueryError, "the queries", "check the path"):
         place = f"{path}:{number}"
         query = _query(line, place)
         if query.id in queries:
@@ -65,22 +64,9 @@ def read_queries(path: str | Path) -> list[Query]:
     return list(queries.values())
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    number = 0
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line.removeprefix(b"\xef\xbb\xbf")
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise QueryError(f"the compressed file is damaged: {error}", where=f"{path}, after line {number}") from None
-    except OSError as error:
-        raise QueryError(f"the queries cannot be read: {error.strerror or error}", where=str(path), hint="check the path") from None
-
-
 def _query(line: bytes, place: str) -> Query:
     try:
-        record = json.loads(line.decode())
+        record = json.loads(line.decode("utf-8-sig"))  # a file put together of several has several marks
     except (ValueError, RecursionError) as error:
         raise QueryError(f"the line is not JSON: {error}", where=place) from None
     if not isinstance(record, dict):
@@ -95,7 +81,8 @@ def _query(line: bytes, place: str) -> Query:
 
 
 def _metadata(record: dict[str, Any], place: str) -> dict[str, Any]:
-    scalars = {key: value for key, value in record.items() if key not in _RESERVED and isinstance(value, str | int | float | bool)}
+    scalars = {key: value for key, value in record.items() if key not in _RESERVED
+               and isinstance(value, str | int | float | bool)}
     return {**scalars, **_mapping(record, "metadata", place)}
 
 

@@ -1,31 +1,29 @@
 """TREC runs and qrels (and BEIR's qrels) on disk, plain or gzipped.
 
-A run's line is ``query Q0 document rank score tag``, a qrels line ``query 0 document grade``; columns are separated by white space.
-BEIR's qrels are a header line and then ``query<TAB>document<TAB>grade``.
+A run's line is ``query Q0 document rank score tag``, a qrels line ``query 0 document grade``; columns are separated by
+white space. BEIR's qrels are a header line and then ``query<TAB>document<TAB>grade``.
 
 An id with white space or control characters in it, or an empty one, is written percent-encoded after ``percent:``
-(``percent:two%20words``), so that every run can be written and every tool counts its columns right; reading undoes it. All other ids are
-written as they are, also those with a ``%`` (URLs have it). In files of others a tab may separate columns, and a space be part of an id.
+(``percent:two%20words``), so that every run can be written and every tool counts its columns right; reading undoes it.
+All other ids are written as they are, also those with a ``%`` (URLs have it). In files of others a tab may separate
+columns, and a space be part of an id.
 """
 
 from __future__ import annotations
 
 import gzip
-import io
 import math
-import os
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal, cast
 from urllib.parse import unquote
 
 import numpy as np
 
 from ..errors import EvaluationError, StorageError
-from ..paths import expect_writable, local_path
+from ..files import expect_writable, local_path, numbered_lines, replacing
 from .runs import Qrels, Run, expect_judged, untied
 
 _ESCAPED = "percent:"
@@ -36,7 +34,8 @@ def read_run(path: str | Path) -> Run:
     """Read a run. Documents are listed best first, equal scores by document id descending as trec_eval ranks them.
 
     The rank column and the order of the lines are ignored, as trec_eval ignores them.
-    Raises ``EvaluationError`` with file and line for a malformed line, a score that is no number, or a document ranked twice.
+    Raises ``EvaluationError`` with file and line for a malformed line, a score that is no number, or a document ranked
+    twice.
     """
     run: Run = {}
     for place, line in _lines(path):
@@ -54,8 +53,8 @@ def read_run(path: str | Path) -> Run:
 def write_run(run: Run, path: str | Path, tag: str = "regard") -> None:
     """Write a run, best document first, atomically (a temporary file, then a rename); ``.gz`` is compressed.
 
-    Scores are made strictly decreasing in float32 (see :func:`.runs.untied`), because trec_eval breaks ties by document id: reading
-    the file back, here or in any tool, gives our order. Ids are escaped as the module says.
+    Scores are made strictly decreasing in float32 (see :func:`.runs.untied`), because trec_eval breaks ties by document
+    id: reading the file back, here or in any tool, gives our order. Ids are escaped as the module says.
     Raises ``EvaluationError`` for a score that is not finite in float32, ``StorageError`` when the disk refuses.
     """
     label = _written(tag)
@@ -69,7 +68,8 @@ def write_run(run: Run, path: str | Path, tag: str = "regard") -> None:
 def read_qrels(path: str | Path) -> Qrels:
     """Read judgments in TREC's four columns or BEIR's three (with or without its header line).
 
-    Raises ``EvaluationError`` with file and line for a malformed line, a grade that is no whole number, or two grades for one pair.
+    Raises ``EvaluationError`` with file and line for a malformed line, a grade that is no whole number, or two grades
+    for one pair.
     """
     qrels: Qrels = {}
     for number, (place, line) in enumerate(_lines(path)):
@@ -158,31 +158,21 @@ def _read(name: str) -> str:
 
 def _lines(path: str | Path) -> Iterator[tuple[str, str]]:
     """``("file:line", text)`` for each line that is not blank; only ``\\n`` ends a line."""
-    number = 0
-    try:
-        with _open(local_path(path, "file to read")) as file:
-            for number, line in enumerate(file, 1):
-                text = line.rstrip("\r\n")
-                if text.strip():
-                    yield f"{path}:{number}", text
-    except UnicodeDecodeError as error:
-        raise EvaluationError(f"the file is not UTF-8 text: {error.reason}", where=f"{path}, after line {number}") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise EvaluationError(f"the compressed file is damaged: {error}", where=f"{path}, after line {number}") from None
-    except OSError as error:
-        raise EvaluationError(f"the file cannot be read: {error.strerror or error}", where=str(path)) from None
-
-
-def _open(path: Path) -> io.TextIOWrapper:
-    opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115  # reason: the caller closes it, through the wrapper
-    return io.TextIOWrapper(opened, encoding="utf-8-sig", newline="\n")
+    for number, line in numbered_lines(local_path(path, "file to read"), EvaluationError):
+        try:
+            text = line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise EvaluationError(f"the file is not UTF-8 text: {error.reason}",
+                                  where=f"{path}, after line {number - 1}") from None
+        if text.strip():
+            yield f"{path}:{number}", text
 
 
 def _write(path: str | Path, lines: Iterable[str]) -> None:
     expect_writable(path)
     target = Path(path)
     try:
-        with _replacing(target) as file:
+        with _packed(target) as file:
             for line in lines:
                 file.write(f"{line}\n".encode())
     except OSError as error:
@@ -191,16 +181,12 @@ def _write(path: str | Path, lines: Iterable[str]) -> None:
 
 
 @contextmanager
-def _replacing(target: Path) -> Iterator[io.BufferedIOBase]:
-    """A file that takes ``target``'s place only when all was written. The gzip header carries no time: same run, same bytes."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as raw:
-            if target.suffix == ".gz":
-                with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
-                    yield packed
-            else:
-                yield raw
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _packed(target: Path) -> Iterator[BinaryIO]:
+    """A file that takes ``target``'s place only when all was written. The gzip header carries no time: same run, same
+    bytes."""
+    with replacing(target) as raw:
+        if target.suffix == ".gz":
+            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:
+                yield cast(BinaryIO, packed)
+        else:
+            yield raw

@@ -13,14 +13,15 @@ from .. import models
 from ..dag.trace import record
 from ..errors import BudgetError, ConfigError, UnsupportedModel
 from ..models import ModelFiles
+from ..text import Span
 from . import probe
 from .attention import LastLayer, Pass, let_in, looked_at_by
 from .generation import Generation, Sampler, TextStream, decode
 from .info import LanguageModelInfo, describe
 from .loading import model_and_tokenizer
-from .prefill import Mask, Plan, Positions, Prefill, PrefillPass, Span, plan
+from .prefill import Mask, Plan, Positions, Prefill, PrefillPass, plan
 from .rotation import Rotation
-from .suffixes import HeadScoresPass, MassPass, Rows, heads_by_layer, laid_on, rows
+from .suffixes import HeadScoresPass, MassPass, SuffixRows, heads_by_layer, laid_on, rows
 from .vocabulary import Frame, Vocabulary
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class LanguageModel:
         self._rotation = Rotation(model)
         refusal = let_in(model)
         self._in_chunks = not probe.other_layers(model)  # Jamba's states, for one, do not go on from chunk to chunk
-        self._verdict = probe.Verdict(refusal) if refusal else None  # None: not probed yet
+        self._verdict = probe.ProbeVerdict(refusal) if refusal else None  # None: not probed yet
         self._lock = threading.RLock()  # one forward pass at a time: they share the cores, or the device's memory
 
     @classmethod
@@ -303,7 +304,7 @@ class LanguageModel:
     def _laid(
         self, context: Sequence[int] | Prefill, suffixes: Sequence[Sequence[int]], weights: Sequence[float] | None,
         query_rows: Sequence[Span] | None, mask: Mask, positions: Positions, blocks: Sequence[Span], after: int | None, last: int,
-    ) -> tuple[Rows, Prefill]:
+    ) -> tuple[SuffixRows, Prefill]:
         """The suffixes' rows on the device, and the context prefilled as far as layer ``last``."""
         self._expect_to_look()
         where = context.plan if isinstance(context, Prefill) else plan(context, blocks, mask, positions)
@@ -323,7 +324,7 @@ class LanguageModel:
                               where="attention", hint="prefill it with last=None, or choose lower heads")
         return laid_on(self.device, laid), prefilled
 
-    def _look_after(self, context: Prefill, laid: Rows, looking: MassPass | HeadScoresPass) -> None:
+    def _look_after(self, context: Prefill, laid: SuffixRows, looking: MassPass | HeadScoresPass) -> None:
         self._look(laid.ids, laid.positions, looking)
 
     def _expect_to_look(self) -> None:

@@ -27,7 +27,7 @@ class Generation:
     ids: tuple[int, ...] = ()
 
 
-class Step(Protocol):
+class DecodingStep(Protocol):
     """One forward pass over tokens that follow the ones seen so far: float32 logits [vocabulary] of the last, on the CPU."""
 
     def __call__(self, ids: Sequence[int]) -> torch.Tensor: ...
@@ -86,7 +86,7 @@ class TextStream:
 
 
 def decode(
-    step: Step, prompt: Sequence[int], stream: TextStream, *, sampler: Sampler, max_new_tokens: int, stop: Collection[int],
+    step: DecodingStep, prompt: Sequence[int], stream: TextStream, *, sampler: Sampler, max_new_tokens: int, stop: Collection[int],
 ) -> Generation:
     """Prefill ``prompt`` and decode until a token of ``stop`` or ``max_new_tokens``."""
     finish: Literal["stop", "length"] = "length"

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ..errors import BudgetError
 from ..nouns import Passage, Ranking
-from ..text import sentence_spans
-from .prefill import Mask, Positions, Prefill, Span, tiled
+from ..text import Span, sentence_spans
+from .prefill import Mask, Positions, Prefill, tiled
 
 if TYPE_CHECKING:
     from .engine import LanguageModel

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import ConfigError
+from ..text import Span
 from .attention import How, LastLayer
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 Mask = Literal["causal", "block"]
 Positions = Literal["distinct", "shared"]
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)

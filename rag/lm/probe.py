@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UnsupportedModel
+from ..files import replacing
 from ..models import ModelFiles, cache_dir, weights_hash
 from .attention import EAGER, How, Pass
 from .info import LanguageModelInfo
@@ -52,14 +52,14 @@ Look = Callable[[Sequence[int], Sequence[int], Pass], "torch.Tensor | None"]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ProbeVerdict:
     """``reason``: why the model cannot be looked into, empty where it can. ``difference``: relative, of the last hidden states."""
 
     reason: str
     difference: float | None = None
 
 
-def verdict(files: ModelFiles, info: LanguageModelInfo, model: Any, look: Look) -> Verdict:
+def verdict(files: ModelFiles, info: LanguageModelInfo, model: Any, look: Look) -> ProbeVerdict:
     """The verdict on ``model``, kept from before or, the first time, given by :func:`examine`. ``look`` is the engine's pass."""
     path = cache_dir() / "probes" / f"{_key(files, model)}.json"
     found = _read(path)
@@ -69,7 +69,7 @@ def verdict(files: ModelFiles, info: LanguageModelInfo, model: Any, look: Look) 
     return found
 
 
-def examine(info: LanguageModelInfo, model: Any, look: Look) -> Verdict:
+def examine(info: LanguageModelInfo, model: Any, look: Look) -> ProbeVerdict:
     """Try. Whatever a model raises in the engine's hands is a reason; only a lack of memory says nothing about it."""
     import torch
 
@@ -83,12 +83,12 @@ def examine(info: LanguageModelInfo, model: Any, look: Look) -> Verdict:
             with _windows_of(model, info.window, window):
                 difference = max(difference or 0.0, _difference(info, model, look, positions))
     except UnsupportedModel as error:
-        return Verdict(error.what, difference)
+        return ProbeVerdict(error.what, difference)
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # what a model does that it was not made for is not known beforehand
-        return Verdict(f"it does not run in pieces ({type(error).__name__}: {error})", difference)
-    return Verdict("", difference)
+        return ProbeVerdict(f"it does not run in pieces ({type(error).__name__}: {error})", difference)
+    return ProbeVerdict("", difference)
 
 
 # -- what its layers are -----------------------------------------------------------
@@ -252,11 +252,11 @@ def _key(files: ModelFiles, model: Any) -> str:
     return blake2b(json.dumps(all_that_matters).encode(), digest_size=16).hexdigest()
 
 
-def _read(path: Path) -> Verdict | None:
+def _read(path: Path) -> ProbeVerdict | None:
     """None where there is none, or a damaged one: the model is probed again."""
     try:
         kept = json.loads(path.read_bytes())
-        return Verdict(str(kept["reason"]), kept["difference"])
+        return ProbeVerdict(str(kept["reason"]), kept["difference"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -264,13 +264,11 @@ def _read(path: Path) -> Verdict | None:
         return None
 
 
-def _keep(verdict: Verdict, path: Path) -> None:
+def _keep(verdict: ProbeVerdict, path: Path) -> None:
     """Whole or not at all, whoever else writes it; where it cannot be kept, the next process probes again."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=".new-", dir=path.parent)
-        with open(descriptor, "w") as file:
-            json.dump(asdict(verdict), file)
-        Path(temporary).replace(path)
+        with replacing(path) as file:
+            file.write(json.dumps(asdict(verdict)).encode())
     except OSError as error:
         log.warning("the probe of a model cannot be kept, and is made again the next time: %s", error)

@@ -8,8 +8,9 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..errors import ConfigError
+from ..text import Span
 from .attention import How, LastLayer
-from .prefill import Prefill, Span
+from .prefill import Prefill
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class SuffixRows:
     """The suffixes' tokens: those that all begin with stand once, at the front; then each suffix's own.
 
     ``ids`` and ``positions`` one a row, ``visible`` bool [rows, rows] (which row sees which), ``weights`` float32 [rows], signed: a
@@ -36,7 +37,7 @@ class Rows:
         return max(self.positions) + 1
 
 
-def rows(suffixes: Sequence[Sequence[int]], weights: Sequence[float] | None, query_rows: Sequence[Span] | None, after: int) -> Rows:
+def rows(suffixes: Sequence[Sequence[int]], weights: Sequence[float] | None, query_rows: Sequence[Span] | None, after: int) -> SuffixRows:
     """Lay the suffixes out, each from position ``after`` on.
 
     A row that suffixes have in common gets the sum of their weights: it pays the same attention in each.
@@ -63,10 +64,10 @@ def rows(suffixes: Sequence[Sequence[int]], weights: Sequence[float] | None, que
         shares += share[common:]
     mine, at = torch.tensor(owner), torch.tensor(positions)
     visible = ((mine[None, :] == -1) | (mine[:, None] == mine[None, :])) & (at[:, None] >= at[None, :])
-    return Rows(ids, positions, visible, torch.tensor(shares))
+    return SuffixRows(ids, positions, visible, torch.tensor(shares))
 
 
-def laid_on(device: Any, laid: Rows) -> Rows:
+def laid_on(device: Any, laid: SuffixRows) -> SuffixRows:
     """``laid`` with its tensors on ``device``."""
     return replace(laid, visible=laid.visible.to(device), weights=laid.weights.to(device))
 
@@ -83,7 +84,7 @@ class _SuffixPass:
     """Rows after ``context`` that see all of it; the pass ends at layer ``last``."""
 
     context: Prefill
-    rows: Rows
+    rows: SuffixRows
     last: int
 
     @property

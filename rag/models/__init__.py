@@ -5,7 +5,7 @@ the user has named), ``onnx``, ``packing``, ``encoding`` and ``verification`` (p
 ``rag.errors`` and the other files at the bottom.
 """
 
-from .resolve import EMBEDDED, Kind, ModelFiles, cache_dir, device, resolve, weights_hash
+from .resolve import EMBEDDED, ModelFiles, ModelKind, cache_dir, device, resolve, weights_hash
 from .sharing import acquire, release
 
-__all__ = ["EMBEDDED", "Kind", "ModelFiles", "acquire", "cache_dir", "device", "release", "resolve", "weights_hash"]
+__all__ = ["EMBEDDED", "ModelKind", "ModelFiles", "acquire", "cache_dir", "device", "release", "resolve", "weights_hash"]

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import RegardError, UntrustedModel
+from ..files import replace_text
 from ..trust import Connection
 from .resolve import EMBEDDED, resolve, weights_hash
 
@@ -87,9 +88,7 @@ def _record(path: str, weights: str) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = _recorded()
         known[path] = [*known.get(path, []), weights]
-        new = file.with_suffix(".new")
-        new.write_text(json.dumps({"models": known}, indent=1), encoding="utf-8")
-        new.replace(file)
+        replace_text(file, json.dumps({"models": known}, indent=1))
 
 
 def hub(names: Iterable[str]) -> Iterator[Connection]:

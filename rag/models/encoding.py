@@ -1,80 +1,83 @@
-"""What an encoder is, and how a stage gets one by name.
-
-Encoders live in ``indexers``; retrievers, readers and the index job find them here by model name, through the entry-point
-group ``regard.encoders`` (model kind -> encoder class), so nothing in this folder imports them.
-"""
+"""What an encoder is. Encoders live in ``indexers``, and are found here through their table, by name or by the model that they load."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..tables import table
+from ..dag.scope import Scope
+from ..errors import ConfigError
+from ..parts import Part
 from . import resolve
 
 Vectors = NDArray[np.float32]
 
 
-@runtime_checkable
-class Encoder(Protocol):
-    """Texts to vectors. ``open`` loads the model (shared by name), ``close`` gives it back; ``fingerprint`` loads nothing heavy."""
+class OpenEncoder:
+    """A loaded encoder: texts to vectors. ``name`` and ``dimension`` are its encoder's."""
 
-    @property
-    def name(self) -> str:
-        """The model's name as the user gave it."""
-
-    @property
-    def dimension(self) -> int:
-        """Of the vectors; known before ``open`` for a model on this machine."""
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Everything that decides a vector: model, weights hash, tokenizer, pooling, prompts, normalisation, dtype, dimension."""
-
-    def open(self) -> None: ...
-
-    def close(self) -> None: ...
+    name: str
+    dimension: int
 
     def truncated(self, texts: Sequence[str]) -> int:
-        """How many of ``texts`` are longer than the model's window, and so lose their end. Needs ``open``."""
+        """How many of ``texts`` are longer than the model's window, and so lose their end."""
+        return 0
 
     def encode_passages(self, texts: Sequence[str]) -> Vectors:
         """float32 [len(texts), dimension]; a vector does not depend on what else is in ``texts`` (beyond float rounding)."""
+        raise NotImplementedError
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """float32 [len(texts), dimension]."""
+        return self.encode_passages(texts)
 
 
-def encoder(name: str, **settings: Any) -> Encoder:
-    """The encoder for model ``name`` (``minilm``, ``bge-small``, a folder, a Hugging Face id), not opened.
+class Encoder(Part):
+    """Texts to vectors. A text that names no encoder in the table names a model: ``minilm``, ``bge-small``, a folder, a Hugging Face id."""
 
-    ``settings`` go to its constructor (``normalize``, ``dimension``, ``query_prompt``, ``passage_prompt``, ``device``, ...).
-    """
-    made: Encoder = table("regard.encoders")[resolve(name).kind](name, **settings)
-    return made
+    group = "regard.encoders"
 
+    loads: ClassVar[frozenset[str]] = frozenset()
+    """The kinds of models (``rag.models.resolve``) that a model's name alone means this encoder for."""
 
-_open: dict[int, tuple[Encoder, int]] = {}
-_lock = threading.Lock()
+    @property
+    def name(self) -> str:
+        """What it is called in an index, for ours the model's name as the user gave it."""
+        raise NotImplementedError
 
+    @property
+    def dimension(self) -> int:
+        """Of the vectors; known without loading the model if that is on this machine."""
+        raise NotImplementedError
 
-def open_encoder(one: Encoder) -> None:
-    """Open an encoder that others may hold too (a job and two stages may have been handed the same object)."""
-    with _lock:
-        _, users = _open.get(id(one), (one, 0))
-        if not users:
-            one.open()
-        _open[id(one)] = one, users + 1
+    def description(self) -> dict[str, Any]:
+        """Everything that decides a vector, as plain JSON, which an index keeps: model, weights hash, tokenizer, pooling, prompts,
+        normalisation, dtype, dimension. Loads nothing heavy."""
+        raise NotImplementedError
 
+    def open(self, scope: Scope, /) -> OpenEncoder:
+        """The loaded model, which the scope gives back."""
+        raise NotImplementedError
 
-def close_encoder(one: Encoder) -> None:
-    """Give back what :func:`open_encoder` opened; the last holder closes it."""
-    with _lock:
-        _, users = _open.pop(id(one), (one, 0))
-        if users > 1:
-            _open[id(one)] = one, users - 1
-        elif users:
-            one.close()
+    def identity(self) -> Any:
+        return self.description()
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        name = text.partition(":")[0].strip()
+        return super().from_text(text) if not text or name in cls.table() else cls.of_model(text)
+
+    @classmethod
+    def of_model(cls, model: str) -> Self:
+        """The encoder that loads ``model``, with its own settings. Raises what ``rag.models.resolve`` raises."""
+        kind = resolve(model).kind
+        for name in cls.table():
+            found = cls.table()[name]
+            if issubclass(found, cls) and kind in found.loads:
+                made: Self = found(model)
+                return made
+        raise ConfigError(f"no encoder loads {model!r}, a model of kind {kind}", where=f"encoder {model!r:.80}",
+                          hint="name a sentence-transformers or ONNX encoder, such as minilm or bge-small")

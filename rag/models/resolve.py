@@ -15,7 +15,7 @@ from typing import Literal
 
 from ..errors import MissingDependency, ModelNotFound
 
-Kind = Literal["sentence-transformers", "onnx-encoder", "onnx-cross-encoder", "gguf", "transformers"]
+ModelKind = Literal["sentence-transformers", "onnx-encoder", "onnx-cross-encoder", "gguf", "transformers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class ModelFiles:
     """A resolved model. ``path`` is a local file or folder, or a Hugging Face id when ``local`` is false."""
 
     name: str
-    kind: Kind
+    kind: ModelKind
     path: str
     local: bool
     package: str = ""
@@ -31,7 +31,7 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True)
 class _Embedded:
-    kind: Kind
+    kind: ModelKind
     package: str
     module: str
     file: str
@@ -67,7 +67,7 @@ def _resolve_embedded(name: str) -> ModelFiles:
     return ModelFiles(name, entry.kind, str(path), True, entry.package)
 
 
-def _local_kind(path: Path) -> Kind:
+def _local_kind(path: Path) -> ModelKind:
     if path.suffix == ".gguf":
         return "gguf"
     if (path / "modules.json").exists():

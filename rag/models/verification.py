@@ -9,31 +9,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..dag.scope import Scope
+from ..parts import Part
 
 SUPPORT_IS = "similarity of the sentence to the quoted passage, 0 to 1; not whether it is true"
 """What ``support`` means, in the words of every view."""
 
 
-class Verifier(Protocol):
-    """Judges pairs of texts. ``open`` loads its model (shared by name), ``close`` gives it back."""
-
-    @property
-    def name(self) -> str:
-        """As the settings name it: ``lexical``, ``nli:MODEL``, ``lm:MODEL``."""
-
-    def open(self) -> None: ...
-
-    def close(self) -> None: ...
-
-    def state(self) -> Any:
-        """What besides the name decides a verdict (a weights hash), as JSON; loads no model."""
+class OpenVerifier(Protocol):
+    """A loaded verifier. Judges pairs of texts."""
 
     def entails(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float64]:
         """The probability that premise ``i`` entails hypothesis ``i``, float64 [n] in [0, 1], whatever else is in the batch."""
+
+
+class Verifier(Part):
+    """What judges pairs of texts: ``lexical``, ``nli:MODEL``, ``lm:MODEL``."""
+
+    group = "regard.verifiers"
+
+    @property
+    def name(self) -> str:
+        """What answers say that judged them, and :data:`MEASURED` knows it by."""
+        raise NotImplementedError
+
+    def open(self, scope: Scope, /) -> OpenVerifier:
+        """The loaded verifier, whose model the scope gives back."""
+        raise NotImplementedError
+
+    def models(self) -> Sequence[str]:
+        """The models that it loads, by name."""
+        return ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,26 @@
 
 Nothing here imports a framework. Every class has ``to_dict`` and ``from_dict`` (plain JSON values).
 
-Lives here: ``text`` (Document, Passage), ``query``, ``ranking`` (Ranking, Hit, Step), ``answer``, ``batch``, ``store`` (what a ranking's
-rows point into), ``plain`` (JSON). May import: ``rag.errors``.
+Lives here, each module importing those before it: ``plain`` (JSON), ``text`` (Document, Passage, Media), ``query``
+(Query, Turn, QueryVector), ``store`` (what a ranking's rows point into, Federation), ``evidence``, ``spaces`` (score
+spaces), ``frames`` (pandas), ``ranking`` (Ranking, Hit, Step), ``answer``, ``verdict`` (Verdict, Abstention), ``batch``
+(Batch, Group, State). May import: ``rag.errors``, ``rag.tables``.
 """
 
 from .answer import ENTAILED, Answer, Citation, Context, Sentence, Usage
-from .batch import Batch
-from .query import Query
-from .ranking import Hit, Ranking, Scores, ScoreSpace, Step, Touch
-from .store import PassageList, PassageStore, Rows
-from .text import Document, Metadata, Passage
+from .batch import Batch, Group, State
+from .evidence import Evidence, TokenEvidence
+from .frames import Figure, data_frame
+from .query import Query, QueryVector, Turn
+from .ranking import Hit, Ranking, Scores, Step, Touch
+from .spaces import SCORE_SPACES, ScoreSpace, Space
+from .store import Federation, Opener, PassageList, PassageStore, Rows, united
+from .text import Document, Media, Metadata, Passage
+from .verdict import Abstention, Verdict
 
 __all__ = [
-    "ENTAILED", "Answer", "Batch", "Citation", "Context", "Document", "Hit", "Metadata", "Passage", "PassageList", "PassageStore", "Query",
-    "Ranking", "Rows", "ScoreSpace", "Scores", "Sentence", "Step", "Touch", "Usage",
+    "ENTAILED", "SCORE_SPACES", "Abstention", "Answer", "Batch", "Citation", "Context", "Document", "Evidence",
+    "Federation", "Figure", "Group", "Hit", "Media", "Metadata", "Opener", "Passage", "PassageList", "PassageStore",
+    "Query", "QueryVector", "Ranking", "Rows", "ScoreSpace", "Scores", "Sentence", "Space", "State", "Step", "Touch",
+    "Turn", "TokenEvidence", "Usage", "Verdict", "data_frame", "united",
 ]

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
-from .plain import Flat
+from .plain import UNLESS_EMPTY, Flat, parsed
 
 Metadata = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Media(Flat):
+    """What stands beside a text: its kind (``"image"``, ``"audio"``, ``"table"``), where it is, and a hash of its
+    content; never bytes."""
+
+    kind: str
+    uri: str
+    hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +42,15 @@ class Passage(Flat):
     end: int
     title: str = ""
     metadata: Metadata = field(default_factory=dict)
+    media: tuple[Media, ...] = field(default=(), metadata=UNLESS_EMPTY)
 
     @property
     def full_text(self) -> str:
         """What encoders, BM25 and cross-encoders read: the title, a line break, the text."""
         return f"{self.title}\n{self.text}" if self.title else self.text
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        with parsed(cls, data):
+            held = {"media": tuple(map(Media.from_dict, data["media"]))} if "media" in data else {}
+            return super(Passage, cls).from_dict({**data, **held})

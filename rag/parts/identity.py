@@ -13,14 +13,15 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from operator import itemgetter
 from pathlib import PurePath
+from types import CodeType, FunctionType
 from typing import Any
 
 from ..errors import ConfigError
 
 
 def identity(value: Any) -> Any:
-    """``value`` as plain JSON that differs wherever the value does. Raises ``ConfigError`` for one that has no identity: a function,
-    an object of a class that Regard knows nothing of."""
+    """``value`` as plain JSON that differs wherever the value does. Raises ``ConfigError`` for one that has no identity: a function that
+    has closed over variables, an object of a class that Regard knows nothing of."""
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, PurePath):
@@ -65,5 +66,15 @@ def _content(value: Any) -> Any:
         return [str(value.dtype), list(value.shape), hashlib.blake2b(value.tobytes(), digest_size=16).hexdigest()]
     if isinstance(value, int | float | str | bytes) or type(value).__module__ in ("datetime", "decimal", "uuid"):
         return repr(value)
+    if isinstance(value, type):
+        return f"{value.__module__}:{value.__qualname__}"
+    if isinstance(value, FunctionType) and not value.__closure__:
+        return [f"{value.__module__}:{value.__qualname__}", _code(value.__code__), identity(value.__defaults__)]
     raise ConfigError(f"a value of class {type(value).__qualname__} has no identity: {value!r:.80}", where="fingerprint",
                       hint="use plain values, pydantic models or dataclasses, or give the class a method fingerprint()")
+
+
+def _code(code: CodeType) -> Any:
+    """What a function does, as long as the Python that compiled it stays the same."""
+    constants = [_code(constant) if isinstance(constant, CodeType) else repr(constant) for constant in code.co_consts]
+    return [hashlib.blake2b(code.co_code, digest_size=16).hexdigest(), constants, list(code.co_names)]

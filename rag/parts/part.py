@@ -16,8 +16,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform, get_type_hints, overload
 
 from ..errors import ConfigError
@@ -44,23 +45,33 @@ class Part:
     version: ClassVar[int] = 1
     """Raise it when the same settings and inputs give another output: it is in the fingerprint."""
 
+    positional: ClassVar[str] = ""
+    """The setting that may be given by position; empty: the one that is declared first."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
             raise ConfigError(f"{cls.__qualname__} has a constructor of its own", where=f"{cls.__module__}.{cls.__qualname__}",
                               hint="declare its settings as fields (k: int = 10); check what belongs together in __post_init__")
-        for name in vars(cls).get("__annotations__", {}):
+        typed = vars(cls).get("__annotations__", {})
+        for name in typed:
             default = vars(cls).get(name)
-            if isinstance(default, dict | list):  # no two parts share it: it is frozen
+            if isinstance(default, dict | list | set):  # no two parts share it: it is frozen
                 setattr(cls, name, dataclasses.field(default_factory=functools.partial(frozen, default)))
+        inherited = [name for name in cls.setting_names() if name in vars(cls) and name not in typed]
+        if inherited:
+            raise ConfigError(f"{cls.__qualname__} sets {inherited[0]!r} without its type", where=f"{cls.__module__}.{cls.__qualname__}",
+                              hint=f"it is a setting of a base class: write {inherited[0]}: TYPE = {vars(cls)[inherited[0]]!r:.80}")
+        described = cls.__doc__
         dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=True)(cls)
-        taken = [name for name in cls.setting_names() if name in _RESERVED]
+        cls.__doc__ = described  # not the signature that dataclass writes where there is none
+        taken = [name for name in cls.setting_names() if name in _RESERVED or hasattr(Part, name)]
         if taken:
             raise ConfigError(f"{cls.__qualname__} cannot have a setting {taken[0]!r}", where=f"{cls.__module__}.{cls.__qualname__}",
-                              hint="files use this word themselves: choose another")
+                              hint="files and parts use this word themselves: choose another")
         cls.__signature__ = _signature(cls)  # type: ignore[attr-defined]  # what inspect and editors show
 
-    def __init__(self, *first: Any, **settings: Any) -> None:
+    def __init__(self, /, *first: Any, **settings: Any) -> None:
         """Raises ``ConfigError`` that names the setting that is unknown, missing, or has a value of another type."""
         for name, value in _checked(type(self), first, settings).items():
             object.__setattr__(self, name, value)
@@ -96,8 +107,9 @@ class Part:
 
     @classmethod
     def setting_names(cls) -> list[str]:
-        """In the order of their declaration; those of base classes first."""
-        return [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+        """In the order of their declaration, those of base classes first; but the one that may be given by position before all."""
+        names: list[str] = [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+        return sorted(names, key=lambda name: name != cls.positional)
 
     def settings(self) -> dict[str, Any]:
         """The settings by name, as they are."""
@@ -105,10 +117,10 @@ class Part:
 
     def changed(self) -> dict[str, Any]:
         """The settings that differ from their defaults."""
-        defaults = _defaults(type(self))
-        return {name: value for name, value in self.settings().items() if name not in defaults or defaults[name] != value}
+        cls = type(self)
+        return {name: value for name, value in self.settings().items() if not _has_default(cls, name) or _default(cls, name) != value}
 
-    def replace(self, **settings: Any) -> Self:
+    def replace(self, /, **settings: Any) -> Self:
         """Another part with these settings changed."""
         return type(self)(**{**self.settings(), **settings})
 
@@ -127,7 +139,7 @@ class Part:
         return type(self) is type(other) and self.settings() == other.settings()
 
     def __hash__(self) -> int:
-        return hash((type(self), repr(self)))
+        return hash((type(self), _hashable(self.settings())))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.changed().items())})"
@@ -157,13 +169,16 @@ def part(kind: type[P], value: Any) -> P:
 
     if isinstance(value, kind):
         return value
-    if isinstance(value, str):
-        return kind.from_text(value)
-    if isinstance(value, Mapping):
-        made = from_plain(value, kind)
-        if isinstance(made, kind):
-            return made
-        value = made
+    try:
+        if isinstance(value, str):
+            return kind.from_text(value)
+        if isinstance(value, Mapping):
+            made = from_plain(value, kind)
+            if isinstance(made, kind):
+                return made
+            value = made
+    except RecursionError:
+        raise ConfigError(f"a {kind.__name__} within too many others", where=kind.__name__, hint="nest fewer") from None
     hint = f"call it: {value.__name__}(...)" if isinstance(value, type) else f"give a {kind.__name__}, or the text that names one"
     raise ConfigError(f"{value!r:.80} is no {kind.__name__}", where=kind.__name__, hint=hint)
 
@@ -185,18 +200,21 @@ def register(cls: type[P] | None = None, *, name: str | None = None) -> Any:
         return functools.partial(register, name=name)
     if not (isinstance(cls, type) and issubclass(cls, Part) and cls.group):
         raise ConfigError(f"{cls!r:.80} is no part of a kind that has a table", where="register", hint="register a subclass of Stage, ...")
-    cls.table().register(name or cls.__name__, cls)
+    name = name or cls.__name__
+    if set(name) & set(':,()= \t\n"'):
+        raise ConfigError(f"{name!r:.80} is no name of a part", where=cls.group, hint="leave out spaces and the signs : , ( ) = \"")
+    cls.table().register(name, cls)
     return cls
 
 
 def nested(value: Any, path: str = "") -> Iterator[tuple[str, Part]]:
     """Every part in ``value`` (a part, or what its settings hold), with its path (``policy``, ``body.bm25``), outer ones first. What has
-    ``parts()`` by name (a plan of stages) is walked through, too."""
+    ``stages()`` by name (a plan of stages) is walked through, too."""
     if isinstance(value, Part):
         yield path, value
         inside: Any = value.settings()
-    elif hasattr(value, "parts"):
-        inside = value.parts()
+    elif hasattr(value, "stages"):
+        inside = value.stages()
     else:
         inside = value
     if isinstance(inside, Mapping):
@@ -224,16 +242,16 @@ def _checked(cls: type[Part], first: tuple[Any, ...], settings: Mapping[str, Any
     if first and names and names[0] in settings:
         problems.append(f"{names[0]}: it was given twice")
     values = {}
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # every subclass is one
-        if field.name in given:
+    for name in names:
+        if name in given:
             try:
-                values[field.name] = frozen(adapters(cls)[field.name].validate_python(given[field.name]))
+                values[name] = frozen(adapters(cls)[name].validate_python(given[name]))
             except ValueError as error:  # pydantic's
-                problems.append(_said(field.name, error))
-        elif field.name in (defaults := _defaults(cls)):
-            values[field.name] = defaults[field.name]
+                problems.append(_said(name, error))
+        elif _has_default(cls, name):
+            values[name] = _default(cls, name)
         else:
-            problems.append(f"{field.name}: it must be given")
+            problems.append(f"{name}: it must be given")
     if problems:
         raise ConfigError(f"{cls.__name__} cannot be made: {'; '.join(problems)}", where=cls.__name__, hint=f"settings: {_signature(cls)}")
     return values
@@ -251,8 +269,12 @@ def adapters(cls: type[Part]) -> dict[str, Any]:
     """A pydantic ``TypeAdapter`` for each setting."""
     from pydantic import ConfigDict, TypeAdapter  # at first use: importing it takes a tenth of a second
 
+    hints: dict[str, Any] = {}
     try:
-        hints = get_type_hints(cls, include_extras=True)
+        for base in reversed(cls.__mro__):
+            wanted = {name: kind for name, kind in vars(base).get("__annotations__", {}).items() if name in cls.setting_names()}
+            module = sys.modules.get(base.__module__)
+            hints |= get_type_hints(SimpleNamespace(__annotations__=wanted), vars(module) if module else None, include_extras=True)
     except (NameError, TypeError) as error:
         raise ConfigError(f"the settings' types cannot be read: {error}", where=f"{cls.__module__}.{cls.__qualname__}",
                           hint="import what they name at the top of the module, not under TYPE_CHECKING") from None
@@ -268,37 +290,60 @@ def _adapter(make: Any, hint: Any, config: Any) -> Any:
         return make(hint)
 
 
+def _has_default(cls: type[Part], name: str) -> bool:
+    field = cls.__dataclass_fields__[name]  # type: ignore[attr-defined]  # every subclass is a dataclass
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+def _default(cls: type[Part], name: str) -> Any:
+    """A setting's default, checked like what is given: ``encoder: Encoder = "minilm"`` is an encoder."""
+    kept = _defaults(cls)
+    if name not in kept:
+        field = cls.__dataclass_fields__[name]  # type: ignore[attr-defined]  # every subclass is a dataclass
+        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
+        kept[name] = frozen(adapters(cls)[name].validate_python(default))
+    return kept[name]
+
+
 @_per_class
 def _defaults(cls: type[Part]) -> dict[str, Any]:
-    """The defaults, checked like what is given: ``encoder: Encoder = "minilm"`` is an encoder."""
-    found = {}
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # every subclass is one
-        if field.default is not dataclasses.MISSING:
-            found[field.name] = frozen(adapters(cls)[field.name].validate_python(field.default))
-        elif field.default_factory is not dataclasses.MISSING:
-            found[field.name] = frozen(adapters(cls)[field.name].validate_python(field.default_factory()))
-    return found
+    """The defaults that were asked for so far."""
+    return {}
 
 
 def _signature(cls: type[Part]) -> inspect.Signature:
     parameters = []
-    for i, field in enumerate(dataclasses.fields(cls)):  # type: ignore[arg-type]  # every subclass is one
+    for i, name in enumerate(cls.setting_names()):
+        field = cls.__dataclass_fields__[name]  # type: ignore[attr-defined]  # every subclass is a dataclass
         default = inspect.Parameter.empty
         if field.default is not dataclasses.MISSING:
             default = field.default
         elif field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         kind = inspect.Parameter.KEYWORD_ONLY if i else inspect.Parameter.POSITIONAL_OR_KEYWORD
-        parameters.append(inspect.Parameter(field.name, kind, default=default, annotation=field.type))
+        parameters.append(inspect.Parameter(name, kind, default=default, annotation=field.type))
     return inspect.Signature(parameters)
 
 
 def frozen(value: Any) -> Any:
-    """``value`` with tuples for lists and read-only mappings for dictionaries."""
+    """``value`` with tuples for lists, read-only mappings for dictionaries and frozen sets for sets."""
     if isinstance(value, list | tuple) and type(value) in (list, tuple):
         return tuple(frozen(item) for item in value)
     if type(value) is dict:
         return MappingProxyType({name: frozen(item) for name, item in value.items()})
+    return frozenset(value) if type(value) is set else value
+
+
+def _hashable(value: Any) -> Any:
+    """Equal for equal values."""
+    if isinstance(value, Mapping):
+        return frozenset((name, _hashable(item)) for name, item in value.items())
+    if isinstance(value, tuple):
+        return tuple(_hashable(item) for item in value)
+    try:
+        hash(value)
+    except TypeError:
+        return type(value)
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from ..errors import RegardError
@@ -29,8 +30,9 @@ def definitions(*kinds: type[Part]) -> dict[str, Any]:
 def of_class(cls: type[Part], held: list[type[Part]] | None = None) -> dict[str, Any]:
     """A part of this very class, as a mapping; the kinds that it refers to are added to ``held``."""
     settings = {name: _referring(adapter.json_schema(), held if held is not None else []) for name, adapter in adapters(cls).items()}
+    needed = [name for name, setting in inspect.signature(cls).parameters.items() if setting.default is setting.empty]
     return {"type": "object", "title": cls.part_name(), "description": (cls.__doc__ or "").strip().partition("\n")[0],
-            "properties": {"part": {"const": cls.part_name()}, **settings}, "required": ["part"]}
+            "properties": {"part": {"const": cls.part_name()}, **settings}, "required": ["part", *needed]}
 
 
 def _classes(kind: type[Part]) -> list[type[Part]]:

@@ -1,15 +1,18 @@
 """Views for people: rankings, answers, traces, attention and pipelines as HTML and SVG, and the report.
 
-Lives here: ``display`` (HTML of nouns and traces), ``drawing`` with ``layout`` and ``labels`` (a pipeline as SVG and Mermaid),
-``attention_view``, ``report``, ``style``. Nouns find their renderer in the table below, under their class's name.
-May import: ``rag.nouns``, ``rag.dag``, and what those may.
+Lives here, each module importing those before it: ``style``, ``labels``, ``layout`` and ``drawing`` (a pipeline as SVG
+and Mermaid), ``display`` (HTML of nouns and traces, and the page around it), ``attention`` (what carried a ranking's
+scores), ``report``. Nouns, traces and pipelines find their renderer in the table below. May import: ``rag.nouns``,
+``rag.dag.graph``, ``rag.dag.trace``, ``rag.models.verification``, and the files at the bottom of ``rag``.
 """
 
 RENDERERS = {
     "Answer": ".display:answer_html",
-    "Attention": ".attention_view:attention_view",
+    "Attention": ".attention:attention_map",
     "Graph": ".display:graph_html",
+    "Mermaid": ".drawing:to_mermaid",
     "Ranking": ".display:ranking_html",
     "Result": ".display:result_html",
+    "SVG": ".drawing:to_svg",
     "Trace": ".display:trace_html",
 }

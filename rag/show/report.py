@@ -1,4 +1,5 @@
-"""A run as one self-contained HTML page: the pipeline, and for every question its answer, its passages and its times."""
+"""A run as one self-contained HTML page: the pipeline, and for every question its answer, its passages and its
+times."""
 
 from __future__ import annotations
 
@@ -10,9 +11,8 @@ from ..dag.trace import StageTrace, Trace
 from ..markup import amount, duration, escape, one_line, setting, shorten
 from ..models.verification import described
 from ..nouns import Answer, Query, Ranking
-from .display import answer_body, judged, ranking_body, trace_body
+from .display import answer_body, judged, page, plural, ranking_body, trace_body
 from .drawing import to_svg
-from .style import FRAGMENT, PAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,29 +26,27 @@ class ReportEntry:
 
 
 def report_html(title: str, graph: Graph, entries: Sequence[ReportEntry]) -> str:
-    """The page; write it with ``encoding="utf-8"``. It fetches nothing and runs nothing, which its own policy forbids too.
+    """The page; write it with ``encoding="utf-8"``. It fetches nothing and runs nothing, which its own policy forbids
+    too.
 
     The same arguments give the same page: there is no date in it, so put one into ``title`` where it matters.
     """
-    called = escape(one_line(title))
     traces = [entry.trace for entry in entries]
     spent = duration(sum(trace.seconds for trace in traces))
-    asked = f"{amount(len(entries))} {'question' if len(entries) == 1 else 'questions'}"
-    return "\n".join((
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>',
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"/>",
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/><meta name="color-scheme" content="light dark"/>',
-        f"<title>{called}</title>\n<style>{FRAGMENT}{PAGE}</style>\n</head>",
-        f'<body class="rg"><header><h1>{called}</h1><p class="rg-quiet">{asked} · {spent} in all</p></header>',
+    asked = plural(len(entries), "question")
+    body = "\n".join((
+        f'<header><h1>{escape(one_line(title))}</h1><p class="rg-quiet">{asked} · {spent} in all</p></header>',
         _contents(entries),
         f'<main><section id="pipeline"><h2>Pipeline</h2>{_caption(len(entries))}'
         f'<div class="rg-figure">{to_svg(graph, total(traces) if traces else None)}</div></section>',
         *(_section(number, entry) for number, entry in enumerate(entries, 1)),
-        "</main>\n</body>\n</html>\n",
+        "</main>",
     ))
+    return page(title, body)
 
 
-_SUMMED = ("queries", "seconds", "open_seconds", "candidates_in", "candidates_out", "tokens_in", "tokens_out", "cache_hits")
+_SUMMED = ("queries", "seconds", "open_seconds", "candidates_in", "candidates_out", "tokens_in", "tokens_out",
+           "cache_hits")
 
 
 def total(traces: Iterable[Trace]) -> Trace:
@@ -66,7 +64,8 @@ def total(traces: Iterable[Trace]) -> Trace:
 
 
 def _caption(runs: int) -> str:
-    return f'<p class="rg-quiet">Times and counts are the sums over the {amount(runs)} questions.</p>' if runs > 1 else ""
+    text = f"Times and counts are the sums over the {amount(runs)} questions."
+    return f'<p class="rg-quiet">{text}</p>' if runs > 1 else ""
 
 
 def _contents(entries: Sequence[ReportEntry]) -> str:
@@ -74,7 +73,8 @@ def _contents(entries: Sequence[ReportEntry]) -> str:
     rows = "".join(_contents_row(number, entry) for number, entry in enumerate(entries, 1))
     head = f'<tr><th scope="col" class="rg-num">#</th>{heads}<th scope="col" class="rg-num">time</th></tr>'
     table = f'<table class="rg-table"><thead>{head}</thead><tbody>{rows}</tbody></table>' if entries else ""
-    return f'<nav id="contents" aria-label="Contents"><h2>Contents</h2><p><a href="#pipeline">Pipeline</a></p>{table}</nav>'
+    links = '<p><a href="#pipeline">Pipeline</a></p>'
+    return f'<nav id="contents" aria-label="Contents"><h2>Contents</h2>{links}{table}</nav>'
 
 
 def _contents_row(number: int, entry: ReportEntry) -> str:

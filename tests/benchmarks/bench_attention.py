@@ -21,8 +21,7 @@ from regard.indexers import LanceStore
 from regard.rag import Batch, Passage, PassageList, Query, Ranking
 from regard.rag.evaluation import read_beir
 from regard.rag.lm import LanguageModel
-from regard.rerankers import ICR, AttentionReranker, BlockICR
-from regard.rerankers.policies import Policy
+from regard.rerankers import ICR, AttentionReranker, BlockICR, Policy
 
 AUTHORS_TURN = ("<|im_start|>user ", "<|im_end|>\n<|im_start|>assistant")
 """The published code writes its own turn, not the model's template."""

@@ -22,8 +22,7 @@ from regard.rag.lm import LanguageModel
 from regard.rag.lm.heads import deepest
 from regard.rag.lm.passages import Format
 from regard.rag.markup import size
-from regard.rerankers import AttentionReranker
-from regard.rerankers.policies import ICR, BlockICR
+from regard.rerankers import ICR, AttentionReranker, BlockICR
 from scipy.stats import kendalltau
 
 LM = "smollm2"

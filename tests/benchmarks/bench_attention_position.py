@@ -33,7 +33,7 @@ from regard.rag.lm.engine import PREFILL_CHUNK
 from regard.rag.lm.heads import deepest
 from regard.rag.lm.prefill import Plan, Prefill
 from regard.rerankers import AttentionReranker, BlockICR
-from regard.rerankers.policies import _summed, fused
+from regard.rerankers.attention.policies.scores import fused, summed
 
 COLLECTIONS = {"msmarco-dl19": ("search", 20, 43), "hotpotqa-100": ("qa", 10, 60), "scifact": ("search", 10, 60)}
 """The instruction's wording, candidates a query, and how many queries."""
@@ -91,7 +91,7 @@ def scored(model: LanguageModel, query: Query, ranking: Ranking, task: Any, fres
 
     def by(rule: str, context: Prefill, after: int | None) -> tuple[str, list[float]]:
         mass = model.attention_mass(context, prompt.suffixes, heads=heads, weights=[1.0, -1.0], after=after)
-        return rule, _summed(mass, prompt, POLICY.deviations).tolist()
+        return rule, summed(mass, prompt, POLICY.deviations).tolist()
 
     yield by("longest", context, context.plan.after)
     for distance in DISTANCES:

@@ -25,8 +25,8 @@ from regard.rag.lm import LanguageModel
 from regard.rag.lm.passages import Prompt
 from regard.rag.lm.prefill import Prefill
 from regard.rag.progress import progress_bar
-from regard.rerankers import ICR, AttentionReranker, BlockICR, BlockRank, CoRe, LayerBand, QRHead
-from regard.rerankers.policies import Policy, fused
+from regard.rerankers import ICR, AttentionReranker, BlockICR, BlockRank, CoRe, LayerBand, Policy, QRHead
+from regard.rerankers.attention.policies.scores import fused
 from regard.retrievers import BM25
 
 COLLECTIONS = {"msmarco-dl19": ("search", 20, 0), "scifact": ("search", 10, 40), "hotpotqa-100": ("qa", 20, 50)}

@@ -25,7 +25,7 @@ from regard.rag import Document, Pipeline
 from regard.rag.app import cli
 from regard.rag.app.batch import run_queries
 from regard.rag.app.terminal.found import answer_json
-from regard.rag.dag.trace import Token
+from regard.rag.dag.trace import TextDelta
 from regard.rag.errors import RegardError
 from regard.rag.models.encoding import encoder
 from regard.rag.nouns import Query
@@ -150,8 +150,8 @@ def test_nothing_that_leaves_the_process_has_a_key(form: str, planted: Path, cap
         for current[0] in answers:
             try:
                 events = list(pipeline.stream("How tall is the tower?"))
-                left += [event.text for event in events if isinstance(event, Token)]
-                left.append("".join(event.text for event in events if isinstance(event, Token)))
+                left += [event.text for event in events if isinstance(event, TextDelta)]
+                left.append("".join(event.text for event in events if isinstance(event, TextDelta)))
                 left.append(repr(events))
                 result = events[-1].result
                 left += [json.dumps(answer_json(result.answer)), json.dumps(result.answer.to_dict()), json.dumps(result.trace.to_dict()),

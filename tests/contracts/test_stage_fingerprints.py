@@ -11,22 +11,22 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 import numpy as np
 import pytest
 import transformers
-from pydantic import ValidationError
 from regard.indexers import LanceStore, build_index
 from regard.indexers.stores.lance.writer import StoreWriter, locked
 from regard.indexers.views import build_view, parse_view
 from regard.rag import Document
 from regard.rag.dag.stage import Stage
+from regard.rag.errors import ConfigError
 from regard.rag.lm import gguf
 from regard.rag.lm.heads import HeadSet
 from regard.rag.models import resolve, weights_hash
 from regard.rag.tables import table
-from regard.rerankers.policies import POLICIES, Policy
+from regard.rerankers import Policy
 
 DOCUMENTS = [Document(f"d{i}", f"word{i} and word{i % 7} stand in passage number {i}") for i in range(40)]
 MODEL_FILES = {
@@ -117,7 +117,7 @@ def _head_set(lm: Path, path: Path, seed: int) -> None:
 
 
 def _attention(world: World) -> Settings:
-    return {"lm": world.lm, "policy": {"kind": "BlockICR", "heads": world.heads}}
+    return {"lm": world.lm, "policy": {"part": "BlockICR", "heads": world.heads}}
 
 
 def _reader(world: World) -> Settings:
@@ -164,7 +164,7 @@ CASES: dict[str, Case] = {
         _files_of("fake", lambda world: {"model": world.fake})),
     "AttentionReranker": Case(
         _attention,
-        lambda world: {"lm": world.lm_moved, "policy": {"kind": "BlockICR", "heads": world.heads, "top": 3}, "depth": 7, "task": "qa",
+        lambda world: {"lm": world.lm_moved, "policy": {"part": "BlockICR", "heads": world.heads, "top": 3}, "depth": 7, "task": "qa",
                        "max_words": 9, "turn": ("<", ">"), "keep_tail": True, "cache": world.cached, "share": 2, "device": "cpu"},
         {
             "head set": (_attention, _other_heads),
@@ -312,24 +312,25 @@ def _another(policy: Policy, setting: str) -> Policy | None:
     for candidate in CANDIDATES:
         try:
             made = type(policy)(**{**NEEDS.get(setting, {}), setting: candidate})
-        except (ValidationError, TypeError):
+        except ConfigError:
             continue
         if getattr(made, setting) != getattr(policy, setting):
             return made
     return None
 
 
-@pytest.mark.parametrize("name", sorted(POLICIES))
+@pytest.mark.parametrize("name", Policy.table().names())
 def test_a_policys_settings_and_class_are_in_the_rerankers(name: str) -> None:
-    kind, policy = table("regard.stages")["AttentionReranker"], POLICIES[name]()
+    kind, policy_kind = table("regard.stages")["AttentionReranker"], Policy.table()[name]
+    policy, types = policy_kind(), get_type_hints(policy_kind)
 
-    class Mine(POLICIES[name]):
+    class Mine(policy_kind):
         pass
 
-    others = {setting: _another(policy, setting) for setting in type(policy).model_fields}
+    others = {setting: _another(policy, setting) for setting in types if setting in policy_kind.setting_names()}
     only_one = {setting for setting, other in others.items() if other is None}
-    assert all(_is_single(type(policy).model_fields[setting].annotation) for setting in only_one), f"no other value of {only_one} is tried"
-    bare = [POLICIES[name](**needed) for setting, needed in NEEDS.items() if setting in others]
+    assert all(_is_single(types[setting]) for setting in only_one), f"no other value of {only_one} is tried"
+    bare = [policy_kind(**needed) for setting, needed in NEEDS.items() if setting in others]
     made = [kind(policy=p) for p in (policy, Mine(), *bare, *(other for other in others.values() if other is not None))]
     assert len({json.dumps(stage.identity()) for stage in made}) == len(made)
 

@@ -32,8 +32,7 @@ from regard.indexers.views.files import built_view, fresh_view, load_view
 from regard.rag import Batch, Document, Query, Ranking
 from regard.rag.errors import RegardError
 from regard.rag.lm import LanguageModel
-from regard.rerankers import AttentionReranker
-from regard.rerankers.policies import BlockICR
+from regard.rerankers import AttentionReranker, BlockICR
 
 WARM = (bm25s, faiss, lance, numba, pa, torch, transformers)
 MODES = {"count": 0, "kill": 1, "halfway": 2, "full": 3}

@@ -19,7 +19,7 @@ import pytest
 import torch
 import transformers
 from regard.indexers import LanceStore, build_index, delete_documents, verify_index
-from regard.indexers.chunkers.chunkers import chunker
+from regard.indexers.chunkers import Sentences
 from regard.indexers.stores.lance.writer import Shard, StoreWriter, locked
 from regard.indexers.views import attention_job, attention_shards, build_view, fresh_view, parse_view, view_specs
 from regard.indexers.views.attention_layout import Half, Layout, slots
@@ -44,8 +44,7 @@ from regard.rag.lm import LanguageModel, gguf
 from regard.rag.lm.passages import Format
 from regard.rag.lm.prefill import Prefill
 from regard.rag.models import resolve
-from regard.rerankers import AttentionReranker
-from regard.rerankers.policies import BlockICR
+from regard.rerankers import AttentionReranker, BlockICR
 from typer.testing import CliRunner
 
 QUERY = Query("how long does a flea live")
@@ -622,7 +621,7 @@ def test_chunked_passages_are_cached_too(llama: str, tmp_path: Path) -> None:
     build_index([Document("d", text, "Fleas")], tmp_path, encoder=None, chunker="sentences:20,overlap=5",
                 views=[f"attention:{llama},bits=32"], progress=False)
     store = LanceStore(tmp_path)
-    assert len(store) == len(chunker("sentences:20,overlap=5").chunk(Document("d", text, "Fleas"))) > 2
+    assert len(store) == len(Sentences(20, overlap=5).chunk(Document("d", text, "Fleas"))) > 2
     assert difference(reranked(ranking_of(store), llama), reranked(ranking_of(store), llama, tmp_path)) < 1e-5
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from regard.indexers.chunkers.chunkers import FixedTokens, MarkdownSections, Sentences, TokenStarts, WholeDocument, chunker
+from regard.indexers.chunkers import Chunker, Markdown, Sentences, Tokens, Whole
+from regard.indexers.chunkers.token_starts import TokenStarts
 from regard.indexers.corpus import read_corpus
 from regard.indexers.corpus.markdown import headings
 from regard.rag.errors import ConfigError, ModelNotFound, UnsupportedModel
 from regard.rag.nouns import Document
+from regard.rag.parts import part
 from regard.rag.text import sentence_spans, words
 
 TEXT = "One two three. Four five six seven. Eight nine ten eleven twelve thirteen fourteen. Fifteen."
@@ -22,10 +24,10 @@ pieces = st.sampled_from([
 ])
 texts = st.one_of(st.text(st.characters(), max_size=80), st.lists(pieces, max_size=30).map("".join))
 chunkers = st.one_of(
-    st.just(WholeDocument()),
+    st.just(Whole()),
     st.builds(
-        lambda kind, budget, overlap, tokenizer: kind(budget, min(overlap, budget - 1), tokenizer),
-        st.sampled_from([Sentences, FixedTokens, MarkdownSections]), st.integers(1, 12), st.integers(0, 8),
+        lambda kind, budget, overlap, tokenizer: kind(budget, overlap=min(overlap, budget - 1), tokenizer=tokenizer),
+        st.sampled_from([Sentences, Tokens, Markdown]), st.integers(1, 12), st.integers(0, 8),
         st.sampled_from(["minilm", "words"]),
     ),
 )
@@ -37,7 +39,7 @@ def tokens(text: str, tokenizer: str = "minilm") -> int:
 
 @settings(max_examples=400, deadline=None)
 @given(text=texts, chunk=chunkers)
-@example(text=" 0 0:0", chunk=FixedTokens(2, 1, "words"))  # two words that share their start
+@example(text=" 0 0:0", chunk=Tokens(2, overlap=1, tokenizer="words"))  # two words that share their start
 def test_spans_are_exact_ordered_and_leave_out_only_white_space(text, chunk):
     document = Document("d", text, "T", {"lang": "en"})
     passages = chunk.chunk(document)
@@ -53,15 +55,15 @@ def test_spans_are_exact_ordered_and_leave_out_only_white_space(text, chunk):
     whole = chunk.spec == "whole"
     assert [p.id for p in passages] == ["d" if whole else f"d#{n}" for n in range(len(passages))]
     assert chunk.chunk(document) == passages
-    assert chunker(chunk.spec) == chunk
+    assert part(Chunker, chunk.spec) == chunk
 
 
 @settings(max_examples=200, deadline=None)
-@given(text=texts, kind=st.sampled_from([Sentences, FixedTokens, MarkdownSections]), budget=st.integers(2, 12), data=st.data())
+@given(text=texts, kind=st.sampled_from([Sentences, Tokens, Markdown]), budget=st.integers(2, 12), data=st.data())
 def test_no_passage_is_over_its_budget(text, kind, budget, data):
     overlap = data.draw(st.integers(0, budget - 1))
     starts = TokenStarts.of(text, "minilm")
-    passages = kind(budget, overlap).chunk(Document("d", text))
+    passages = kind(budget, overlap=overlap).chunk(Document("d", text))
     for passage in passages:
         one_character = len(passage.text) == 1  # a Hangul syllable is up to three tokens, and cannot be cut
         assert starts.count(passage.start, passage.end) <= budget or one_character
@@ -71,7 +73,7 @@ def test_no_passage_is_over_its_budget(text, kind, budget, data):
 
 def test_sentences_are_packed_whole_and_overlap():
     def cut(budget, overlap):
-        return [p.text for p in Sentences(budget, overlap, "words").chunk(Document("d", TEXT))]
+        return [p.text for p in Sentences(budget, overlap=overlap, tokenizer="words").chunk(Document("d", TEXT))]
 
     first, second, third, fourth = (TEXT[a:b] for a, b in sentence_spans(TEXT))
     assert cut(7, 0) == [f"{first} {second}", third, fourth]
@@ -82,7 +84,7 @@ def test_sentences_are_packed_whole_and_overlap():
 
 
 def test_fixed_tokens_slide_by_budget_less_overlap():
-    passages = FixedTokens(4, 1, "words").chunk(Document("d", TEXT))
+    passages = Tokens(4, overlap=1, tokenizer="words").chunk(Document("d", TEXT))
     assert [words(p.text)[0] for p in passages] == ["one", "four", "seven", "ten", "thirteen"]
     assert [len(words(p.text)) for p in passages] == [4, 4, 4, 4, 3]
 
@@ -96,14 +98,14 @@ def test_counts_are_the_models_own():
     model.no_padding()
     text = " ".join(["An antidisestablishmentarian café, naïvely re-tokenised: 3.14159!"] * 60)
     assert tokens(text) == len(model.encode(text, add_special_tokens=False).ids) > 512
-    for passage in Sentences(50, 10).chunk(Document("d", text)):
+    for passage in Sentences(50, overlap=10).chunk(Document("d", text)):
         assert len(model.encode(passage.text, add_special_tokens=False).ids) <= 50
 
 
 def test_a_document_longer_than_a_segment_is_tokenised_piece_by_piece():
     text = "The quick brown foxes jumped over lazily sleeping dogs. " * 9000
     assert tokens(text) == tokens("The quick brown foxes jumped over lazily sleeping dogs. ") * 9000
-    assert sum(1 for _ in FixedTokens(128, 0).chunk(Document("d", text))) == -(-tokens(text) // 128)
+    assert sum(1 for _ in Tokens(128, overlap=0).chunk(Document("d", text))) == -(-tokens(text) // 128)
 
 
 MARKDOWN = """---
@@ -133,15 +135,15 @@ End.
 
 
 def test_markdown_sections_have_their_path():
-    passages = MarkdownSections(300).chunk(Document("d", MARKDOWN, metadata={"lang": "en"}))
+    passages = Markdown(300).chunk(Document("d", MARKDOWN, metadata={"lang": "en"}))
     assert [(p.metadata.get("section"), p.text.split("\n")[0]) for p in passages] == [
         (None, "---"), ("Guide > Install", "# Guide"), ("Guide > Usage", "Usage"), ("Guide > Usage > deep part", "### `deep` part"),
     ]
     assert passages[1].text.endswith("# not a heading\n```")
     assert all(p.metadata["lang"] == "en" for p in passages)
-    small = MarkdownSections(7).chunk(Document("d", MARKDOWN))
+    small = Markdown(7).chunk(Document("d", MARKDOWN))
     assert [p.text for p in small if p.metadata.get("section") == "Guide > Usage"][-1] == "Use it often."
-    assert MarkdownSections().chunk(Document("d", "No heading at all."))[0].metadata == {}
+    assert Markdown().chunk(Document("d", "No heading at all."))[0].metadata == {}
 
 
 def test_headings_know_their_lines_under_any_line_end():
@@ -154,30 +156,54 @@ def test_headings_know_their_lines_under_any_line_end():
 
 
 @pytest.mark.parametrize(("spec", "made"), [
-    ("whole", WholeDocument()), ("sentences", Sentences()), ("sentences:200,overlap=40", Sentences(200, 40)),
-    ("tokens:64", FixedTokens(64)), ("tokens,budget=9,overlap=0", FixedTokens(9, 0)),
-    (" markdown : 300 , tokenizer=words", MarkdownSections(300, tokenizer="words")),
+    ("whole", Whole()), ("sentences", Sentences()), ("sentences:200,overlap=40", Sentences(200, overlap=40)),
+    ("tokens:64", Tokens(64)), ("tokens,budget=9,overlap=0", Tokens(9, overlap=0)),
+    (" markdown : 300 , tokenizer=words", Markdown(300, tokenizer="words")),
 ])
 def test_specs(spec, made):
-    assert chunker(spec) == made
-    assert chunker(chunker(spec).spec) == made
+    assert part(Chunker, spec) == made
+    assert part(Chunker, part(Chunker, spec).spec) == made
 
 
-@pytest.mark.parametrize("spec", [
-    "", "words", "sentences:x", "sentences:0", "sentences:-3", "sentences:40", "tokens:8,overlap=8", "whole:3", "tokens:9,overlap",
-    "tokens:9,stride=2", "tokens:9,budget=8", "tokens:9,", "tokens:9,tokenizer=",
+@pytest.mark.parametrize(("spec", "hint"), [
+    ("", "Sentences"), ("words", "Sentences"), ("sentence", "did you mean Sentences"), ("sentences:x", "overlap"),
+    ("sentences:0", "overlap"), ("sentences:-3", "overlap"), ("sentences:40", "overlap"), ("tokens:8,overlap=8", "overlap"),
+    ("whole:3", "settings: none"), ("tokens:9,overlap", "overlap"), ("tokens:9,stride=2", "overlap"), ("tokens:9,budget=8", "once"),
+    ("tokens:9,", "overlap"), ("tokens:9,tokenizer=", "tokenizer=VALUE"), ("tokens:9,overlop=2", "did you mean overlap"),
 ])
-def test_a_bad_spec_lists_the_forms_or_the_limits(spec):
+def test_a_bad_spec_lists_the_names_or_the_settings(spec, hint):
     with pytest.raises(ConfigError) as caught:
-        chunker(spec)
-    assert "overlap" in str(caught.value.hint)
+        part(Chunker, spec)
+    assert hint in str(caught.value.hint)
 
 
-def test_the_fingerprint_tells_settings_and_tokenizers_apart():
-    prints = [chunker(s).fingerprint() for s in ("whole", "sentences", "sentences:100", "tokens", "sentences,tokenizer=words",
-                                                 "sentences,tokenizer=bge-small")]
-    assert len({repr(p) for p in prints}) == len(prints)
-    assert chunker("sentences").fingerprint() == Sentences(200, 40, "minilm").fingerprint()
+SPECS = ("whole", "sentences", "sentences:100", "tokens", "sentences:tokenizer=words", "sentences:tokenizer=bge-small")
+
+
+def test_the_recipe_tells_settings_and_tokenizers_apart():
+    for recipes in ([part(Chunker, spec).recipe() for spec in SPECS], [part(Chunker, spec).fingerprint() for spec in SPECS]):
+        assert len({repr(recipe) for recipe in recipes}) == len(SPECS)
+    assert part(Chunker, "sentences").recipe() == Sentences(200, overlap=40, tokenizer="minilm").recipe()
+
+
+def test_what_an_index_keeps_of_its_chunker_is_what_it_always_was():
+    """Values that the code wrote before chunkers were parts (commit c776efc): such an index is not chunked again."""
+    minilm, bge = "865394eda149516b04a30602d6b19444", "0b11d683923065503370e44809507913"
+    written = {
+        "whole": {"chunker": "whole", "version": 1},
+        "sentences:200,overlap=40": {"chunker": "sentences", "version": 1, "budget": 200, "overlap": 40, "tokenizer": "minilm",
+                                     "tokenizer_hash": minilm},
+        "tokens:33,overlap=5": {"chunker": "tokens", "version": 1, "budget": 33, "overlap": 5, "tokenizer": "minilm",
+                                "tokenizer_hash": minilm},
+        "markdown:300,overlap=0": {"chunker": "markdown", "version": 1, "budget": 300, "overlap": 0, "tokenizer": "minilm",
+                                   "tokenizer_hash": minilm},
+        "sentences:50,overlap=40,tokenizer=bge-small": {"chunker": "sentences", "version": 1, "budget": 50, "overlap": 40,
+                                                        "tokenizer": "bge-small", "tokenizer_hash": bge},
+        "tokens:20,overlap=1,tokenizer=words": {"chunker": "tokens", "version": 1, "budget": 20, "overlap": 1, "tokenizer": "words",
+                                                "tokenizer_hash": "regard.rag.text.words"},
+    }
+    assert {spec: part(Chunker, spec).spec for spec in written} == {spec: spec for spec in written}
+    assert {spec: part(Chunker, spec).recipe() for spec in written} == written
 
 
 def test_a_tokenizer_that_is_not_to_be_had(tmp_path, monkeypatch):
@@ -190,7 +216,7 @@ def test_a_tokenizer_that_is_not_to_be_had(tmp_path, monkeypatch):
 
 @pytest.mark.data
 def test_real_abstracts_are_chunked_within_budget(shared_data):
-    cut = Sentences(100, 20)
+    cut = Sentences(100, overlap=20)
     for number, document in enumerate(read_corpus(shared_data / "scifact", on_skip=print)):
         passages = cut.chunk(document)
         assert passages[0].start == len(document.text) - len(document.text.lstrip())

@@ -19,11 +19,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from regard.indexers import LanceStore, build_index
-from regard.indexers.chunkers.chunkers import chunker
+from regard.indexers.chunkers import Chunker
 from regard.indexers.corpus import Limits, Skip, detect_format, estimate_size, lines, objects, parsing, read_corpus
 from regard.indexers.corpus.skips import Unreadable
 from regard.rag import Document
 from regard.rag.errors import ConfigError, CorpusError, EmptyCorpusError
+from regard.rag.parts import part
 
 from ..pdfs import pdf_of
 
@@ -381,7 +382,7 @@ def test_a_document_that_no_longer_fits_keeps_what_is_stored(tmp_path: Path) -> 
 @settings(max_examples=40)
 @given(text=st.text(st.sampled_from("ab.# \n\u3002\U0001f600"), max_size=400), longest=st.integers(1, 50))
 def test_no_passage_is_longer_than_the_limit_and_nothing_is_lost(spec: str, text: str, longest: int) -> None:
-    passages = chunker(f"{spec},tokenizer=words").chunk(Document("d", text), Limits(passage_characters=longest))
+    passages = part(Chunker, f"{spec},tokenizer=words").chunk(Document("d", text), Limits(passage_characters=longest))
     covered = set[int]()
     for passage in passages:
         assert passage.text == text[passage.start:passage.end]
@@ -394,18 +395,18 @@ def test_no_passage_is_longer_than_the_limit_and_nothing_is_lost(spec: str, text
 @pytest.mark.parametrize("spec", ["sentences", "tokens", "markdown"])
 def test_one_word_of_megabytes_is_many_passages(spec: str) -> None:
     text = "x" * 5_000_000
-    passages = chunker(spec).chunk(Document("d", text))
+    passages = part(Chunker, spec).chunk(Document("d", text))
     assert "".join(passage.text for passage in passages) == text
     assert max(len(passage.text) for passage in passages) <= 1_000_000
     with pytest.raises(Unreadable, match="passage_characters"):
-        chunker("whole").chunk(Document("d", text))
+        part(Chunker, "whole").chunk(Document("d", text))
 
 
 def test_what_passages_repeat_counts() -> None:
     document = Document("d", "One sentence here. " * 50, "t" * 4_000)
     with pytest.raises(Unreadable, match="stored_characters"):
-        chunker("sentences:4,overlap=0,tokenizer=words").chunk(document, SMALL)
-    assert chunker("sentences:200,tokenizer=words").chunk(document, SMALL)
+        part(Chunker, "sentences:4,overlap=0,tokenizer=words").chunk(document, SMALL)
+    assert part(Chunker, "sentences:200,tokenizer=words").chunk(document, SMALL)
 
 
 # --- the settings ----------------------------------------------------------------------------------------------------------------------

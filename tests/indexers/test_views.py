@@ -145,9 +145,9 @@ def test_a_stale_view_is_extended_before_it_is_used(built: tuple[Path, Any]) -> 
 
     store = LanceStore(path)
     document = Document("late", "latecomer arrives")
-    from regard.indexers.chunkers.chunkers import chunker
+    from regard.indexers.chunkers import Whole
 
-    passages = chunker("whole").chunk(document)
+    passages = Whole().chunk(document)
     with locked(path):  # what a job does that is killed before its views are built
         writer = StoreWriter(path, chunker=store.manifest["chunker"])
         writer.commit(Shard(passages, [document_hash(document)], {"hash_encoder": encoder.encode_passages(["latecomer arrives"])}, []), 300)

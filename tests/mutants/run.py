@@ -63,7 +63,7 @@ TARGETS: dict[str, tuple[str, ...]] = {  # module or folder -> its tests, the te
     "indexers/views/attention_view.py": ATTENTION_VIEWS,
     "indexers/views/footprint.py": ATTENTION_VIEWS,
     "retrievers": ("retrievers",),
-    "rerankers/policies.py": ("rerankers/test_policies.py", "rerankers/test_attention.py"),
+    "rerankers/attention/policies": ("rerankers/test_policies.py", "rerankers/test_attention.py"),
 }
 LIBRARIES = ("numpy", "pytest", "_hypothesis_pytestplugin", "hypothesis.strategies", "pydantic", "pyarrow", "ir_measures", "scipy.stats",
              "typer", "rich.table", "yaml", "faiss", "bm25s", "Stemmer", "onnxruntime", "torch", "transformers")

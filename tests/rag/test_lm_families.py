@@ -304,7 +304,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path, monkeypatch, c
 
 def test_many_write_one_verdict(tmp_path):
     path = tmp_path / "probes" / "one.json"
-    verdicts = [probe.Verdict(f"reason {i}" * 1000, i) for i in range(8)]
+    verdicts = [probe.ProbeVerdict(f"reason {i}" * 1000, i) for i in range(8)]
     threads = [threading.Thread(target=lambda v=v: [probe._keep(v, path) for _ in range(20)]) for v in verdicts]
     for thread in threads:
         thread.start()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from regard.rag import Answer, Batch, Passage, PassageList, Pipeline, Query, Ranking, Stage
 from regard.rag.dag.pipeline import RunDone
-from regard.rag.dag.trace import StageDone, StageStarted, Token, emit, record
+from regard.rag.dag.trace import StageDone, StageStarted, TextDelta, emit, record
 from regard.rag.errors import ConfigError, EmptyQueryError, PipelineError, PortTypeError, QueryError, StageError
 
 STORE = PassageList([Passage(str(i), str(i), f"passage {i}", 0, 9) for i in range(20)])
@@ -41,7 +41,7 @@ class Read(Stage):
 
     def run(self, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Answer]:
         for word in range(self.words):
-            emit(Token(self.label, 0, f"w{word} "))
+            emit(TextDelta(self.label, 0, f"w{word} "))
         return Batch(Answer(f"{q.text}: {len(r)}") for q, r in zip(queries, rankings, strict=True))
 
 
@@ -84,7 +84,7 @@ def test_arun_and_stream_give_what_run_gives() -> None:
     p = _reading()
     events = list(p.stream("why"))
     assert [e.stage for e in events if isinstance(e, StageStarted)] == ["retrieve", "reverse", "read"]
-    assert "".join(e.text for e in events if isinstance(e, Token)) == "w0 w1 w2 "
+    assert "".join(e.text for e in events if isinstance(e, TextDelta)) == "w0 w1 w2 "
     assert [e.stage for e in events if isinstance(e, StageDone)] == ["retrieve", "reverse", "read"]
     assert isinstance(events[-1], RunDone)
     assert events[-1].result.answer == asyncio.run(p.arun("why")).answer == p.run("why").answer
@@ -100,7 +100,7 @@ def test_closing_a_stream_stops_the_run() -> None:
     query = p.input(Query)
     p.output(answer=p.add(Read(words=10**9), query, p.add(Retrieve(), query)))
     stream = p.stream("why")
-    while not isinstance(next(stream), Token):
+    while not isinstance(next(stream), TextDelta):
         pass
     before = threading.active_count()
     stream.close()  # returns only when the worker has ended

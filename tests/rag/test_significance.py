@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from regard.rag.app.cli import app
 from regard.rag.app.terminal import console
 from regard.rag.app.terminal.scores import show_comparison
+from regard.rag.dag.trace import StageTrace, Trace
 from regard.rag.errors import EvaluationError
 from regard.rag.evaluation import (
     Comparison,
@@ -297,3 +298,16 @@ def test_the_command_prints_both(tmp_path: Path):
     assert rows[1]["test"]["p"] == 1 / 2**6
     assert "Holm-corrected over 3" in " ".join(output().split())
     assert "not corrected for 3" in " ".join(output("--correction", "none").split())
+
+
+def test_comparisons_and_a_trace_become_data_frames() -> None:
+    rows = compare(RUNS, QRELS, ["nDCG@10", "RR"])
+    frame = rows.to_pandas()
+    assert frame["run"].tolist() == [row.run for row in rows]
+    assert frame["p_adjusted"].tolist()[2:] == [row.p_adjusted for row in rows][2:]
+    assert frame["p"].isna().tolist() == [row.test is None for row in rows]
+    assert frame["difference"].tolist()[2:] == [row.test.difference for row in rows if row.test]
+    trace = Trace([StageTrace("bm25", "BM25", queries=2, seconds=0.5), StageTrace("fuse", "Fuse", notes={"a": 1})], 1.0)
+    assert trace.to_pandas()[["stage", "queries", "seconds"]].to_numpy().tolist() == [["bm25", 2, 0.5], ["fuse", 0, 0]]
+    assert trace.to_pandas()["notes"].tolist() == [{}, {"a": 1}]
+    assert len(Trace().to_pandas()) == 0

@@ -25,8 +25,7 @@ from regard.rag.errors import ConfigError, StageError
 from regard.rag.models.encoding import Encoder, close_encoder, open_encoder
 from regard.rag.parts.identity import identity, same_key
 from regard.readers import Reader
-from regard.rerankers import AttentionReranker, CrossEncoder
-from regard.rerankers.policies import BlockICR
+from regard.rerankers import AttentionReranker, BlockICR, CrossEncoder
 from regard.retrievers import BM25, Dense, Fuse, Parents
 
 STORE = PassageList([Passage(f"p{i}", f"d{i}", f"text {i}", 0, 6) for i in range(5)])

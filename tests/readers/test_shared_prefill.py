@@ -77,7 +77,7 @@ def test_what_is_handed_on_is_a_fresh_prefill_to_1e_5(stages):
 def test_only_what_was_carried_is_reused(stages):
     reranker, _ = stages
     (ranking,) = reranker.run(Batch([Query(QUESTIONS[1])]), Batch([candidates()]))
-    assert len(ranking.reading.prefill.plan.blocks) == 3
+    assert len(ranking.evidence["attention"].prefill.plan.blocks) == 3
     deep = Reader(mask="block", depth=4, max_new_tokens=1, device="cpu")
     deep.open()
     _, entry = read(deep, QUESTIONS[1], ranking)

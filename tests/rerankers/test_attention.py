@@ -219,13 +219,13 @@ def test_check_and_settings():
     assert "1000 passages do not fit the 8192 tokens" in str(problem)
     (problem,) = AttentionReranker(lm="./nowhere").check()
     assert "nowhere" in str(problem)
-    for wrong in ({"depth": 0}, {"policy": "best"}, {"policy": {"kind": "ICR", "first": "shuffled"}}, {"policy": ICR(), "share": 3},
+    for wrong in ({"depth": 0}, {"policy": "best"}, {"policy": {"part": "ICR", "first": "shuffled"}}, {"policy": ICR(), "share": 3},
                   {"policy": "QRHead", "cache": "index"}, {"cache": "index", "share": 3}):
         with pytest.raises(ConfigError):
             AttentionReranker(**wrong)
     stage = AttentionReranker(turn=AUTHORS_TURN, policy=ICR(calibration=None))
     assert AttentionReranker(**stage.settings()).fingerprint() == stage.fingerprint() != AttentionReranker().fingerprint()
-    assert AttentionReranker(policy="ICR").settings() == AttentionReranker(policy={"kind": "ICR"}).settings()
+    assert AttentionReranker(policy="ICR").settings() == AttentionReranker(policy={"part": "ICR"}).settings()
 
 
 def test_a_pipeline_with_policies_goes_through_yaml(tmp_path):
@@ -236,7 +236,7 @@ def test_a_pipeline_with_policies_goes_through_yaml(tmp_path):
     again = Pipeline.load(tmp_path / "p.yaml")
     again.save(tmp_path / "q.yaml")
     assert (tmp_path / "p.yaml").read_text() == (tmp_path / "q.yaml").read_text()
-    assert "kind: BlockICR" in (tmp_path / "p.yaml").read_text()
+    assert "part: BlockICR" in (tmp_path / "p.yaml").read_text()
 
 
 def test_a_stage_that_is_not_open():
@@ -244,7 +244,7 @@ def test_a_stage_that_is_not_open():
         one(AttentionReranker(), first_stage(TEXTS))
 
 
-@pytest.mark.parametrize("policy", [ICR(), LayerBand(), BlockICR(fusion=None), BlockICR()], ids=lambda p: f"{p.kind}-{p.fusion}")
+@pytest.mark.parametrize("policy", [ICR(), LayerBand(), BlockICR(fusion=None), BlockICR()], ids=lambda p: f"{type(p).__name__}-{p.fusion}")
 def test_policies_find_the_passages_that_answer(opened, policy):
     result = one(opened(policy), first_stage(TEXTS))
     assert sorted(result.rows) == [0, 1, 2, 3]
@@ -260,7 +260,7 @@ def test_attention_sorting_ends_with_the_attention_of_its_last_order(opened):
     assert first.scores.tolist() != second.scores.tolist()
 
 
-@pytest.mark.parametrize("policy", [BlockICR(), BlockICR(fusion=None, deviations=None), BlockRank()], ids=lambda p: p.kind)
+@pytest.mark.parametrize("policy", [BlockICR(), BlockICR(fusion=None, deviations=None), BlockRank()], ids=lambda p: type(p).__name__)
 def test_the_order_of_the_candidates_changes_no_score(opened, policy):
     stage, ranking = opened(policy), first_stage(TEXTS)
 
@@ -340,10 +340,10 @@ def test_a_head_set_of_another_model_is_refused(tmp_path, opened):
 def test_the_tokens_that_carried_the_score_can_be_read(opened):
     result = one(opened(BlockICR(fusion=None, deviations=None)), first_stage(TEXTS))
     for row, score in zip(result.rows, result.scores, strict=True):
-        pieces = result.reading.pieces(row)
+        pieces = result.evidence["attention"].pieces(row)
         assert "".join(text for text, _ in pieces) == f"[1] {TEXTS[row]}"
         assert sum(mass for _, mass in pieces) == pytest.approx(score, abs=1e-4)
-    assert result.top(2).reading is result.reading
+    assert result.top(2).evidence["attention"] is result.evidence["attention"]
 
 
 def test_building_the_prompt_for_a_hundred_passages_is_a_matter_of_milliseconds(opened):

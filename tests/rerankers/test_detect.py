@@ -10,7 +10,7 @@ from regard.rag.lm import describe
 from regard.rag.lm.heads import HeadSet, chosen
 from regard.rag.nouns import Passage, PassageList, Query, Ranking
 from regard.rerankers import CoRe, QRHead
-from regard.rerankers.detect import _BOUNDS, _head_set, contrast_of, detect_heads, filtered, ndcg_of
+from regard.rerankers.attention.detect import _BOUNDS, _head_set, contrast_of, detect_heads, filtered, ndcg_of
 
 PASSAGES = ["Bread is baked in an oven.", "A flea lives for about a hundred days.", "The Eiffel Tower is in Paris.",
             "The Rhine flows through Basel and Cologne."]

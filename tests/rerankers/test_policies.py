@@ -18,7 +18,6 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from regard.rag.dag.trace import StageTrace, tracing
 from regard.rag.errors import BudgetError, ConfigError
 from regard.rag.lm import LanguageModel, gguf
@@ -26,9 +25,9 @@ from regard.rag.lm.heads import HeadSet, chosen, published_heads
 from regard.rag.lm.passages import Prompt
 from regard.rag.models import resolve
 from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
-from regard.rerankers import ICR, AttentionReranker, AttentionSorting, BlockICR, BlockRank, CoRe, LayerBand, QRHead
-from regard.rerankers.detect import detect_heads
-from regard.rerankers.policies import Policy, Scored
+from regard.rerankers import ICR, AttentionReranker, AttentionSorting, BlockICR, BlockRank, CoRe, LayerBand, Policy, QRHead
+from regard.rerankers.attention.detect import detect_heads
+from regard.rerankers.attention.policies.policy import Scored
 
 TEXTS = ["Bread is baked in an oven.", "A flea lives for about a hundred days, on cats mostly.", "The Eiffel Tower is in Paris.",
          "Fleas lay eggs, many of them."]
@@ -272,7 +271,8 @@ def test_what_blockrank_cannot_do_is_refused(tiny: str) -> None:
     with pytest.raises(BudgetError, match="passages and the query do not fit"):
         reranked(tiny, BlockRank(position=100))
     longest = reranked(tiny, BlockRank(position=300), [*TEXTS, "word " * 290])
-    assert len(longest.reading.tokens[4][0]) < 290 < len(reranked(tiny, BlockRank(), [*TEXTS, "word " * 290]).reading.tokens[4][0])
+    whole = reranked(tiny, BlockRank(), [*TEXTS, "word " * 290])
+    assert len(longest.evidence["attention"].tokens[4][0]) < 290 < len(whole.evidence["attention"].tokens[4][0])
     for settings in ({"cache": "index"}, {"share": 2}):
         with pytest.raises(ConfigError, match="see each other or the query"):
             AttentionReranker(tiny, policy=BlockRank(), **settings)
@@ -336,14 +336,14 @@ def test_windows_rank_a_longer_list_as_the_published_loop_does(
         (first_of, base), *others = ((p, score) for p, (w, score) in settled.items() if w == number)
         for p, score in others:
             assert got[p] - got[first_of] == pytest.approx(score - base, abs=2e-4)
-    assert sorted(result.reading.tokens) == list(range(len(MANY)))
-    assert ["".join(t for t, _ in result.reading.pieces(p)).split("] ", 1)[1] for p in range(len(MANY))] == MANY
+    assert sorted(result.evidence["attention"].tokens) == list(range(len(MANY)))
+    assert ["".join(t for t, _ in result.evidence["attention"].pieces(p)).split("] ", 1)[1] for p in range(len(MANY))] == MANY
 
 
 class Scripted(ICR):
     """Scores that depend on everything that a window shows, without a model."""
 
-    def _scored(self, lm: object, prompt: Prompt) -> Scored:
+    def scored(self, lm: object, prompt: Prompt) -> Scored:
         scores = np.zeros(len(prompt.spans), dtype=np.float32)
         scores[prompt.context] = script(prompt.context)
         return Scored(scores, np.array(prompt.context, dtype=np.float32), prompt)
@@ -392,10 +392,10 @@ def test_windows_let_more_passages_in_than_fit_one_prompt(tiny: str) -> None:
     assert "400 passages do not fit" in str(problem)
     assert list(AttentionReranker(tiny, policy=ICR(window=20), depth=400).check()) == []
     for wrong in ({"window": 4, "stride": 5}, {"stride": 2}, {"window": 1}, {"window": 4, "fusion": 0.5}):
-        with pytest.raises(ValidationError):
+        with pytest.raises(ConfigError):
             ICR(**wrong)
         with pytest.raises(ConfigError):
-            AttentionReranker(policy={"kind": "ICR", **wrong})
+            AttentionReranker(policy={"part": "ICR", **wrong})
 
 
 # -- detection ---------------------------------------------------------------------
@@ -467,7 +467,7 @@ def test_cores_measure_is_that_of_the_eager_matrices(tiny: str, oracle: Oracle, 
 
 
 def test_temperatures_are_the_authors() -> None:
-    from regard.rerankers.detect import temperature_for
+    from regard.rerankers.attention.detect import temperature_for
 
     wanted = {"meta-llama/Llama-3.1-8B": 0.1, "microsoft/phi-4": 0.1, "mistralai/Mistral-7B": 0.001, "granite": 0.001, "smollm2": 0.001}
     assert {name: temperature_for(name) for name in wanted} == wanted

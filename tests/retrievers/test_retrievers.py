@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from regard.indexers import build_index
 from regard.rag import Batch, Document, Passage, PassageList, Pipeline, Query, Ranking, Stage
 from regard.rag.app.presets import default_pipeline
+from regard.rag.dag.stores import open_store
 from regard.rag.errors import ConfigError, FingerprintMismatch, IndexNotFound, PipelineError, QueryError, StageError
 from regard.retrievers import BM25, Dense, Fuse, Parents
 
@@ -38,7 +40,8 @@ def test_dense_finds_meaning_and_bm25_words(facts_index: Path) -> None:
 @pytest.mark.parametrize("make", [BM25, Dense])
 def test_filters_of_stage_and_query_both_hold(facts_index: Path, make: Callable[..., Stage]) -> None:
     p = _search(make(facts_index, k=50, filters={"kind": "nature"}))
-    queries = [Query("the blood cables surface tree", "a"), Query("the blood cables surface tree", "b", filters={"year": {"gte": 2005}})]
+    queries = [Query("the blood cables surface tree", "a"),
+               Query("the blood cables surface tree", "b", filters={"year": {"gte": 2005}})]
     free, bound = p.run(queries).hits
     assert {h.passage.metadata["kind"] for h in [*free, *bound]} == {"nature"}
     assert {h.passage.metadata["year"] for h in free} - {h.passage.metadata["year"] for h in bound}
@@ -66,12 +69,14 @@ def test_a_query_longer_than_the_window_is_cut_and_counted(facts_index: Path) ->
 
 def test_a_filter_on_a_field_that_no_passage_has_names_those_there_are(facts_index: Path) -> None:
     fields = "document_id, id, kind, title, year"
-    with pytest.raises(QueryError, match=rf"no passage has a field 'yaer'.*\n  -> did you mean 'year'\? fields: {fields}"):
+    with pytest.raises(QueryError,
+                       match=rf"no passage has a field 'yaer'.*\n  -> did you mean 'year'\? fields: {fields}"):
         _search(BM25(facts_index, filters={"yaer": 2003})).run("flea")
     with pytest.raises(QueryError, match="no passage has a field 'where'"):
         _search(Dense(facts_index)).run([Query("flea"), Query("flea", filters={"where": "x", "kind": "nature"})])
     assert len(_search(BM25(facts_index, filters={"year": 1900})).run("flea").hits) == 0
-    assert _ids(_search(BM25(facts_index, filters={"document_id": "flea", "title": "Fleas"})).run("flea").hits) == ["flea"]
+    both = BM25(facts_index, filters={"document_id": "flea", "title": "Fleas"})
+    assert _ids(_search(both).run("flea").hits) == ["flea"]
 
 
 def test_a_field_that_some_passages_have_is_one(tmp_path: Path) -> None:
@@ -98,9 +103,12 @@ def test_check_names_a_missing_index_view_and_encoder(tmp_path: Path, facts: lis
         _search(Dense(facts_index, encoder="bge-small")).run("x")
 
 
-def test_a_view_of_other_parameters_than_were_asked_for_is_refused(tmp_path: Path, facts: list[Document], hash_encoder: Any) -> None:
+def test_a_view_of_other_parameters_than_were_asked_for_is_refused(
+    tmp_path: Path, facts: list[Document], hash_encoder: Any,
+) -> None:
     build_index(facts, tmp_path, encoder=hash_encoder(8), chunker="whole", progress=False, views=["faiss:hnsw,m=8"])
-    for view, right in (("faiss:hnsw", True), ("faiss:hnsw,m=8", True), ("faiss:hnsw,m=16", False), ("faiss:hnsw,m=8,ef_search=9", False)):
+    for view, right in (("faiss:hnsw", True), ("faiss:hnsw,m=8", True), ("faiss:hnsw,m=16", False),
+                        ("faiss:hnsw,m=8,ef_search=9", False)):
         stage = Dense(tmp_path, view=view)
         if right:
             stage.fingerprint()
@@ -112,7 +120,9 @@ def test_a_view_of_other_parameters_than_were_asked_for_is_refused(tmp_path: Pat
         assert "the index's view is" in _problems(_search(stage))
 
 
-def test_check_shows_both_fingerprints_of_another_encoder(tmp_path: Path, facts: list[Document], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_shows_both_fingerprints_of_another_encoder(
+    tmp_path: Path, facts: list[Document], monkeypatch: pytest.MonkeyPatch,
+) -> None:
     build_index(facts, tmp_path, encoder="minilm", chunker="whole", progress=False)
     from regard.rag import models
 
@@ -144,12 +154,28 @@ def test_check_refuses_a_text_reranker_over_a_store_without_text(tmp_path: Path,
     assert len(_search(Dense(tmp_path, k=3)).run("flea").hits) == 3
 
 
-def test_check_refuses_rankings_of_two_indexes(tmp_path: Path, facts: list[Document], facts_index: Path) -> None:
-    build_index(facts, tmp_path, encoder=None, chunker="whole", progress=False)
+def test_rankings_of_two_indexes_are_fused(tmp_path: Path, facts: list[Document], facts_index: Path) -> None:
+    """Each hit has its own index's passage, in one and in a batch, and again from the cache's JSON."""
+    others = [Document("flea2", "A flea jumps; the moon is far."), Document("bread2", "yeast yeast")]
+    build_index(others, tmp_path / "i", encoder=None, chunker="whole", progress=False)
     p = Pipeline()
     query = p.input(Query)
-    p.output(hits=p.add(Fuse(), p.add(BM25(facts_index), query), p.add(BM25(tmp_path), query)))
-    assert "different indexes" in _problems(p)
+    first, second = p.add(BM25(facts_index), query, name="a"), p.add(BM25(tmp_path / "i"), query, name="b")
+    p.output(a=first, b=second, hits=p.add(Fuse(), first, second))
+    assert not _problems(p)
+    results = [p.run("flea moon"), p.run("yeast")]
+    for result in results:
+        scores = {hit.passage.id: 1 / (60 + hit.rank) for ranking in (result.a, result.b) for hit in ranking}
+        assert {h.passage.id: h.score for h in result.hits} == pytest.approx(scores, rel=1e-6)
+        stages = {h.passage.id: h.history[0].stage for h in result.hits}
+        assert stages == {h.passage.id: name for name, ranking in (("a", result.a), ("b", result.b)) for h in ranking}
+        assert Ranking.from_dict(json.loads(json.dumps(result.hits.to_dict())), open_store) == result.hits
+    assert p.run(["flea moon", "yeast"]).hits == tuple(result.hits for result in results)
+    with pytest.raises(ConfigError, match="passages are in 'lance:"):
+        Ranking.from_dict(results[0].hits.to_dict())
+    build_index([*others, Document("new", "new")], tmp_path / "i", encoder=None, chunker="whole", progress=False)
+    with pytest.raises(FingerprintMismatch, match="not what it was"):
+        Ranking.from_dict(results[0].hits.to_dict(), open_store)
 
 
 def test_an_index_without_vectors_gets_a_lexical_default_pipeline(tmp_path: Path, facts: list[Document]) -> None:
@@ -205,7 +231,8 @@ def test_reciprocal_rank_fusion_by_hand() -> None:
     assert dict(zip(fused.rows.tolist(), fused.scores.tolist(), strict=True)) == pytest.approx(
         {3: 1 / 63 + 1 / 61, 1: 1 / 61, 2: 1 / 62, 4: 1 / 62})
     assert fused.rows.tolist() == [3, 1, 2, 4]
-    assert [[t.stage for t in h.history] for h in fused] == [["a", "b", "Fuse"], ["a", "Fuse"], ["a", "Fuse"], ["b", "Fuse"]]
+    stages = [["a", "b", "Fuse"], ["a", "Fuse"], ["a", "Fuse"], ["b", "Fuse"]]
+    assert [[t.stage for t in h.history] for h in fused] == stages
 
 
 def test_weighted_sums_by_hand() -> None:
@@ -239,13 +266,16 @@ def test_fusion_of_the_same_stage_twice_keeps_one_step() -> None:
 
 
 def test_a_step_that_did_not_rank_a_hit_in_one_ranking_keeps_its_rank_from_another() -> None:
-    """``narrow`` got passage 3 from elsewhere: bm25 did not rank it there, but did in ``wide``, whichever comes first."""
+    """``narrow`` got passage 3 from elsewhere: bm25 did not rank it there, but did in ``wide``, whichever comes
+    first."""
     bm25, dense = _ranking([1, 2, 3], [9, 8, 7], "bm25"), _ranking([3, 4], [5, 4], "dense")
     wide, narrow = bm25.rescore([3, 2, 1], "logit", stage="wide"), _fuse(Fuse(), bm25.top(1), dense)
     for rankings in ((wide, narrow), (narrow, wide)):
         fused = _fuse(Fuse(), *rankings)
-        ranked = {hit.passage.id: {t.stage: (t.rank, t.score) for t in hit.history if t.stage in ("bm25", "dense")} for hit in fused}
-        assert ranked == {"p1": {"bm25": (1, 9.0)}, "p2": {"bm25": (2, 8.0)}, "p3": {"bm25": (3, 7.0), "dense": (1, 5.0)},
+        ranked = {hit.passage.id: {t.stage: (t.rank, t.score) for t in hit.history if t.stage in ("bm25", "dense")}
+                  for hit in fused}
+        assert ranked == {"p1": {"bm25": (1, 9.0)}, "p2": {"bm25": (2, 8.0)},
+                          "p3": {"bm25": (3, 7.0), "dense": (1, 5.0)},
                           "p4": {"dense": (2, 4.0)}}
 
 
@@ -263,13 +293,69 @@ def test_a_reranking_of_the_best_fused_with_the_whole_ranking() -> None:
         3: [("bm25", 1), ("ce", 3), ("Fuse", 3)], 4: [("bm25", 4), ("Fuse", 4)]}
 
 
-def test_wrong_weights_and_mixed_stores_are_refused() -> None:
-    a = _ranking([1], [1], "a")
+def test_wrong_weights_are_refused() -> None:
     with pytest.raises(ConfigError, match="2 weights for 1 rankings"):
-        _fuse(Fuse(weights=[1, 2]), a)
-    other = Ranking.ranked([0], [1], "bm25", PassageList([Passage("x", "x", "x", 0, 1)]), stage="b")
-    with pytest.raises(StageError, match="different indexes"):
-        _fuse(Fuse(), a, other)
+        _fuse(Fuse(weights=[1, 2]), _ranking([1], [1], "a"))
+
+
+STORES = [PassageList([Passage(f"{name}{i}", f"{name}{i}", f"{name} {i}", 0, 3) for i in range(6)]) for name in "xyz"]
+SOURCED = st.tuples(st.integers(0, 2),
+                    st.lists(st.tuples(st.integers(0, 5), st.integers(-20, 20)), unique_by=lambda hit: hit[0]))
+
+
+@given(st.lists(st.tuples(SOURCED, st.sampled_from([0.5, 1.0, 3.0])), min_size=2, max_size=4),
+       st.sampled_from(["rrf", "minmax", "zscore"]),
+       st.data())
+def test_rankings_of_different_stores_are_fused_as_those_of_one_store_with_all_their_passages(
+    sources: list[Any], method: Any, data: st.DataObject,
+) -> None:
+    """In whatever order the rankings come, and when some of them were fused before."""
+    whole = PassageList([passage for store in STORES for passage in store.passages(range(6))])
+    weights = [weight for _, weight in sources]
+    rankings, expected = [], []
+    for i, ((store, hits), _) in enumerate(sources):
+        rows, scores = [row for row, _ in hits], [score for _, score in hits]
+        rankings.append(Ranking.ranked(rows, scores, "bm25", STORES[store], stage=f"s{i}"))
+        expected.append(Ranking.ranked([6 * store + row for row in rows], scores, "bm25", whole, stage=f"s{i}"))
+    fused, oracle = _fuse(Fuse(method, weights), *rankings), _fuse(Fuse(method, weights), *expected)
+    assert list(fused) == list(oracle)
+    assert fused.store.document_ids(fused.rows) == [hit.passage.document_id for hit in oracle]
+    order = data.draw(st.permutations(range(len(rankings))))
+    turned = _fuse(Fuse(method, [weights[i] for i in order]), *(rankings[i] for i in order))
+    assert {h.passage.id: h.score for h in turned} == pytest.approx({h.passage.id: h.score for h in fused}, abs=1e-5)
+    assert turned.store.fingerprint == fused.store.fingerprint
+    assert set(turned.rows.tolist()) == set(fused.rows.tolist())
+    again = _fuse(Fuse(), fused, rankings[0])
+    assert sorted(again.rows.tolist()) == sorted(fused.rows.tolist())
+    assert sorted(p.id for p in again.passages()) == sorted(p.id for p in fused.passages())
+
+
+def test_the_same_passage_of_the_same_store_is_one_hit_and_of_two_stores_two() -> None:
+    passages = [Passage("p", "d", "same", 0, 4), Passage("q", "d", "other", 5, 10)]
+    one = Ranking.ranked([0], [1], "bm25", PassageList(passages), stage="a")
+    same = Ranking.ranked([0, 1], [2, 1], "bm25", PassageList(list(passages)), stage="b")
+    more = Ranking.ranked([0], [1], "bm25", PassageList(passages[:1]), stage="c")
+    assert [hit.passage.id for hit in _fuse(Fuse(), one, same)] == ["p", "q"]
+    assert [hit.passage.id for hit in _fuse(Fuse(), one, more)] == ["p", "p"]
+    parts = [Ranking.from_dict(json.loads(json.dumps(ranking.to_dict()))) for ranking in (one, same.take([1]))]
+    assert [hit.passage.id for hit in _fuse(Fuse(), *parts)] == ["p", "q"]  # each of which carries only its own passage
+
+
+class Stored(PassageList):
+    uri = "lance:somewhere"
+
+
+def test_two_versions_of_one_index_and_rows_that_do_not_fit_are_refused() -> None:
+    passages = [Passage("p", "d", "text", 0, 4), Passage("q", "d", "text", 5, 9)]
+    old, new = (Ranking.ranked([0], [1], "bm25", Stored(passages[:n]), stage=f"v{n}") for n in (1, 2))
+    with pytest.raises(StageError, match="different versions of one index"):
+        _fuse(Fuse(), old, new)
+    for row in (-1, 2**48):
+        with pytest.raises(StageError, match="does not fit"):
+            _fuse(Fuse(), old, Ranking.ranked([row], [1], "bm25", STORE, stage="b"))
+    fused = _fuse(Fuse(), old, _ranking([3], [1], "b"))
+    with pytest.raises(StageError, match="outside the 2 stores"):
+        fused.store.passages([2 << 48])
 
 
 def test_parents_keeps_each_documents_best_passage() -> None:
@@ -285,7 +371,8 @@ def test_cached_rankings_are_found_again_and_a_changed_index_is_not(tmp_path: Pa
     def run() -> Any:
         p = Pipeline(cache=tmp_path / "cache")
         query = p.input(Query)
-        p.output(hits=p.add(Parents(), p.add(Fuse(), p.add(BM25(tmp_path / "i"), query), p.add(Dense(tmp_path / "i"), query))))
+        p.output(hits=p.add(Parents(),
+                            p.add(Fuse(), p.add(BM25(tmp_path / "i"), query), p.add(Dense(tmp_path / "i"), query))))
         with_models = p.run(Query("flea moon"))
         p.close()
         return with_models

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 from ....rag.errors import IndexFormatError
-from ....rag.paths import local_path
+from ....rag.files import local_path
 from ...views.versions import versions_of
 from ..unfinished import is_locked
 from .store import DATASET, LanceStore

@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....rag.errors import ConfigError, IndexFormatError, IndexNotFound, RegardError
+from ....rag.files import local_path
 from ....rag.models.encoding import Vectors
 from ....rag.nouns import Passage, Rows
 from ....rag.parts.identity import same_key
-from ....rag.paths import local_path
 from ..filters import compile_filters, expect_known
 from .leases import leased
 

@@ -25,7 +25,7 @@ def ask(
 ) -> None:
     """Answer a question: the answer streams, then its citations follow."""
     from ...dag.pipeline import RunDone
-    from ...dag.trace import Token
+    from ...dag.trace import TextDelta
     from ...markup import Streamed
     from ...nouns import Answer, Ranking
     from ..terminal.found import answer_json, ranking_json, show_citations
@@ -34,7 +34,7 @@ def ask(
     shown = Streamed()
     with pipeline_for(index, pipeline, answer=True, allow_key=allow_key, trust=trust) as p:
         for event in p.stream(filtered(question, filter)):
-            if isinstance(event, Token) and not as_json:
+            if isinstance(event, TextDelta) and not as_json:
                 print(shown(event.text), end="", flush=True)
             elif isinstance(event, RunDone):
                 result = event.result

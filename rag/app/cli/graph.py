@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ...errors import ConfigError
-from ...paths import write_text
+from ...files import write_text
 from .options import PipelineFile
 from .output import say
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, SkipValidation
+from pydantic import SkipValidation
 
 from ....indexers.corpus.langchain import one_from_langchain
 from ...dag.pipeline import Pipeline, Result
@@ -15,6 +15,7 @@ from ...dag.threads import in_thread
 from ...errors import ConfigError
 from ...extras import missing
 from ...nouns import Document, Ranking
+from ...parts.settings import Count
 
 try:
     from langchain_core.callbacks import (
@@ -28,8 +29,6 @@ try:
     from langchain_core.runnables.config import get_config_list
 except ImportError as error:
     raise missing("langchain_core", where=__name__) from error
-
-Count = Annotated[int, Field(ge=1)]
 
 
 class RegardRetriever(BaseRetriever):

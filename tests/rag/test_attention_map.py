@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from regard.rag.errors import StageError, StorageError
-from regard.rag.lm.reading import Reading
+from regard.rag.lm.evidence import AttentionEvidence
 from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
-from regard.rag.show.attention_view import STEPS
+from regard.rag.show.attention import STEPS
 from regard.rag.show.style import ATTENTION, HEAT
 from regard.rerankers import ICR, AttentionReranker
 
 TEXTS = [
-    ("Flea", "A flea lives for about a hundred days, <b>not</b> more & not less."), ("Bread", "Dough rises because of yeast."),
+    ("Flea", "A flea lives for about a hundred days, <b>not</b> more & not less."),
+    ("Bread", "Dough rises because of yeast."),
     ("", "[7] The Eiffel Tower is in Paris. It was built in 1889."), ("", "日本 😀 fleas"),
 ]
 QUERY = Query("how long does a flea live")
@@ -71,7 +72,7 @@ def test_tokens_are_the_passages_own_and_the_marker_is_apart(ranking: Ranking) -
 def test_no_mass_is_lost_in_characters_of_several_tokens(ranking: Ranking) -> None:
     for read, row in zip(ranking.show_attention().passages, ranking.rows, strict=True):
         shown = sum(token.mass for token in (*read.marker, *read.tokens))
-        assert shown == pytest.approx(float(ranking.reading.tokens[int(row)][1].sum()), abs=1e-6)
+        assert shown == pytest.approx(float(ranking.evidence["attention"].tokens[int(row)][1].sum()), abs=1e-6)
         assert shown == pytest.approx(read.mass, abs=1e-6)
 
 
@@ -79,8 +80,10 @@ def test_the_scale_is_the_largest_of_all_passages_without_the_marker(ranking: Ra
     view = ranking.show_attention()
     assert view.largest == pytest.approx(max(token.mass for read in view.passages for token in read.tokens))
     assert ranking.show_attention(limit=1).largest == view.largest
-    boosted = {row: (ids, np.concatenate([[9.0], mass[1:]]).astype(np.float32)) for row, (ids, mass) in ranking.reading.tokens.items()}
-    assert ranking.read(replace(ranking.reading, tokens=boosted)).show_attention().largest == view.largest
+    held = ranking.evidence["attention"]
+    boosted = {row: (ids, np.concatenate([[9.0], mass[1:]]).astype(np.float32))
+               for row, (ids, mass) in held.tokens.items()}
+    assert ranking.with_evidence(attention=replace(held, tokens=boosted)).show_attention().largest == view.largest
 
 
 def test_marks_follow_the_masses(ranking: Ranking) -> None:
@@ -91,13 +94,15 @@ def test_marks_follow_the_masses(ranking: Ranking) -> None:
     seen = set()
     for card, read in zip(cards, view.passages, strict=True):
         (tokens,) = by_class(card, "rg-tokens")
-        assert "".join(tokens.itertext()).replace("↵", "").replace("␣", "").removeprefix("[1] ") == read.hit.passage.full_text
+        shown = "".join(tokens.itertext()).replace("↵", "").replace("␣", "").removeprefix("[1] ")
+        assert shown == read.hit.passage.full_text
         marked = {e.text: (levels(e)[0], e.attrib["title"]) for e in tokens if levels(e)}
         for token in read.tokens:
             share = token.mass / view.largest
             level = sum(abs(share) >= step for step in STEPS)
             if level and [t.text.strip() for t in read.tokens].count(token.text.strip()) == 1 and token.text.strip():
-                assert marked[token.text.strip()] == (f"rg-{'up' if share > 0 else 'down'}{level}", f"{token.mass:+.3g} · {share:.0%}")
+                assert marked[token.text.strip()] == (f"rg-{'up' if share > 0 else 'down'}{level}",
+                                                      f"{token.mass:+.3g} · {share:.0%}")
                 seen.add(level)
     assert len(seen) >= 3
     assert max(seen) == len(STEPS)
@@ -179,9 +184,10 @@ def test_an_empty_ranking_and_equal_masses_are_shown(ranking: Ranking) -> None:
     empty = ranking.take([]).show_attention()
     assert str(empty) == "No passages."
     assert "No passages." in "".join(parse(empty._repr_html_()).itertext())
-    nothing = {row: (ids, np.zeros(len(ids), np.float32)) for row, (ids, _) in ranking.reading.tokens.items()}
-    flat: Reading = replace(ranking.reading, tokens=nothing)
-    root = parse(ranking.read(flat).show_attention()._repr_html_())
+    nothing = {row: (ids, np.zeros(len(ids), np.float32))
+               for row, (ids, _) in ranking.evidence["attention"].tokens.items()}
+    flat: AttentionEvidence = replace(ranking.evidence["attention"], tokens=nothing)
+    root = parse(ranking.with_evidence(attention=flat).show_attention()._repr_html_())
     assert not any(levels(element) for element in root.iter())
 
 
@@ -190,7 +196,8 @@ def luminance(colour: tuple[float, ...]) -> float:
     return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
 
 
-@pytest.mark.parametrize(("text", "behind"), [((31, 35, 40), (255, 255, 255)), ((230, 237, 243), (13, 17, 23))], ids=["light", "dark"])
+@pytest.mark.parametrize(("text", "behind"), [((31, 35, 40), (255, 255, 255)), ((230, 237, 243), (13, 17, 23))],
+                         ids=["light", "dark"])
 def test_marked_text_stays_readable(text: tuple[int, ...], behind: tuple[int, ...]) -> None:
     """WCAG 2.1's contrast of at least 4.5 to 1 for text, on the page's own colours."""
     rules = re.findall(r"\.rg-(?:up|down)(\d)\{background:rgba\((\d+),(\d+),(\d+),([\d.]+)\)", ATTENTION)
@@ -202,7 +209,8 @@ def test_marked_text_stays_readable(text: tuple[int, ...], behind: tuple[int, ..
 
 
 def test_marks_are_told_apart_without_colour() -> None:
-    lines = {sign: [float(w) for w in re.findall(rf"\.rg-{sign}\d\{{[^}}]*border-bottom:([\d.]+)px", ATTENTION)] for sign in ("up", "down")}
+    lines = {sign: [float(w) for w in re.findall(rf"\.rg-{sign}\d\{{[^}}]*border-bottom:([\d.]+)px", ATTENTION)]
+             for sign in ("up", "down")}
     assert lines["up"] == lines["down"] == [width for _, width in HEAT]
     assert all(a < b for a, b in pairwise(lines["up"]))
     assert ATTENTION.count("solid") == ATTENTION.count("dotted") == len(HEAT)

@@ -1,4 +1,5 @@
-"""The attention behind a ranking, for people: the tokens that a language model read, each marked by the mass that it received."""
+"""The attention behind a ranking, for people: each passage's tokens as a language model saw them, marked by the mass
+that they received."""
 
 from __future__ import annotations
 
@@ -10,10 +11,9 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 from ..errors import StageError
-from ..lm.reading import Reading
+from ..files import write_text
 from ..markup import amount, escape, one_line, score, shorten
-from ..nouns import Hit, Ranking
-from ..paths import write_text
+from ..nouns import Hit, Ranking, TokenEvidence
 from .display import chips, fragment, heading, page, plural
 from .style import ATTENTION
 
@@ -26,7 +26,7 @@ _STRONGEST = 6  # tokens named for each passage in a terminal
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class MarkedToken:
     """A piece of text and the mass of the tokens that make it (several, where a character takes several)."""
 
     text: str
@@ -34,29 +34,33 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadPassage:
-    """A hit as the model read it. ``marker`` belongs to the prompt, ``tokens`` to the passage; both are empty if it was not read.
+class MarkedPassage:
+    """A hit as the prompt had it. ``marker`` is the prompt's, ``tokens`` are the passage's; both are empty if it was
+    not in it.
 
-    ``mass`` is the sum over both, as the reranker sums it before it filters; ``unread`` counts the characters that were cut off.
+    ``mass`` is the sum over both, as the reranker sums it before it filters; ``unread`` counts the characters that were
+    cut off.
     """
 
     hit: Hit
-    marker: tuple[Token, ...]
-    tokens: tuple[Token, ...]
+    marker: tuple[MarkedToken, ...]
+    tokens: tuple[MarkedToken, ...]
     mass: float
     unread: int
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class AttentionView:
-    """The first passages of a ranking with what carried their scores: as HTML in a notebook, as a page by ``save``, as text elsewhere.
+class AttentionMap:
+    """The first passages of a ranking with what carried their scores: as HTML in a notebook, as a page by ``save``, as
+    text elsewhere.
 
-    ``largest`` is the mass that all marking is relative to: the largest positive one of a passage's token in the whole ranking.
+    ``largest`` is the mass that all marking is relative to: the largest positive one of a passage's token in the whole
+    ranking.
     """
 
     model: str
     ranking: Ranking
-    passages: tuple[ReadPassage, ...]
+    passages: tuple[MarkedPassage, ...]
     largest: float
 
     def _repr_html_(self) -> str:
@@ -90,7 +94,8 @@ class AttentionView:
         if not len(self.ranking):
             return "No passages."
         last = f", from stage {one_line(self.ranking.steps[-1].stage)}" if self.ranking.steps else ""
-        return f"{plural(len(self.ranking), 'passage')} · attention of {one_line(self.model)} · score: {self.ranking.space}{last}"
+        passages = plural(len(self.ranking), "passage")
+        return f"{passages} · attention of {one_line(self.model)} · score: {self.ranking.space}{last}"
 
     def _rest(self) -> str:
         left = len(self.ranking) - len(self.passages)
@@ -107,9 +112,11 @@ class AttentionView:
         more = "".join(f'<span><span class="rg-up{level}">{text}</span></span>' for level, text in enumerate(ranges, 1))
         less = '<span><span class="rg-down3">negative</span> the content-free query gave the token more</span>'
         marker = '<span><span class="rg-prompt">[1]</span> the prompt’s, not the passage’s</span>'
-        return (f'<div class="rg-quiet rg-legend">A token’s attention mass as a share of this ranking’s largest, {self.largest:.3g}: '
+        return (f'<div class="rg-quiet rg-legend">A token’s attention mass as a share of this ranking’s largest, '
+                f'{self.largest:.3g}: '
                 f'{more}{less if self._any_negative() else ""}{marker}</div>'
-                '<div class="rg-quiet">A score need not be its tokens’ sum: a policy may leave low outliers out, and may add the first '
+                '<div class="rg-quiet">A score need not be its tokens’ sum: a policy may leave low outliers out, and '
+                'may add the first '
                 "stage’s score.</div>")
 
     def _any_negative(self) -> bool:
@@ -119,22 +126,26 @@ class AttentionView:
         """0 for a token that is not marked, else 1 to 5."""
         return bisect_right(STEPS, abs(mass) / self.largest) if self.largest else 0
 
-    def _passage(self, read: ReadPassage) -> str:
-        about = f"attention mass {_signed(read.mass)}" if read.marker or read.tokens else "not read by the model"
-        head = f'<div><b>{read.hit.rank}</b> · score <b>{score(read.hit.score)}</b> <span class="rg-quiet">· {about}</span></div>'
-        return (f'<div class="rg-passage">{head}<div>{heading(read.hit.passage)}</div>{self._text(read)}'
-                f"{chips(read.hit.history)}</div>")
+    def _passage(self, passage: MarkedPassage) -> str:
+        given = f"attention mass {_signed(passage.mass)}"
+        about = given if passage.marker or passage.tokens else "not read by the model"
+        head = (f"<div><b>{passage.hit.rank}</b> · score <b>{score(passage.hit.score)}</b> "
+                f'<span class="rg-quiet">· {about}</span></div>')
+        return (f'<div class="rg-passage">{head}<div>{heading(passage.hit.passage)}</div>{self._text(passage)}'
+                f"{chips(passage.hit.history)}</div>")
 
-    def _text(self, read: ReadPassage) -> str:
-        if not read.tokens and not read.marker:
+    def _text(self, passage: MarkedPassage) -> str:
+        if not passage.tokens and not passage.marker:
             return ""
-        marks = "".join(f'<span class="rg-prompt" title="of the prompt: {_signed(token.mass)}">{escape(token.text)}</span>'
-                        for token in _joined(read.marker))
-        unread = f'<div class="rg-quiet">cut off: the last {plural(read.unread, "character")}</div>' if read.unread else ""
-        text = "".join(self._token(token) for token in read.tokens)
+        marks = "".join(f'<span class="rg-prompt" title="of the prompt: '
+                        f'{_signed(token.mass)}">{escape(token.text)}</span>'
+                        for token in _joined(passage.marker))
+        cut = plural(passage.unread, "character")
+        unread = f'<div class="rg-quiet">cut off: the last {cut}</div>' if passage.unread else ""
+        text = "".join(self._token(token) for token in passage.tokens)
         return f'<div class="rg-text rg-full rg-tokens" dir="auto">{marks}{text}</div>{unread}'
 
-    def _token(self, token: Token) -> str:
+    def _token(self, token: MarkedToken) -> str:
         """Space before a word stays outside the mark; a token of nothing but space gets a sign to carry its mark."""
         word = token.text.lstrip()
         space = token.text[:len(token.text) - len(word)]
@@ -147,28 +158,29 @@ class AttentionView:
         return f"<span {css}{tip}>{_visible(space)}</span>{escape(space)}" if level else escape(space)
 
 
-def attention_view(ranking: Ranking, limit: int = 10) -> AttentionView:
-    """The view of the first ``limit`` passages. Raises ``StageError`` when ``ranking`` carries no reading."""
+def attention_map(ranking: Ranking, limit: int = 10) -> AttentionMap:
+    """The map of the first ``limit`` passages. Raises ``StageError`` when ``ranking`` has no evidence of attention."""
     if not len(ranking):
-        return AttentionView("", ranking, (), 0.0)
-    reading = ranking.reading
-    if reading is None:
+        return AttentionMap("", ranking, (), 0.0)
+    evidence = ranking.evidence.get("attention")
+    if not isinstance(evidence, TokenEvidence):
         raise StageError("nothing is known of the attention behind this ranking", where=repr(ranking),
-                         hint="rank with AttentionReranker; what it read stays in memory, so a ranking out of a file or a stage cache "
+                         hint="rank with AttentionReranker; what it read stays in memory, so a ranking out of a file "
+                              "or a stage cache "
                               "has none, nor has one that another stage made anew")
     shown = ranking[:max(0, limit)]
-    return AttentionView(reading.model, ranking, tuple(_read(reading, hit, int(row)) for hit, row in zip(shown, shown.rows, strict=True)),
-                         _largest(reading, ranking.rows.tolist()))
+    passages = tuple(_marked(evidence, hit, int(row)) for hit, row in zip(shown, shown.rows, strict=True))
+    return AttentionMap(evidence.model, ranking, passages, _largest(evidence, ranking.rows.tolist()))
 
 
-def _read(reading: Reading, hit: Hit, row: int) -> ReadPassage:
-    pieces = reading.pieces(row)
+def _marked(evidence: TokenEvidence, hit: Hit, row: int) -> MarkedPassage:
+    pieces = evidence.pieces(row)
     cut = _marker_tokens([text for text, _ in pieces[:_MARKER_TOKENS]])
     tokens = _whole(pieces[cut:])
     text = "".join(token.text for token in tokens).strip()  # the marker's space may be part of the first token
     whole = hit.passage.full_text.rstrip()
     unread = len(whole) - len(text) if text and whole.startswith(text) else 0
-    return ReadPassage(hit, _whole(pieces[:cut]), tokens, sum(mass for _, mass in pieces), unread)
+    return MarkedPassage(hit, _whole(pieces[:cut]), tokens, sum(mass for _, mass in pieces), unread)
 
 
 def _marker_tokens(pieces: Sequence[str]) -> int:
@@ -177,38 +189,42 @@ def _marker_tokens(pieces: Sequence[str]) -> int:
     if match is None:
         return 0
     ends = accumulate(map(len, pieces))
-    return max((i for i, (piece, end) in enumerate(zip(pieces, ends, strict=True), 1) if piece and end <= match.end()), default=0)
+    return max((i for i, (piece, end) in enumerate(zip(pieces, ends, strict=True), 1) if piece and end <= match.end()),
+               default=0)
 
 
-def _largest(reading: Reading, rows: Iterable[int]) -> float:
+def _largest(evidence: TokenEvidence, rows: Iterable[int]) -> float:
     """The largest mass of a passage's token; of the magnitudes where none is positive."""
     most, least = 0.0, 0.0
-    for ids, mass in (reading.tokens[row] for row in rows if row in reading.tokens):
-        passage = mass[_marker_tokens(reading.vocabulary.pieces(ids[:_MARKER_TOKENS])):]
-        most, least = float(passage.max(initial=most)), float(passage.min(initial=least))
+    for pieces in map(evidence.pieces, rows):
+        cut = _marker_tokens([text for text, _ in pieces[:_MARKER_TOKENS]])
+        masses = [mass for _, mass in pieces[cut:]]
+        most, least = max([most, *masses]), min([least, *masses])
     return most or -least
 
 
-def _whole(pieces: Iterable[tuple[str, float]]) -> tuple[Token, ...]:
+def _whole(pieces: Iterable[tuple[str, float]]) -> tuple[MarkedToken, ...]:
     """A character's first bytes have no text: their mass joins that of the token which completes it."""
     tokens, held = [], 0.0
     for text, mass in pieces:
         held += mass
         if text:
-            tokens.append(Token(text, held))
+            tokens.append(MarkedToken(text, held))
             held = 0.0
     return tuple(tokens)
 
 
-def _joined(marker: Sequence[Token]) -> list[Token]:
-    return [Token("".join(token.text for token in marker).strip(), sum(token.mass for token in marker))] if marker else []
+def _joined(marker: Sequence[MarkedToken]) -> list[MarkedToken]:
+    text = "".join(token.text for token in marker).strip()
+    return [MarkedToken(text, sum(token.mass for token in marker))] if marker else []
 
 
-def _line(read: ReadPassage) -> str:
-    strongest = sorted(read.tokens, key=lambda token: -abs(token.mass))[:_STRONGEST]
-    words = "  ".join(f"{one_line(token.text) or _visible(token.text)} {_signed(token.mass)}" for token in strongest) or "not read"
-    name = shorten(one_line(read.hit.passage.title or read.hit.passage.id), 32)
-    return f"{amount(read.hit.rank):>3}  {score(read.hit.score):>8}  {name}:  {words}"
+def _line(passage: MarkedPassage) -> str:
+    strongest = sorted(passage.tokens, key=lambda token: -abs(token.mass))[:_STRONGEST]
+    named = (f"{one_line(token.text) or _visible(token.text)} {_signed(token.mass)}" for token in strongest)
+    words = "  ".join(named) or "not read"
+    name = shorten(one_line(passage.hit.passage.title or passage.hit.passage.id), 32)
+    return f"{amount(passage.hit.rank):>3}  {score(passage.hit.score):>8}  {name}:  {words}"
 
 
 def _visible(space: str) -> str:

@@ -6,35 +6,46 @@ import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
-from ..rag.dag.stage import Problem, Stage
-from ..rag.dag.stores import open_prefills
-from ..rag.dag.trace import record, record_kernels
-from ..rag.errors import BudgetError, ConfigError, RegardError
-from ..rag.lm import LanguageModel, describe
-from ..rag.lm.heads import deepest
-from ..rag.lm.passages import LEAST_PASSAGE_TOKENS, Format, Prompt, suffix_position
-from ..rag.lm.reading import Reading
-from ..rag.models import resolve, weights_hash
-from ..rag.nouns import Batch, Query, Ranking, Scores, ScoreSpace
-from ..rag.parts.settings import Count
-from .policies import POLICIES, AnyPolicy, BlockICR, Lay, Order, Policy, fused, prompt_of
-from .prompts import Task
+from ...rag.dag.scope import Scope, shared
+from ...rag.dag.stage import Need, Problem, Stage
+from ...rag.dag.stores import open_prefills
+from ...rag.dag.trace import record, record_kernels
+from ...rag.errors import BudgetError, ConfigError, RegardError
+from ...rag.lm import LanguageModel, describe
+from ...rag.lm.evidence import AttentionEvidence
+from ...rag.lm.heads import deepest
+from ...rag.lm.passages import LEAST_PASSAGE_TOKENS, Format, Prompt, suffix_position
+from ...rag.models import resolve, weights_hash
+from ...rag.models.chosen import hub
+from ...rag.nouns import Batch, Query, Ranking, Scores, ScoreSpace
+from ...rag.parts import Count
+from ...rag.trust import Connection
+from .policies import BlockICR, Policy
+from .policies.policy import Lay, Order, Task, prompt_of
+from .policies.scores import fused
 
 if TYPE_CHECKING:
-    from ..rag.lm.passages import StoredPrefills
+    from ...rag.lm.passages import StoredPrefills
 
+
+class OpenReranker(NamedTuple):
+    """The model, and the stored keys and values, if the stage takes those."""
+
+    model: LanguageModel
+    stored: StoredPrefills | None
 
 
 class AttentionReranker(Stage):
     """Reranks each ranking's first ``depth`` hits by the attention of language model ``lm``, as ``policy`` says.
 
     The prompt is one user turn: the passages, an instruction, the query (``CoRe`` and ``BlockRank`` have their own).
-    - ``policy``: a name (``"ICR"``), a policy (``BlockICR(fusion=None)``), or its settings (``{"kind": "ICR", "calibration": null}``).
+    - ``policy``: a policy (``BlockICR(fusion=None)``), a text (``"ICR"``, ``"icr:window=20"``), or a mapping
+      (``{"part": "ICR", "calibration": null}``); names are those of the table ``regard.policies``.
     - ``task``: the instruction's wording, for ``search`` or for question answering (``qa``).
     - ``max_words``: a passage (title and text) is cut after so many. Under the block mask the query stands 3 tokens a word behind the
       prompt's beginning, whatever the passages are; one that is longer in tokens loses its end.
@@ -52,104 +63,90 @@ class AttentionReranker(Stage):
     (``kernels``).
     """
 
-    version: ClassVar[int] = 3
-    needs_text: ClassVar[bool] = True
+    version = 3
+    needs = frozenset({Need.TEXT, Need.ATTENTION})
 
-    model_settings = ("lm",)
+    lm: str = "smollm2"
+    policy: Policy = BlockICR()
+    depth: Count = 20
+    task: Task = "search"
+    max_words: Count = 300
+    turn: tuple[str, str] | None = None
+    keep_tail: bool = False
+    cache: str | Path = ""
+    share: Annotated[int, Field(ge=0)] = 0
+    device: str | None = None
 
-    def __init__(
-        self, lm: str = "smollm2", policy: Literal["ICR", "BlockICR", "QRHead", "CoRe", "LayerBand", "BlockRank",
-                                                   "AttentionSorting"] | AnyPolicy = BlockICR(),  # noqa: B008 - it is immutable
-        depth: Count = 20, task: Task = "search", max_words: Count = 300, turn: tuple[str, str] | None = None,
-        keep_tail: bool = False, cache: str | Path = "", share: Annotated[int, Field(ge=0)] = 0, device: str | None = None,
-    ) -> None:
-        self.lm = lm
-        self.policy: Policy = POLICIES[policy]() if isinstance(policy, str) else policy
-        self.depth = depth
-        self.task = task
-        self.max_words = max_words
-        self.turn = turn
-        self.keep_tail = keep_tail
-        self.cache = str(cache)
-        self.share = share
-        self.device = device
-        self._model: LanguageModel | None = None
-        self._stored: StoredPrefills | None = None
-        if (cache or share) and (self.policy.mask != "block" or self.policy.query_first):
+    def __post_init__(self) -> None:
+        if (self.cache or self.share) and (self.policy.mask != "block" or self.policy.query_first):
             raise ConfigError(f"{type(self.policy).__name__} lets passages see each other or the query, so their keys and values belong "
-                              "to one prompt", where=self.label, hint='use the policy "BlockICR" with cache and share')
-        if cache and share:
-            raise ConfigError("what a cache holds is not enough to read from", where=self.label, hint="set share or cache, not both")
+                              "to one prompt", where="AttentionReranker", hint='use the policy "BlockICR" with cache and share')
+        if self.cache and self.share:
+            raise ConfigError("what a cache holds is not enough to read from", where="AttentionReranker",
+                              hint="set share or cache, not both")
 
-    def open(self) -> None:
+    def open(self, scope: Scope, /) -> OpenReranker:
         model = LanguageModel.acquire(self.lm, device=self.device, attention=True)
-        if self.cache:
-            try:
-                self._stored = self._open_cache()
-            except BaseException:
-                model.release()
-                raise
-        self._model = model
+        scope.callback(model.release)
+        return OpenReranker(model, scope.share(("prefills", self), self._open_cache) if self.cache else None)
 
-    def close(self) -> None:
-        self._stored = None
-        if self._model is not None:
-            self._model.release()
-            self._model = None
-
-    def state(self) -> Any:
-        cache = (self._stored or self._open_cache()).fingerprint if self.cache else None
+    def identity(self) -> Any:
+        cache = shared(("prefills", self), self._open_cache).fingerprint if self.cache else None
         return {"weights": weights_hash(resolve(self.lm)), "heads": self.policy.heads_in(self.lm), "cache": cache}
+
+    def connections(self) -> Iterator[Connection]:
+        return hub([self.lm])
 
     def check(self) -> Iterator[Problem]:
         try:
             window = describe(self.lm).window
             self.policy.heads_in(self.lm)
         except RegardError as error:
-            yield Problem(error.what, where=self.label, hint=error.hint or "")
+            yield Problem(error.what, hint=error.hint or "")
             return
         together = self.policy.at_once(self.depth)
         if self.policy.positions == "distinct" and together * LEAST_PASSAGE_TOKENS > window:
             yield Problem(
                 f"{together} passages do not fit the {window} tokens of {self.lm!r}, even cut to {LEAST_PASSAGE_TOKENS} each",
-                where=self.label, hint=f"set depth (or the policy's window) to at most {window // LEAST_PASSAGE_TOKENS // 2}",
+                hint=f"set depth (or the policy's window) to at most {window // LEAST_PASSAGE_TOKENS // 2}",
             )
 
-    def run(self, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Ranking]:
-        if self._model is None:
-            raise self.not_open()
-        from ..kernels.dispatch import taken
+    def run(self, opened: OpenReranker, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Ranking]:
+        from ...kernels.dispatch import taken
 
         with taken() as paths:
-            done = Batch(self._rerank(self._model, query, ranking) for query, ranking in zip(queries, rankings, strict=True))
+            done = Batch(self._rerank(opened, query, ranking) for query, ranking in zip(queries, rankings, strict=True))
         record_kernels(paths)
         return done
 
-    def _rerank(self, model: LanguageModel, query: Query, ranking: Ranking) -> Ranking:
+    def _rerank(self, opened: OpenReranker, query: Query, ranking: Ranking) -> Ranking:
         head = ranking.top(self.depth)
         if not len(head):
-            return head.rescore(np.zeros(0, dtype=np.float32), self._space, stage=self.label)
-        scored = self.policy.score(model, self._lay(model, query, head), len(head))
+            return head.rescore(np.zeros(0, dtype=np.float32), self._space)
+        scored = self.policy.score(opened.model, self._lay(opened, query, head), len(head))
         record(tokens_in=scored.prompt.tokens, passages_cut=scored.prompt.cut)
         weight = self.policy.fusion
         scores = scored.scores if weight is None else fused(scored.scores, head.scores, weight)
-        ranked = self._with_tail(head, ranking, scores) if self.keep_tail else head.rescore(scores, self._space, stage=self.label)
-        return ranked.read(Reading.of(model, head.rows, scored.prompt, scored.mass, keep=ranked.rows[:self.share]))
+        ranked = self._with_tail(head, ranking, scores) if self.keep_tail else head.rescore(scores, self._space)
+        kept = ranked.rows[:self.share]
+        return ranked.with_evidence(
+            attention=AttentionEvidence.of(opened.model, head.rows, scored.prompt, scored.mass, keep=kept))
 
     def _with_tail(self, head: Ranking, ranking: Ranking, scores: Scores) -> Ranking:
         tail = np.arange(1, len(ranking) - len(head) + 1, dtype=np.float32)
-        return ranking.rescore(np.concatenate([scores, scores.min() - tail]), self._space, stage=self.label)
+        return ranking.rescore(np.concatenate([scores, scores.min() - tail]), self._space)
 
     def _open_cache(self) -> StoredPrefills:
-        return open_prefills(self.cache, self.lm, self.form, deepest(self.policy.heads_in(self.lm), describe(self.lm).layers))
+        return open_prefills(str(self.cache), self.lm, self.form, deepest(self.policy.heads_in(self.lm), describe(self.lm).layers))
 
-    def _lay(self, model: LanguageModel, query: Query, head: Ranking) -> Lay:
+    def _lay(self, opened: OpenReranker, query: Query, head: Ranking) -> Lay:
         """How the policy puts the candidates into a prompt: as tokens, prefilled for a reader too, or out of the cache."""
+        model, kept = opened
         policy, passages = self.policy, functools.cache(head.passages)
         form = policy.form(self.lm, query.text, self.max_words, self.turn)
 
         def lay(order: Order) -> Prompt:
-            return prompt_of(policy, model, form, passages(), order, self.task, query.text, where=f"{self.label}, query {query.id!r}")
+            return prompt_of(policy, model, form, passages(), order, self.task, query.text, where=f"AttentionReranker, query {query.id!r}")
 
         def prefilled(order: Order) -> Prompt:
             prompt = lay(order)
@@ -157,16 +154,16 @@ class AttentionReranker(Stage):
             return replace(prompt, context=model.prefill(prompt.ids, blocks=prompt.blocks, mask=prompt.mask, positions=prompt.positions))
 
         def stored(order: Order) -> Prompt:
-            assert self._stored is not None
-            context, spans = self._stored.prefill(head, model.device)
+            assert kept is not None
+            context, spans = kept.prefill(head, model.device)
             suffixes = policy.suffixes(model, form, self.task, query.text)
             after = suffix_position(model, form, suffixes)
             if after < context.plan.after:
                 raise BudgetError(f"the query leaves {after - context.plan.prefix} tokens for a passage, and stored ones are longer",
-                                  where=f"{self.label}, query {query.id!r}", hint="shorten the query, or rerank without cache")
+                                  where=f"AttentionReranker, query {query.id!r}", hint="shorten the query, or rerank without cache")
             return Prompt(context, list(context.plan.blocks), spans, suffixes, policy.mask, policy.positions, after)
 
-        return stored if self._stored is not None else prefilled if self.share else lay
+        return stored if kept is not None else prefilled if self.share else lay
 
     @property
     def form(self) -> Format:

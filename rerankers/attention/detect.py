@@ -1,18 +1,22 @@
 """Which attention heads of a language model tell relevant passages apart, measured on judged queries.
 
-Every head ranks each query's candidates on its own. The candidates are shuffled first: in the first stage's order, heads that merely
-favour what is near would look good. Four measures, each the mean over queries with a bootstrap interval:
-- ``ndcg``, ours: nDCG@10 of the head's ranking by its calibrated attention (what the query pays less what a content-free query pays,
-  ICR's calibration), over the judged candidates.
-- ``qrhead_ndcg`` and ``qrhead_score`` (QRHead, Zhang et al. 2025, arXiv 2506.09944; princeton-pli/QRHead): a passage's score is the
-  head's calibrated attention to its tokens, without those more than 2 standard deviations below the passage's mean. From it nDCG@10, by
-  which the authors choose heads for search, and the sum over all relevant passages, by which they do for question answering.
-- ``core_score`` (CoRe, Tran et al. 2025, arXiv 2510.02219; linhhtran/CoRe-Reranking): the share of one relevant passage in a softmax
-  of uncalibrated attention over it and the passages that are not relevant; other relevant ones are left out. The relevant one is that
-  of the highest grade, of equal ones the first stage's best. The temperature is .1 for models named Llama or Phi, .001 for others.
+Every head ranks each query's candidates on its own. The candidates are shuffled first: in the first stage's order,
+heads that merely favour what is near would look good. Four measures, each the mean over queries with a bootstrap
+interval:
+- ``ndcg``, ours: nDCG@10 of the head's ranking by its calibrated attention (what the query pays less what a
+  content-free query pays, ICR's calibration), over the judged candidates.
+- ``qrhead_ndcg`` and ``qrhead_score`` (QRHead, Zhang et al. 2025, arXiv 2506.09944; princeton-pli/QRHead): a passage's
+  score is the head's calibrated attention to its tokens, without those more than 2 standard deviations below the
+  passage's mean. From it nDCG@10, by which the authors choose heads for search, and the sum over all relevant passages,
+  by which they do for question answering.
+- ``core_score`` (CoRe, Tran et al. 2025, arXiv 2510.02219; linhhtran/CoRe-Reranking): the share of one relevant passage
+  in a softmax of uncalibrated attention over it and the passages that are not relevant; other relevant ones are left
+  out. The relevant one is that of the highest grade, of equal ones the first stage's best. The temperature is .1 for
+  models named Llama or Phi, .001 for others.
 
-Under the causal mask each is taken in the prompt of the policy that uses it: ``ICR``, ``QRHead``, ``CoRe``. Under the block mask all are
-taken in that of ``BlockICR``, which is ours to use. Departs: the authors' candidates are their own files' (of NQ), not shuffled by us.
+Under the causal mask each is taken in the prompt of the policy that uses it: ``ICR``, ``QRHead``, ``CoRe``. Under the
+block mask all are taken in that of ``BlockICR``, which is ours to use. Departs: the authors' candidates are their own
+files' (of NQ), not shuffled by us.
 """
 
 from __future__ import annotations
@@ -25,19 +29,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..rag.errors import ConfigError, EvaluationError
-from ..rag.evaluation.beir import read_queries
-from ..rag.evaluation.significance import mean_interval
-from ..rag.evaluation.trec import read_qrels
-from ..rag.lm import LanguageModel
-from ..rag.lm.heads import HeadSet, Measure
-from ..rag.lm.prefill import Span, tiled
-from ..rag.models import resolve, weights_hash
-from ..rag.nouns import Batch, Query, Ranking
-from ..rag.progress import progress_bar
-from ..rag.tables import table
-from .policies import ICR, BlockICR, CoRe, Policy, QRHead, named, prompt_of
-from .prompts import Task
+from ...rag.errors import ConfigError, EvaluationError
+from ...rag.evaluation.beir import read_queries
+from ...rag.evaluation.significance import mean_interval
+from ...rag.evaluation.trec import read_qrels
+from ...rag.lm import LanguageModel
+from ...rag.lm.heads import HeadSet, Measure
+from ...rag.lm.prefill import tiled
+from ...rag.models import resolve, weights_hash
+from ...rag.nouns import Batch, Query, Ranking
+from ...rag.progress import progress_bar
+from ...rag.tables import table
+from ...rag.text import Span
+from .policies import ICR, BlockICR, CoRe, Policy, QRHead
+from .policies.policy import Task, named, prompt_of
 
 Tables = dict[Measure, NDArray[np.float64]]
 HeadMask = Literal["causal", "block"]
@@ -47,12 +52,15 @@ DEVIATIONS = 2.0
 
 _CUT = 10
 _RESAMPLES = 1000
-_BOUNDS: dict[Measure, tuple[float, float]] = {"ndcg": (0, 1), "qrhead_ndcg": (0, 1), "qrhead_score": (-1, 1), "core_score": (0, 1)}
+_BOUNDS: dict[Measure, tuple[float, float]] = {
+    "ndcg": (0, 1), "qrhead_ndcg": (0, 1), "qrhead_score": (-1, 1), "core_score": (0, 1),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One query's shuffled candidates with their gains (0: not relevant); ``positive`` is the place among them of the best one."""
+    """One query's shuffled candidates with their gains (0: not relevant); ``positive`` is the place among them of the
+    best one."""
 
     query: Query
     candidates: Ranking
@@ -61,18 +69,20 @@ class Judged:
 
 
 def detect_heads(
-    lm: str, queries: Sequence[Query], rankings: Sequence[Ranking], qrels: Mapping[str, Mapping[str, int]], out: str | Path, *,
-    mask: HeadMask = "block", depth: int = 20, task: Task = "search", collection: str = "", seed: int = 0,
-    temperature: float | None = None, device: str | None = None,
+    lm: str, queries: Sequence[Query], rankings: Sequence[Ranking], qrels: Mapping[str, Mapping[str, int]],
+    out: str | Path, *, mask: HeadMask = "block", depth: int = 20, task: Task = "search", collection: str = "",
+    seed: int = 0, temperature: float | None = None, device: str | None = None,
 ) -> HeadSet:
     """Measure all heads of ``lm`` on the first ``depth`` candidates of each ranking, and write the head set to ``out``.
 
-    A query counts when it has both a relevant candidate and one that is not. ``temperature`` is that of ``core_score``, None: its authors'
-    for this model. Raises ``EvaluationError`` when no query counts, ``ConfigError`` for a temperature of 0 or less.
+    A query counts when it has both a relevant candidate and one that is not. ``temperature`` is that of ``core_score``,
+    None: its authors' for this model. Raises ``EvaluationError`` when no query counts, ``ConfigError`` for a
+    temperature of 0 or less.
     """
     temperature = temperature_for(lm) if temperature is None else temperature
     if temperature <= 0:
-        raise ConfigError(f"a temperature of {temperature} gives no softmax", where="heads detect", hint="set it above 0, like .001 or .1")
+        raise ConfigError(f"a temperature of {temperature} gives no softmax", where="heads detect",
+                          hint="set it above 0, like .001 or .1")
     judged = _judged(queries, rankings, qrels, depth, seed)
     model = LanguageModel.acquire(lm, device=device, attention=True)
     try:
@@ -83,19 +93,21 @@ def detect_heads(
                 advance(1, "")
     finally:
         model.release()
-    recipe = {"collection": collection, "queries": len(judged), "candidates": depth, "order": "shuffled", "seed": seed, "mask": mask,
-              "positions": "shared" if mask == "block" else "distinct", "task": task, "calibration": ICR().calibration,
-              "deviations": DEVIATIONS, "temperature": temperature, "resamples": _RESAMPLES}
+    recipe = {"collection": collection, "queries": len(judged), "candidates": depth, "order": "shuffled", "seed": seed,
+              "mask": mask, "positions": "shared" if mask == "block" else "distinct", "task": task,
+              "calibration": ICR().calibration, "deviations": DEVIATIONS, "temperature": temperature,
+              "resamples": _RESAMPLES}
     found = _head_set(lm, recipe, measured, seed)
     found.save(Path(out))
     return found
 
 
 def detect_on_index(
-    lm: str, queries: str | Path, index: str | Path, qrels: str | Path, out: str | Path, *, limit: int = 0, seed: int = 0,
-    depth: int = 20, **settings: Any,
+    lm: str, queries: str | Path, index: str | Path, qrels: str | Path, out: str | Path, *, limit: int = 0,
+    seed: int = 0, depth: int = 20, **settings: Any,
 ) -> HeadSet:
-    """:func:`detect_heads` on the first ``depth`` passages that BM25 finds in ``index``; ``limit`` takes that many random queries."""
+    """:func:`detect_heads` on the first ``depth`` passages that BM25 finds in ``index``; ``limit`` takes that many
+    random queries."""
     grades = read_qrels(qrels)
     asked = [query for query in read_queries(queries) if query.id in grades]
     if limit and limit < len(asked):
@@ -107,11 +119,13 @@ def detect_on_index(
         rankings = first_stage.run(Batch(asked))
     finally:
         first_stage.close()
-    return detect_heads(lm, asked, rankings, grades, out, depth=depth, seed=seed, collection=Path(index).name, **settings)
+    collection = Path(index).name
+    return detect_heads(lm, asked, rankings, grades, out, depth=depth, seed=seed, collection=collection, **settings)
 
 
 def _judged(
-    queries: Sequence[Query], rankings: Sequence[Ranking], qrels: Mapping[str, Mapping[str, int]], depth: int, seed: int,
+    queries: Sequence[Query], rankings: Sequence[Ranking], qrels: Mapping[str, Mapping[str, int]],
+    depth: int, seed: int,
 ) -> list[Judged]:
     random = np.random.default_rng(seed)
     judged = []
@@ -123,8 +137,9 @@ def _judged(
         if gains.any() and not gains.all():
             judged.append(Judged(query, candidates, gains, int(np.lexsort((shuffled, -gains))[0])))
     if not judged:
-        raise EvaluationError(f"none of {len(queries)} queries has both a relevant candidate and another among its first {depth}",
-                              where="heads detect", hint="check that queries, index and qrels belong together, or raise --depth")
+        raise EvaluationError(
+            f"none of {len(queries)} queries has both a relevant candidate and another among its first {depth}",
+            where="heads detect", hint="check that queries, index and qrels belong together, or raise --depth")
     return judged
 
 
@@ -148,8 +163,8 @@ class _Seen:
     def __init__(self, model: LanguageModel, policy: Policy, case: Judged, task: Task) -> None:
         self.model, self.case = model, case
         form = policy.form(model.info.name, case.query.text)
-        prompt = prompt_of(policy, model, form, case.candidates.passages(), range(len(case.candidates)), task, case.query.text,
-                           where=f"query {case.query.id!r}")
+        prompt = prompt_of(policy, model, form, case.candidates.passages(), range(len(case.candidates)), task,
+                           case.query.text, where=f"query {case.query.id!r}")
         assert isinstance(prompt.context, list)
         self.prompt = prompt
         self.context = model.prefill(prompt.context, blocks=prompt.blocks, mask=prompt.mask, positions=prompt.positions)
@@ -160,7 +175,8 @@ class _Seen:
     def qrhead(self) -> Tables:
         tokens = [(t, t + 1) for start, stop in self.prompt.spans for t in range(start, stop)]
         scores = filtered(self._paid(tokens, [1.0, -1.0]), [stop - start for start, stop in self.prompt.spans])
-        return {"qrhead_ndcg": ndcg_of(scores, self.case.gains), "qrhead_score": scores[..., self.case.gains > 0].sum(axis=-1)}
+        gained = scores[..., self.case.gains > 0].sum(axis=-1)
+        return {"qrhead_ndcg": ndcg_of(scores, self.case.gains), "qrhead_score": gained}
 
     def core(self, temperature: float) -> Tables:
         paid = self._paid(self.prompt.spans, [1.0])
@@ -169,13 +185,14 @@ class _Seen:
     def _paid(self, spans: Sequence[Span], weights: list[float]) -> NDArray[np.float64]:
         """By each head to each span, the suffixes weighted, [layers, heads, spans]."""
         rows = self.prompt.rows and self.prompt.rows[:len(weights)]
-        paid = self.model.head_scores(self.context, self.prompt.suffixes[:len(weights)], spans, weights=weights, query_rows=rows,
-                                      after=self.prompt.after)
+        paid = self.model.head_scores(self.context, self.prompt.suffixes[:len(weights)], spans, weights=weights,
+                                      query_rows=rows, after=self.prompt.after)
         return paid.astype(np.float64)
 
 
 def filtered(tokens: NDArray[np.float64], lengths: Sequence[int]) -> NDArray[np.float64]:
-    """Each passage's sum without low outliers: ``tokens`` [..., tokens], of passages one after the other, to [..., passages]."""
+    """Each passage's sum without low outliers: ``tokens`` [..., tokens], of passages one after the other, to [...,
+    passages]."""
     sums = []
     for start, stop in tiled(0, lengths):
         passage = tokens[..., start:stop]
