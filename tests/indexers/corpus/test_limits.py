@@ -26,7 +26,7 @@ from regard.rag import Document
 from regard.rag.errors import ConfigError, CorpusError, EmptyCorpusError
 from regard.rag.parts import part
 
-from ..pdfs import pdf_of
+from ...pdfs import pdf_of
 
 SMALL = Limits(
     record_bytes=10_000, file_bytes=1_000_000, decompressed_bytes=100_000_000, decompressed_ratio=50, document_characters=20_000,
