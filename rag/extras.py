@@ -1,4 +1,5 @@
-"""Packages that come with an extra of the distribution: without them all of Regard still imports, and says what to install."""
+"""Packages that come with an extra of the distribution: without them all of Regard still imports, and says what to
+install."""
 
 from __future__ import annotations
 

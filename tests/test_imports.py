@@ -1,4 +1,5 @@
-"""What an import costs: which modules each entrance loads, rather than seconds (``benchmarks/bench_import.py`` prints those)."""
+"""What an import costs: which modules each entrance loads, rather than seconds (``benchmarks/bench_import.py`` prints
+those)."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from typing import Any
 import pytest
 import regard
 
-HEAVY = ("torch", "transformers", "sentence_transformers", "tokenizers", "faiss", "lance", "pyarrow", "onnxruntime", "bm25s",
-         "numba", "ir_measures", "scipy", "pandas", "langchain_core", "pypdf", "httpx", "tqdm")
+HEAVY = ("torch", "transformers", "sentence_transformers", "tokenizers", "faiss", "lance", "pyarrow", "onnxruntime",
+         "bm25s", "numba", "ir_measures", "scipy", "pandas", "langchain_core", "pypdf", "httpx", "tqdm")
 CORE = (*HEAVY, "numpy", "pydantic", "yaml", "rich", "typer")
 COMMANDS = {  # what each may load besides typer, of what it does not run
     "search": {"regard.rag.app.cli.search"}, "methods": {"regard.rag.app.cli.methods"},
@@ -37,8 +38,9 @@ def test_the_core_loads_no_library() -> None:
     assert not _loaded("import regard.rag") & set(CORE)
 
 
-@pytest.mark.parametrize("package", ["retrievers", "rerankers", "readers", "indexers", "kernels", "rag.dag.pipeline", "rag.lm",
-                                     "rag.evaluation", "rag.models", "rag.app.rag", "rag.app.rerank", "rag.app.presets"])
+@pytest.mark.parametrize("package", [
+    "retrievers", "rerankers", "readers", "indexers", "kernels", "rag.dag.pipeline", "rag.lm", "rag.evaluation",
+    "rag.models", "rag.app.rag", "rag.app.rerank", "rag.app.presets"])
 def test_other_packages_load_nothing_heavy(package: str) -> None:
     assert not _loaded(f"import regard.{package}") & set(HEAVY)
 
@@ -53,12 +55,14 @@ def test_help_loads_no_more_than_the_commands_own_files() -> None:
     assert not loaded & {*HEAVY, "numpy", "pydantic", "yaml"}
     ours = {m for m in loaded if m.startswith("regard.")}
     assert {m for m in ours if not m.startswith("regard.rag.app.cli")} <= {
-        "regard.rag", "regard.rag.app", "regard.rag.errors", "regard.rag.files", "regard.rag.markup", "regard.rag.tables"}
+        "regard.rag", "regard.rag.app", "regard.rag.errors", "regard.rag.files", "regard.rag.markup",
+        "regard.rag.tables"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_loads_its_own_file_alone(command: str) -> None:
-    files = {m for m in _loaded(_command(*command.split(), "--help")) if m.startswith("regard.rag.app.cli.")}
+    loaded = _loaded(_command(*command.split(), "--help"))
+    files = {m for m in loaded if m.startswith("regard.rag.app.cli.")}
     assert files - {f"regard.rag.app.cli.{shared}" for shared in ("options", "output")} == COMMANDS[command]
 
 
@@ -67,7 +71,7 @@ def _command(*arguments: str) -> str:
             "try: main()\nexcept SystemExit as end: assert not end.code")
 
 
-# --- the package itself ------------------------------------------------------------------------------------------------
+# --- the package itself ----------------------------------------------------------------------------------------
 
 
 def test_every_name_of_the_package_is_what_its_folder_has() -> None:

@@ -12,8 +12,9 @@ from ...rag.nouns import Document
 def one_from_langchain(document: Any, seen: Counter[str]) -> Document:
     """One document of a stream; ``seen`` counts the stream's sources.
 
-    The id is the document's own, else its ``source`` metadata, else a hash of its text. Where several documents of a stream
-    share a source (the pages of a PDF), the second is ``SOURCE#2``, and so on. ``title`` is taken from the metadata.
+    The id is the document's own, else its ``source`` metadata, else a hash of its text. Where several documents of a
+    stream share a source (the pages of a PDF), the second is ``SOURCE#2``, and so on. ``title`` is taken from the
+    metadata.
     """
     metadata: dict[str, Any] = dict(document.metadata)
     identity, source = document.id, metadata.get("source")

@@ -1,4 +1,5 @@
-"""Packages that not everybody needs: without them all of Regard imports, and what needs one says which extra brings it."""
+"""Packages that not everybody needs: without them all of Regard imports, and what needs one says which extra brings
+it."""
 
 from __future__ import annotations
 
@@ -123,8 +124,8 @@ def test_the_default_install_runs_the_default_pipeline() -> None:
 
 
 def test_every_dependency_is_pinned() -> None:
-    pinned = {line.split("==")[0].lower() for line in (Path(__file__).parents[2] / "constraints.txt").read_text().splitlines()
-              if "==" in line and not line.startswith("#")}
+    constraints = (Path(__file__).parents[2] / "constraints.txt").read_text().splitlines()
+    pinned = {line.split("==")[0].lower() for line in constraints if "==" in line and not line.startswith("#")}
     pinned = {name.replace("_", "-") for name in pinned}
     asked = _names(PROJECT["dependencies"]).union(*(_names(found) for name, found in OPTIONAL.items() if name != "gpu"))
     assert {name.replace("_", "-") for name in asked} - pinned - {"regard"} == set()

@@ -111,7 +111,8 @@ class RegardRetriever(BaseRetriever):
 
 
 def from_langchain(documents: Iterable[LangChainDocument]) -> Iterator[Document]:
-    """LangChain documents (what its loaders and splitters give) as a corpus; ``build_index`` takes them as they are, too.
+    """LangChain documents (what its loaders and splitters give) as a corpus; ``build_index`` takes them as they are,
+    too.
 
     See ``indexers.corpus.langchain`` for their ids.
     """

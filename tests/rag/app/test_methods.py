@@ -56,8 +56,10 @@ def other(tmp_path: Path) -> dict[str, str]:
     (package / "good.py").write_text(GOOD)
     (package / "broken.py").write_text("1 / 0")
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[regard.stages]\nother = other:STAGES\n[regard.things]\nother = other:THINGS\n")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]), "COLUMNS": "200"}
+    points = "[regard.stages]\nother = other:STAGES\n[regard.things]\nother = other:THINGS\n"
+    (info / "entry_points.txt").write_text(points)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path, "COLUMNS": "200"}
 
 
 def _regard(environment: dict[str, str], *arguments: str) -> str:
@@ -67,7 +69,8 @@ def _regard(environment: dict[str, str], *arguments: str) -> str:
 
 def test_every_entry_of_every_table_is_listed() -> None:
     listed = methods()
-    assert {m.group for m in listed} == set(groups()) >= {"regard.stages", "regard.encoders", "regard.jobs", "regard.stores"}
+    known = {"regard.stages", "regard.encoders", "regard.jobs", "regard.stores"}
+    assert {m.group for m in listed} == set(groups()) >= known
     assert [(m.group, m.name) for m in listed] == [(group, name) for group in groups() for name in table(group)]
     assert [m.error for m in listed if m.error] == []
     (bm25,) = [m for m in listed if m.name == "BM25"]

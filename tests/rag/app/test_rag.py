@@ -34,7 +34,8 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The folder of every ONNX model, as it is asked for."""
     asked: list[str] = []
     real = OnnxModel.acquire.__func__  # type: ignore[attr-defined]  # a class method's function
-    monkeypatch.setattr(OnnxModel, "acquire", classmethod(lambda cls, folder: asked.append(folder) or real(cls, folder)))
+    counted = classmethod(lambda cls, folder: asked.append(folder) or real(cls, folder))
+    monkeypatch.setattr(OnnxModel, "acquire", counted)
     return asked
 
 
@@ -70,14 +71,16 @@ def test_what_differs_has_a_place_of_its_own(docs: Path, cache: Path, tmp_path: 
     (tmp_path / "more" / "flea.md").write_text("Fleas jump.")
     made = [
         RAG(docs, encoder=None, progress=False), RAG(docs, encoder=None, chunker="whole", progress=False),
-        RAG([docs, tmp_path / "more"], encoder=None, progress=False), RAG(tmp_path / "more", encoder=None, progress=False),
+        RAG([docs, tmp_path / "more"], encoder=None, progress=False),
+        RAG(tmp_path / "more", encoder=None, progress=False),
     ]
     assert len({rag.index for rag in made}) == 4
     assert [rag.report.documents for rag in made] == [2, 2, 3, 1]
 
 
 def test_documents_in_python_get_a_folder_that_goes_with_the_object() -> None:
-    rag = RAG([Document("flea", "A flea lives for months."), Document("moon", "The Moon is far.")], encoder=None, progress=False)
+    documents = [Document("flea", "A flea lives for months."), Document("moon", "The Moon is far.")]
+    rag = RAG(documents, encoder=None, progress=False)
     assert rag.search("flea", 1).passages()[0].document_id == "flea"
     folder = rag.index
     assert folder.exists()

@@ -45,7 +45,8 @@ def test_scores_are_the_models_and_rows_are_positions() -> None:
 
 def test_all_forms_of_a_text_and_their_titles() -> None:
     passage = Passage("p", "d", TEXTS[2], 7, 7 + len(TEXTS[2]), "Insects")
-    ranking = rerank(Query(QUERY), (t for t in [TEXTS[0], ("pair", TEXTS[1]), passage, Document("doc", TEXTS[3], "Bread", {"n": 1})]))
+    texts = [TEXTS[0], ("pair", TEXTS[1]), passage, Document("doc", TEXTS[3], "Bread", {"n": 1})]
+    ranking = rerank(Query(QUERY), iter(texts))
     found = {hit.passage.id: hit for hit in ranking}
     assert found.keys() == {"0", "pair", "p", "doc"}
     assert found["p"].passage == passage
@@ -72,7 +73,8 @@ def test_the_model_stays_loaded_between_calls(monkeypatch: pytest.MonkeyPatch) -
     _cross_encoder.cache_clear()
     asked: list[str] = []
     real = OnnxModel.acquire.__func__  # type: ignore[attr-defined]  # a class method's function
-    monkeypatch.setattr(OnnxModel, "acquire", classmethod(lambda cls, folder: asked.append(folder) or real(cls, folder)))
+    counted = classmethod(lambda cls, folder: asked.append(folder) or real(cls, folder))
+    monkeypatch.setattr(OnnxModel, "acquire", counted)
     first, second = rerank(QUERY, TEXTS), rerank(QUERY, TEXTS[::-1])
     assert len(asked) == 1
     assert second.rows.tolist() == [len(TEXTS) - 1 - row for row in first.rows]
