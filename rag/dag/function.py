@@ -16,7 +16,6 @@ from ..parts.spec import loaded
 from .ports import Port, Ports, is_type, ports_of, type_name
 from .stage import Stage
 
-
 _NOUNS = {noun for noun in map(vars(nouns).get, nouns.__all__) if isinstance(noun, type)}
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from .. import models
 from ..errors import MissingDependency, ModelNotFound, UnsupportedModel
+from ..extras import missing
 from .inert import expect_inert
 
 _DYNAMIC_RANGE_OPS = (b"DynamicQuantizeLinear", b"DynamicQuantizeMatMul", b"DynamicQuantizeLSTM")
@@ -128,7 +129,7 @@ def _session(graph: Path, threads: int) -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise MissingDependency("onnxruntime is not installed", where=str(graph), hint="pip install onnxruntime") from None
+        raise missing("onnxruntime", where=str(graph)) from None
     wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
     providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
     options = onnxruntime.SessionOptions()

@@ -17,7 +17,7 @@ import numpy as np
 from bench_quality import candidates
 from common import arguments, collection, collection_index
 from regard.indexers import LanceStore
-from regard.indexers.views.attention.layout import Layout, room_for, tensor_of
+from regard.indexers.views.attention.layout import Layout, tensor_of
 from regard.rag import Query, Ranking
 from regard.rag.evaluation import BeirFolder, evaluate, read_beir
 from regard.rag.evaluation.significance import bootstrap_interval

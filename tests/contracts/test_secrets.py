@@ -24,7 +24,7 @@ from regard.indexers import build_index
 from regard.rag import Document, Pipeline
 from regard.rag.app import cli
 from regard.rag.app.batch import run_queries
-from regard.rag.app.terminal import answer_json
+from regard.rag.app.terminal.found import answer_json
 from regard.rag.dag.scope import Scope
 from regard.rag.dag.trace import TextDelta
 from regard.rag.errors import RegardError

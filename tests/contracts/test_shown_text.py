@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from regard.indexers import build_index
 from regard.rag import Pipeline
 from regard.rag.app import terminal
+from regard.rag.app.terminal import found
 from regard.rag.dag.graph import Edge, Graph, Node
 from regard.rag.dag.trace import StageTrace, Trace
 from regard.rag.markup import Streamed, escape, json_escaped, one_line, visible
@@ -115,8 +116,8 @@ def views(text: str) -> dict[str, str]:
     query = Query(f"x{text}", id=text, filters={text: text})
     console, terminal.console = terminal.console, Console(file=StringIO(), highlight=False, color_system=None, width=200)
     try:
-        terminal.show_ranking(text, ranking, trace)
-        terminal.show_citations(answer, trace)
+        found.show_ranking(text, ranking, trace)
+        found.show_citations(answer, trace)
         printed = terminal.console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
     finally:
         terminal.console = console

@@ -219,17 +219,17 @@ def test_who_indexes_with_a_model_searches_without_a_word(tmp_path: Path) -> Non
 def test_a_yes_on_a_terminal_is_remembered(theirs: Path, monkeypatch) -> None:
     import sys
 
-    from regard.rag.app import cli
+    from regard.rag.app.cli import opening
 
     asked = []
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr("typer.confirm", lambda text, err: asked.append(text) or True)
-    cli._consent([theirs], trust=False)
+    opening.consent([theirs], trust=False)
     assert "model" in asked[0]
     chosen._this_process.clear()
     Scope().open(Dense(theirs))
-    cli._consent([theirs], trust=False)
+    opening.consent([theirs], trust=False)
     assert len(asked) == 1
 
 

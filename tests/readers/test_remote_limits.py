@@ -144,7 +144,7 @@ def test_data_that_is_no_chunk_is_an_error(data):
     ("<b>" * 1000, "It is.", "other", "ended by the server: other"),
 ])
 def test_how_an_answer_ended(reason, text, finish, note):
-    from regard.rag.app.terminal import answer_json
+    from regard.rag.app.terminal.found import answer_json
     from regard.rag.show.display import answer_html
 
     with wire(lambda c: c.sendall(HEAD + _piece(text) + _piece("", reason))) as server:

@@ -215,7 +215,7 @@ print("done", flush=True)
 
 
 def _start_job(path: Path) -> subprocess.Popen[str]:
-    code = KILLED.format(tests=str(Path(__file__).parents[1]), here=__file__)
+    code = KILLED.format(tests=str(Path(__file__).parents[2]), here=__file__)
     return subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
 
 

@@ -18,8 +18,8 @@ from regard.rag.nouns import Query
 from regard.retrievers import BM25, Dense, Fuse
 from typer.testing import CliRunner
 
-COMMANDS = ["index", "verify", "delete", "compact", "search", "ask", "run", "eval", "init", "check", "graph", "doctor", "demo", "heads",
-            "heads detect"]
+COMMANDS = ["index", "verify", "delete", "compact", "search", "ask", "run", "eval", "init", "check", "graph", "methods", "doctor",
+            "demo", "heads", "heads detect"]
 
 
 def _run(*arguments: object) -> str:

@@ -12,7 +12,7 @@ from regard.indexers.corpus import Skip, detect_format, estimate_size, read_corp
 from regard.indexers.corpus.decoding import BinaryData, decode, well_formed
 from regard.rag.errors import CorpusError
 
-from ..pdfs import pdf_of
+from ...pdfs import pdf_of
 
 
 def read(source, format="auto"):

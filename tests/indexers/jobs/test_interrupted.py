@@ -234,7 +234,7 @@ def _sentence(text: str) -> tuple[int, int]:
 
 
 def test_after_a_real_interrupt_the_index_holds_what_was_said_and_nothing_is_encoded_twice(tmp_path: Path, hash_encoder: Any) -> None:
-    code, path = SLOW.format(tests=str(Path(__file__).parents[1])), tmp_path / "i"
+    code, path = SLOW.format(tests=str(Path(__file__).parents[2])), tmp_path / "i"
     job = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert job.stdout is not None
     first = [int(job.stdout.readline()) for _ in range(2)]
@@ -416,7 +416,7 @@ def test_only_a_job_over_the_same_sources_finishes_one(tmp_path: Path, monkeypat
 
 
 def test_a_killed_job_leaves_its_note(tmp_path: Path) -> None:
-    code = SLOW.format(tests=str(Path(__file__).parents[1]))
+    code = SLOW.format(tests=str(Path(__file__).parents[2]))
     job = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert job.stdout is not None
     job.stdout.readline()

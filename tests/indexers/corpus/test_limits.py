@@ -26,7 +26,7 @@ from regard.rag import Document
 from regard.rag.errors import ConfigError, CorpusError, EmptyCorpusError
 from regard.rag.parts import part
 
-from ..pdfs import pdf_of
+from ...pdfs import pdf_of
 
 SMALL = Limits(
     record_bytes=10_000, file_bytes=1_000_000, decompressed_bytes=100_000_000, decompressed_ratio=50, document_characters=20_000,
@@ -424,15 +424,16 @@ def test_limits_as_text() -> None:
 
 
 def test_the_command_takes_limits_and_says_their_defaults(tmp_path: Path) -> None:
-    from regard.rag.app import cli
+    from regard.rag.app.cli import app
+    from regard.rag.app.cli import index as command
     from typer.testing import CliRunner
 
-    assert all(default in cli._LIMITS for default in Limits.described().split(", "))
+    assert all(default in command._LIMITS for default in Limits.described().split(", "))
     (tmp_path / "c").mkdir()
     for name, text in (("a.txt", "fine"), ("b.txt", "too long")):
         (tmp_path / "c" / name).write_text(text)
     arguments = ["index", str(tmp_path / "c"), "--index", str(tmp_path / "i"), "--encoder", "none", "--view", "bm25", "--json"]
-    result = CliRunner().invoke(cli.app, [*arguments, "--limit", "document_characters=5"])
+    result = CliRunner().invoke(app, [*arguments, "--limit", "document_characters=5"])
     report = json.loads(result.stdout[result.stdout.index("{"):])
     assert (report["added"], report["skipped"]) == (1, 1)
     assert "--limit document_characters=N" in report["skips"][0]["reason"]

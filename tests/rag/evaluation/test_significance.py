@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from regard.rag.app.cli import app
-from regard.rag.app.terminal import console, show_comparison
+from regard.rag.app.terminal import console
+from regard.rag.app.terminal.scores import show_comparison
 from regard.rag.dag.trace import StageTrace, Trace
 from regard.rag.errors import EvaluationError
 from regard.rag.evaluation import (
