@@ -98,7 +98,7 @@ def _model(name: str) -> Diagnosis:
 
 def _views(index: Path) -> list[Diagnosis]:
     """The views of ``index`` that keep a footprint: whether what they lack fits."""
-    from ...indexers.views.footprint import FOOTPRINT  # only for an index
+    from ...indexers.views.attention.footprint import FOOTPRINT  # only for an index
 
     store = open_store(f"lance:{index}")
     passages = len(store) if isinstance(store, Sized) else 0

@@ -16,7 +16,7 @@ from ..parts.spec import loaded
 from .ports import Port, Ports, is_type, ports_of, type_name
 from .stage import Stage
 
-_NOUNS = {noun for noun in map(vars(nouns).get, nouns.__all__) if isinstance(noun, type)}
+_NOUNS = {noun for noun in map(vars(nouns).get, nouns.__all__) if isinstance(noun, type) and noun.__module__.startswith(nouns.__name__)}
 
 
 def _function(value: Any) -> Any:
@@ -42,18 +42,19 @@ def _type(value: Any) -> Any:
 
 
 _Type = Annotated[Any, BeforeValidator(_type)]
+_Callable = Annotated[Callable[..., Any], BeforeValidator(_function), WithJsonSchema({"type": "string"})]
 
 
 class Function(Stage):
     """An annotated function as a stage: ``p.add(fn, query)`` is ``p.add(Function(fn), query)``.
 
     Its annotations are the ports: ``def expand(query: Query) -> Query`` is called once a query, ``def expand(queries: Batch[Query]) ->
-    Batch[Query]`` once a batch. A lambda has none: give what it ``takes`` and ``gives``. A file names a function by its import place
-    (``package.module:expand``), and does not import it (see ``Pipeline.load``); a lambda, one whose types were given, or a function within another, cannot be saved.
-    Parameters that can only be given by name keep their defaults.
+    Batch[Query]`` once a batch. A lambda has none: give what it ``takes`` and ``gives``. Parameters that can only be given by name keep
+    their defaults. A file names a function by its import place (``package.module:expand``): one that was imported before and takes one of
+    Regard's nouns. A lambda, a function whose types were given, or one within another cannot be saved.
     """
 
-    function: Annotated[Callable[..., Any], BeforeValidator(_function), WithJsonSchema({"type": "string"})]
+    function: _Callable
     takes: tuple[_Type, ...] | None = None
     gives: _Type = None
 

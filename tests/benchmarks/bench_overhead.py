@@ -59,7 +59,7 @@ def one_query(figures: Figures, index_folder: Path, claims: list[str], queries: 
             direct(text), alone(text), p.run(text)
         pairs = {}
         for name, less in (("bare", direct), ("stage", alone)):
-            timed = [alternate(lambda t=text: less(t), lambda t=text: p.run(t), 4) for text in _cycled(claims, queries)]
+            timed = [alternate(lambda t=text, f=less: f(t), lambda t=text: p.run(t), 4) for text in _cycled(claims, queries)]
             pairs[name] = [min(a) * 1e3 for a, _ in timed], [min(b) * 1e3 for _, b in timed]
         asked = [Query(text, str(i)) for i, text in enumerate(claims[:BATCH])]
         together = p.run(asked).passages

@@ -115,9 +115,9 @@ def test_what_cannot_be_a_stage_is_refused_with_the_reason(function: Any, says: 
 
 def test_types_that_do_not_go_with_the_parameters_are_refused() -> None:
     for settings in ({"takes": (Query, Query), "gives": Query}, {"takes": (Query,)}):
-        with pytest.raises(ConfigError, match="takes query\n? ?.*|give a type for each"):
+        with pytest.raises(ConfigError, match=r"takes query\n? ?.*|give a type for each"):
             Function(shout, **settings)
-    with pytest.raises(ConfigError, match="not.imported was not imported"):
+    with pytest.raises(ConfigError, match=r"not.imported was not imported"):
         Function("not.imported:thing")
     with pytest.raises(ConfigError, match="'Query' is no type"):
         Function(shout, takes=["Query"], gives=Query)
@@ -162,7 +162,7 @@ def test_a_file_never_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for stage in ("part: Function, function: 'their_module:mine'", "part: 'their_module:Mine'",
                   "part: Function, function: 'their_module.os:system'"):
         file.write_text(f"regard: 2\nstages:\n  a: {{{stage}, inputs: [query]}}\noutputs: {{out: a}}\n")
-        with pytest.raises(ConfigError, match="their_module.* was not imported"):
+        with pytest.raises(ConfigError, match=r"their_module.* was not imported"):
             Pipeline.load(file)
     assert not (tmp_path / "ran").exists()
     assert "their_module" not in sys.modules
@@ -170,7 +170,7 @@ def test_a_file_never_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         for types in ("", ", takes: [x], gives: y", ", takes: [null], gives: null", ", takes: ['builtins:str'], gives: 'builtins:int'"):
             file.write_text(f"regard: 2\ninputs: {{query: Any}}\nstages:\n  a: {{part: Function, function: '{place}'{types}, "
                             "inputs: [query]}\noutputs: {out: a}\n")
-            with pytest.raises(ConfigError, match="takes nothing of Regard's|os:|is no type"):
+            with pytest.raises(ConfigError, match=r"takes nothing of Regard's|os:|is no type"):
                 Pipeline.load(file)
 
 
@@ -201,7 +201,7 @@ def test_a_registered_stage_is_used_by_name_and_a_taken_name_is_refused() -> Non
     text = "regard: 2\nstages:\n  a: {part: Murmur, inputs: [query], mark: '~'}\noutputs: {out: a}\n"
     name, plan = parse(text, {}, "x.yaml")
     assert Pipeline(name, plan=plan).run("ABC").out.text == "abc~"
-    with pytest.raises(ConfigError, match="a file cannot name .*Murmur: it was defined inside a function"):
+    with pytest.raises(ConfigError, match=r"a file cannot name .*Murmur: it was defined inside a function"):
         dump(piped(Murmur()).plan(), "x")
     for taken in ("Murmur", "BM25"):
         with pytest.raises(ConfigError, match=f"{taken}.*taken|another"):

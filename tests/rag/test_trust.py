@@ -125,7 +125,8 @@ def test_what_is_built_in_and_what_is_the_users(tmp_path: Path, lexical: Path, m
     assert Pipeline.load(_file(tmp_path, lexical, None)).check(), "the host is the user's, the variable the file's"
     assert not Pipeline.load(_file(tmp_path, lexical), base_url="https://mine.example", api_key_env="AWS_SECRET_ACCESS_KEY").check()
     assert Pipeline.load(_file(tmp_path, lexical), base_url="https://mine.example").check()
-    assert not list(RemoteReader("m", base_url="https://mine.example/v1", api_key_env="AWS_SECRET_ACCESS_KEY").check()), "made in Python: the author's own"
+    mine = RemoteReader("m", base_url="https://mine.example/v1", api_key_env="AWS_SECRET_ACCESS_KEY")
+    assert not list(mine.check()), "made in Python: the author's own"
     assert not Pipeline.load(_file(tmp_path, lexical, "http://evil.example/v1", None)).check(), "no key, nothing to allow"
 
 

@@ -1,5 +1,5 @@
-"""Stages as values: one object in several places at once, names that decide nothing, ports by name, several outputs, and what a stage may not
-do to what it was given."""
+"""Stages as values: one object in several places at once, names that decide nothing, ports by name, several outputs, and what
+a stage may not do to what it was given."""
 
 from __future__ import annotations
 
@@ -307,7 +307,7 @@ def test_a_ranking_cannot_be_changed_by_a_stage(change: Callable[[Ranking], None
 
     p = Pipeline()
     p.output(hits=p.add(Changes(), p.add(Retrieve(), p.input(Query))))
-    with pytest.raises(StageError, match="run changed what it was given.*stage 'changes'.*\n  -> other stages read it too"):
+    with pytest.raises(StageError, match=r"run changed what it was given.*stage 'changes'.*\n  -> other stages read it too"):
         p.run(["a", "b"])
 
 

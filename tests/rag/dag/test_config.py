@@ -70,8 +70,8 @@ def test_settings_given_at_load_reach_every_stage_that_has_them() -> None:
     (("name: two", "inputs: {query: Question}"), "has the type 'Question'"),
 ])
 def test_a_wrong_file_says_what_and_where(change: tuple[str, str], message: str) -> None:
+    assert change[0] in GOOD
     with pytest.raises((ConfigError, PipelineError)) as caught:
-        assert change[0] in GOOD
         parse(GOOD.replace(*change), {}, "wrong.yaml")
     text = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
     assert message in text
@@ -109,7 +109,7 @@ def test_a_stage_that_is_not_registered_cannot_be_saved(tmp_path: Path) -> None:
 
     p = Pipeline()
     p.output(hits=p.add(Mine(), p.input(Query)))
-    with pytest.raises(ConfigError, match="a file cannot name .*Mine: it was defined inside a function"):
+    with pytest.raises(ConfigError, match=r"a file cannot name .*Mine: it was defined inside a function"):
         p.save(tmp_path / "p.yaml")
     assert not (tmp_path / "p.yaml").exists()
 

@@ -215,7 +215,7 @@ def test_what_a_stage_was_given_cannot_be_changed_from_outside() -> None:
 
 
 def test_a_stage_with_a_constructor_of_its_own_is_refused_where_it_is_written() -> None:
-    with pytest.raises(ConfigError, match="Forgets has a constructor of its own.*\n  -> declare its settings as fields"):
+    with pytest.raises(ConfigError, match=r"Forgets has a constructor of its own.*\n  -> declare its settings as fields"):
         class Forgets(Stage):
             def __init__(self, mark: str) -> None:
                 pass
@@ -398,7 +398,7 @@ def test_a_subclass_of_a_setting_is_itself_in_fingerprints_and_in_files() -> Non
 
     class Hidden(Split): ...
 
-    with pytest.raises(ConfigError, match="a file cannot name .*Hidden: it was defined inside a function"):
+    with pytest.raises(ConfigError, match=r"a file cannot name .*Hidden: it was defined inside a function"):
         dump(alone(Cuts(Hidden())).plan(), "x")
 
 
