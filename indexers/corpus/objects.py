@@ -1,14 +1,12 @@
-"""Corpora that are Python objects: lists and generators of records, data frames, Hugging Face and ir_datasets'
-datasets.
+"""Corpora that are Python objects: lists and generators of records, data frames, Hugging Face and ir_datasets' datasets.
 
-A record is a ``Document``, a mapping, a named tuple, a LangChain document, or any object with an id and a text
-(``records.IDS``, ``records.TEXTS``). The libraries are known by what their objects can do, and none is imported.
+A record is a ``Document``, a mapping, a named tuple, a LangChain document, or any object with an id and a text (``records.IDS``,
+``records.TEXTS``). The libraries are known by what their objects can do, and none is imported.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 from ...rag.errors import CorpusError
 from ...rag.nouns import Document
 from . import records
+from .langchain import one_from_langchain
 from .limits import Limits
 from .skips import OnSkip, Skip, Unreadable
 
@@ -27,9 +26,9 @@ _KINDS = ("a Document, a mapping, a named tuple, a LangChain document or an obje
 def read(corpus: Any, limits: Limits, on_skip: OnSkip) -> Iterator[Document]:
     """The documents of ``corpus`` in its order.
 
-    A record without id or text (None, NaN), or over one of ``limits``, is a skip at its position, counted from 0.
-    Raises ``CorpusError`` for what is no record: at once where that can be seen beforehand (the items of a list, the
-    columns of a table), else when its position is reached.
+    A record without id or text (None, NaN), or over one of ``limits``, is a skip at its position, counted from 0. Raises
+    ``CorpusError`` for what is no record: at once where that can be seen beforehand (the items of a list, the columns of a table), else
+    when its position is reached.
     """
     items = _items(corpus)
     if isinstance(items, Sequence):
@@ -70,16 +69,15 @@ def _rows(frame: Any) -> Iterator[dict[Any, Any]]:
     if frame.index.name in records.IDS:
         frame = frame.reset_index()
     columns = list(frame.columns)
-    _require_columns(columns,
-                     "rename(columns={...}) gives a column the name, reset_index(names='id') makes one of the index")
+    _require_columns(columns, "rename(columns={...}) gives a column the name, reset_index(names='id') makes one of the index")
     return (dict(zip(columns, row, strict=True)) for row in frame.itertuples(index=False, name=None))
 
 
 def _require_columns(columns: list[Any], advice: str) -> None:
     for what, names in (("id", records.IDS), ("text", records.TEXTS)):
         if not set(names) & set(columns):
-            raise CorpusError(f"the table has no {what} column; its columns are {', '.join(map(str, columns))}",
-                              where="sources", hint=f"name one of {', '.join(names)}: {advice}")
+            raise CorpusError(f"the table has no {what} column; its columns are {', '.join(map(str, columns))}", where="sources",
+                              hint=f"name one of {', '.join(names)}: {advice}")
 
 
 def _documents(items: Iterable[Any], kind: str, limits: Limits, on_skip: OnSkip) -> Iterator[Document]:
@@ -100,7 +98,7 @@ def _document(item: Any, sources: Counter[str]) -> Document:
     if isinstance(item, Document) and all(isinstance(part, str) for part in (item.id, item.text, item.title)):
         return item
     if _is_langchain(item):
-        return from_langchain_document(item, sources)
+        return one_from_langchain(item, sources)
     return records.document(_fields(item))
 
 
@@ -111,10 +109,8 @@ def _require_record(item: Any, position: int) -> None:
         return
     hint = f"each item is {_KINDS}"
     if isinstance(item, str | Path):
-        hint = ("file names cannot be mixed with documents, nor come from a generator: pass a list of them; a text "
-                "needs an id beside it")
-    raise CorpusError(f"the item at position {position} is no document: {type(item).__name__} {item!r:.60}",
-                      where="sources", hint=hint)
+        hint = "file names cannot be mixed with documents, nor come from a generator: pass a list of them; a text needs an id beside it"
+    raise CorpusError(f"the item at position {position} is no document: {type(item).__name__} {item!r:.60}", where="sources", hint=hint)
 
 
 def _is_named_tuple(item: Any) -> bool:
@@ -123,17 +119,6 @@ def _is_named_tuple(item: Any) -> bool:
 
 def _is_langchain(item: Any) -> bool:
     return hasattr(item, "page_content") and hasattr(item, "metadata")
-
-
-def from_langchain_document(document: Any, seen: Counter[str]) -> Document:
-    """One LangChain document of a stream; ``seen`` counts the stream's sources."""
-    metadata: dict[str, Any] = dict(document.metadata)
-    identity, source = document.id, metadata.get("source")
-    if identity is None and source:
-        seen[str(source)] += 1
-        identity = f"{source}#{seen[str(source)]}" if seen[str(source)] > 1 else str(source)
-    identity = identity or hashlib.blake2b(document.page_content.encode(), digest_size=12).hexdigest()
-    return Document(str(identity), document.page_content, str(metadata.pop("title", "") or ""), metadata)
 
 
 def _fields(item: Any) -> Mapping[str, Any]:
@@ -151,8 +136,7 @@ def _fields(item: Any) -> Mapping[str, Any]:
 
 
 def _with_default_text(item: Any) -> dict[str, Any]:
-    """A named tuple's fields; where none is a text, what ir_datasets calls the document's default text, without its
-    title."""
+    """A named tuple's fields; where none is a text, what ir_datasets calls the document's default text, without its title."""
     fields: dict[str, Any] = item._asdict()
     if not fields.keys() & set(records.TEXTS) and callable(getattr(item, "default_text", None)):
         text = item.default_text()

@@ -31,8 +31,7 @@ from regard.indexers.stores.lance.store import DATASET, LanceStore
 from regard.indexers.views import view_kinds
 from regard.indexers.views.attention import job as attention_job
 from regard.indexers.views.files import built_view, fresh_view, load_view
-from regard.rag import Batch, Document, Query, Ranking
-from regard.rag.dag.scope import Scope
+from regard.rag import Document, Ranking
 from regard.rag.errors import RegardError
 from regard.rag.lm import LanguageModel
 from regard.rerankers import AttentionReranker, BlockICR
@@ -40,10 +39,6 @@ from regard.rerankers import AttentionReranker, BlockICR
 WARM = (bm25s, faiss, lance, numba, pa, torch, transformers)
 MODES = {"count": 0, "kill": 1, "halfway": 2, "full": 3}
 WORDS = ["flea", "moon", "bread", "volcano", "heart", "bridge", "honey", "yeast", "river", "stone", "lamp", "cloud"]
-
-
-class Second(HashEncoder):
-    name = "second"
 
 
 def documents(first: int, last: int, edited: str = "") -> list[Document]:
@@ -76,7 +71,9 @@ def delete(path: Path, view: str = "") -> None:
 
 
 def add_encoder(path: Path, view: str = "") -> None:
-    build_index(None, path, encoder=Second(8, salt="second"), views=[], progress=False)
+    added = HashEncoder(8, salt="second")
+    added.name = "second"
+    build_index(None, path, encoder=added, views=[], progress=False)
 
 
 def add_view(path: Path, view: str = "") -> None:
@@ -132,8 +129,7 @@ def search(store: LanceStore, spec: Any) -> list[Any]:
     if spec.model:
         ranking = Ranking.ranked(store.rows, -np.arange(len(store)), "bm25", store)
         stage = AttentionReranker(spec.model, depth=100, device="cpu", cache=str(store.path), policy=BlockICR(fusion=None))
-        with Scope() as scope:
-            result = stage.run(scope.open(stage), Batch([Query("flea moon")]), Batch([ranking]))[0]
+        (result,) = stage.apply(["flea moon"], [ranking])
         scores = dict(zip((p.id for p in store.passages(result.rows)), result.scores.tolist(), strict=True))
         return sorted((name, round(score, 4)) for name, score in scores.items())
     opened = load_view(fresh_view(store, built_view(store.path, spec).kind))

@@ -12,8 +12,7 @@ from ....rag.markup import size
 from .layout import Layout
 
 FOOTPRINT = "footprint.json"
-"""Beside a large view: its name (``view``), and the ``passages`` and ``bytes`` it has when it is whole; ``regard doctor``
-looks there."""
+"""Beside a large view: its name (``view``), and the ``passages`` and ``bytes`` it has when it is whole."""
 
 
 @dataclass(frozen=True, slots=True)
