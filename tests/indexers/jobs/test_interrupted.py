@@ -173,16 +173,16 @@ def test_blocks_are_powers_of_two_that_fit_the_time(blocks: list[tuple[float, in
 
 
 def test_an_added_encoder_is_kept_every_thirty_seconds(tmp_path: Path, clock: Clock, hash_encoder: Any, monkeypatch: Any) -> None:
-    from regard.indexers.jobs import columns
+    from regard.indexers.stores.lance.pending import LancePending
 
     _build(_documents(300), tmp_path, None, views=[])
-    times, original = [0.0], columns._Pending.append
+    times, original = [0.0], LancePending.append
 
     def append(self: Any, vectors: Any) -> None:
         times.append(clock.now)
         original(self, vectors)
 
-    monkeypatch.setattr(columns._Pending, "append", append)
+    monkeypatch.setattr(LancePending, "append", append)
     encoder = _slow(hash_encoder, clock, 0.5)
     with locked(tmp_path):
         writer = StoreWriter(tmp_path, chunker=LanceStore(tmp_path).manifest["chunker"])

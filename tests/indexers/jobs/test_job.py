@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from regard.indexers import build_index, delete_documents
 from regard.indexers.stores.lance.store import LanceStore
-from regard.indexers.stores.lance.writer import locked
+from regard.indexers.stores.locks import locked
 from regard.indexers.views import open_view, parse_view
 from regard.rag import Document
 from regard.rag.dag.scope import Scope
@@ -167,10 +167,11 @@ def test_an_encoder_is_added_to_what_is_there_and_to_what_comes(tmp_path: Path, 
 
 def test_adding_an_encoder_goes_on_where_it_was_killed(facts: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from regard.indexers.jobs import columns
+    from regard.indexers.stores.lance.pending import LancePending
 
     build_index(facts, tmp_path, encoder="minilm", chunker="whole", progress=False)
     monkeypatch.setattr(columns, "_BLOCK", 2)
-    original, calls = columns._Pending.append, []
+    original, calls = LancePending.append, []
 
     def dies(self: Any, vectors: Any) -> None:
         calls.append(len(vectors))
@@ -178,7 +179,7 @@ def test_adding_an_encoder_goes_on_where_it_was_killed(facts: list[Document], tm
             raise KeyboardInterrupt
         original(self, vectors)
 
-    monkeypatch.setattr(columns._Pending, "append", dies)
+    monkeypatch.setattr(LancePending, "append", dies)
     with pytest.raises(KeyboardInterrupt):
         build_index(facts, tmp_path, encoder="bge-small", progress=False)
     assert LanceStore(tmp_path).encoders.keys() == {"minilm"}
