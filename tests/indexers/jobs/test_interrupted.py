@@ -186,7 +186,7 @@ def test_an_added_encoder_is_kept_every_thirty_seconds(tmp_path: Path, clock: Cl
     encoder = _slow(hash_encoder, clock, 0.5)
     with locked(tmp_path):
         writer = StoreWriter(tmp_path, chunker=LanceStore(tmp_path).manifest["chunker"])
-        encode_existing(writer, "hash_encoder", encoder, progress=False, commit_seconds=30)
+        encode_existing(writer, "hash_encoder", encoder.description(), encoder, progress=False, commit_seconds=30)
     assert max(b - a for a, b in pairwise(times)) <= 30
     assert encoder.encoded == 300
     store = LanceStore(tmp_path)
