@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..indexers.encoders.stored import chosen_encoder, column_name, require_same
+from ..indexers.encoders.stored import chosen_encoder, column_name, own_model, require_same, stored_encoder
 from ..indexers.stores.opening import open_index
 from ..indexers.stores.protocols import Store
 from ..indexers.views import ViewKind
@@ -33,8 +33,8 @@ class Dense(Stage):
     """Bi-encoder retrieval: ``Encode``, then ``Search`` in a view of vectors.
 
     ``encoder`` None takes the index's own (its last, where it has several) with the settings it was made with, if that is an embedded model
-    or one that the user has named (``rag.models.chosen``: an index from others may not choose what is loaded); naming one checks that it
-    is the one that the index was made with. ``view``, ``k``, ``filters``, the scores and what the trace notes are as in ``Search`` and
+    or one that the user has named (``rag.models.chosen``: an index from others may not choose what is loaded); naming a model
+    alone means it as the index uses it, and naming an encoder checks that it is the one that the index was made with. ``view``, ``k``, ``filters``, the scores and what the trace notes are as in ``Search`` and
     ``Encode``; scores may differ in the seventh digit with the batch that a query is encoded in.
     """
 
@@ -61,7 +61,9 @@ class Dense(Stage):
         """The first half, with the index's encoder, or the one that was named, if it is the index's."""
         column = self.search.encoder_of(store)
         stored = store.encoders[column]
-        made = chosen_encoder(stored, self.search.path, self.device) if self.encoder is None else self.encoder
+        made = self.encoder if self.encoder is not None else chosen_encoder(stored, self.search.path, self.device)
+        if made.changed().keys() <= {"model", "device"} and own_model(stored) == made.name:
+            made = stored_encoder(stored, self.device)  # a model's name alone means: as the index uses it
         require_same(column, stored, made.description(), str(self.search.path))
         return Encode(made)
 

@@ -325,7 +325,7 @@ def test_what_a_session_registers_is_one_of_them(kind: type[Part]) -> None:
 
 @each_kind
 @pytest.mark.parametrize("value", [5, None, b"x", [], object(), Part, "", ":", "(", "a b", {}, {"part": 5}, {"part": "os:system"},
-                                   {"part": "no.such.module:X"}, {"part": "builtins:dict"}, {"part": ":"}], ids=repr)
+                                   {"part": "no.such.module:X"}, {"part": "builtins:dict"}, {"part": ":"}], ids=lambda value: repr(value).partition(" at 0x")[0])
 def test_what_is_no_part_is_refused(kind: type[Part], value: Any) -> None:
     if kind.from_text.__func__ is not Part.from_text.__func__ and isinstance(value, str):  # type: ignore[attr-defined]
         pytest.skip("this kind understands other texts too")
