@@ -41,6 +41,10 @@ MODES = {"count": 0, "kill": 1, "halfway": 2, "full": 3}
 WORDS = ["flea", "moon", "bread", "volcano", "heart", "bridge", "honey", "yeast", "river", "stone", "lamp", "cloud"]
 
 
+class Second(HashEncoder):
+    name = "second"
+
+
 def documents(first: int, last: int, edited: str = "") -> list[Document]:
     return [Document(f"d{i}", f"{WORDS[i % 12]} {WORDS[(i * 5 + 1) % 12]} number {i}{edited}", f"title {i}", {"n": i})
             for i in range(first, last)]
@@ -71,9 +75,7 @@ def delete(path: Path, view: str = "") -> None:
 
 
 def add_encoder(path: Path, view: str = "") -> None:
-    added = HashEncoder(8, salt="second")
-    added.name = "second"
-    build_index(None, path, encoder=added, views=[], progress=False)
+    build_index(None, path, encoder=Second(8, salt="second"), views=[], progress=False)
 
 
 def add_view(path: Path, view: str = "") -> None:
