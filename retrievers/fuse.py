@@ -36,8 +36,8 @@ class Fuse(Stage):
     k: Count = 100
 
     def run(self, *rankings: Batch[Ranking | Group[Ranking]]) -> Batch[Ranking]:
-        """``rankings[j][i]`` is ranking ``j`` of query ``i``, or a group of them. Raises ``ConfigError`` when there is not one weight a
-        ranking."""
+        """``rankings[j][i]`` is ranking ``j`` of query ``i``, or a group of them. Raises ``ConfigError`` when there is
+        not one weight a ranking."""
         return Batch(self._fuse([member for one in of_query for member in (one if isinstance(one, Group) else (one,))])
                      for of_query in zip(*rankings, strict=True))
 
@@ -53,7 +53,8 @@ class Fuse(Stage):
         for ranking, place, weight in zip(rankings, places, self.weights or [1.0] * len(rankings), strict=True):
             if len(ranking):
                 total += weight * self._column(ranking, place, len(rows))
-        fused = Ranking.ranked(rows, total.astype(np.float32), self._space, store, history=_history(rankings, places, len(rows)))
+        fused = Ranking.ranked(rows, total.astype(np.float32), self._space, store,
+                               history=_history(rankings, places, len(rows)))
         return fused.top(self.k)
 
     @property

@@ -84,8 +84,8 @@ def _circles() -> Iterator[set[str]]:
 @pytest.mark.parametrize("folder",
                          [*TOPS[:1], *(f"rag.{path.name}" for path in sorted((ROOT / "rag").glob("*/"))), *TOPS[2:]])
 def test_there_are_no_circles(folder: str, request: pytest.FixtureRequest) -> None:
-    if folder in ("rag.dag", "rag.parts"):
-        request.applymarker(pytest.mark.xfail(strict=True, reason="they are being rewritten"))
+    if folder == "rag.parts":
+        request.applymarker(pytest.mark.xfail(strict=True, reason="part and spec import each other"))
     assert not [circle for circle in _circles() if any(f"{module}.".startswith(f"{folder}.") for module in circle)]
 
 
@@ -101,9 +101,13 @@ def _names(module: str) -> Iterator[str]:
         yield from (name for name in names if name[0].isupper() and not name.isupper() and len(name) > 1)
 
 
+PENDING = {"Positions", "Shard", "Table"}
+"""Aliases of ``indexers/views``, which is being rewritten."""
+
+
 def test_one_name_means_one_thing() -> None:
     places: dict[str, list[str]] = defaultdict(list)
     for module in MODULES:
         for name in _names(module):
             places[name].append(module)
-    assert not {name: modules for name, modules in places.items() if len(modules) > 1}
+    assert not {name: modules for name, modules in places.items() if len(modules) > 1 and name not in PENDING}

@@ -126,21 +126,19 @@ def _settings_of(name: Any) -> list[str]:
 def schema() -> dict[str, Any]:
     """The JSON schema of pipeline files, from the tables: editors complete and check them with it."""
     kinds = definitions(Stage)
-    kinds["regard.stages"] = {"anyOf": [_connected(one) for one in kinds["regard.stages"]["anyOf"]]}
+    kinds["node"] = {"anyOf": [_connected(one) for one in kinds["regard.stages"]["anyOf"] if "properties" in one]}
     names = {"type": "object", "additionalProperties": {"type": "string"}}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A Regard pipeline", "type": "object",
         "required": ["regard", "stages", "outputs"], "additionalProperties": False, "$defs": kinds,
         "properties": {"regard": {"const": FORMAT}, "name": {"type": "string"}, "inputs": names, "outputs": names,
-                       "stages": {"type": "object", "additionalProperties": {"$ref": "#/$defs/regard.stages"}}},
+                       "stages": {"type": "object", "additionalProperties": {"$ref": "#/$defs/node"}}},
     }
 
 
 def _connected(one: dict[str, Any]) -> dict[str, Any]:
     """A stage's schema with what it is connected to."""
-    if "properties" not in one:
-        return one
     inputs = {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "object", "additionalProperties": {"type": "string"}}]}
-    return {**one, "properties": {**one["properties"], "inputs": inputs}}
+    return {**one, "properties": {**one["properties"], "inputs": inputs}, "required": ["part", "inputs"]}
 
 

@@ -15,7 +15,7 @@ from ..errors import ConfigError, PipelineError, PortTypeError, RegardError
 from ..parts import part
 from .function import Function
 from .plan import Plan, Ref, StageNode
-from .ports import Port, is_type, meets, type_name
+from .ports import Port, is_type, meets, said, type_name
 from .stage import Stage
 
 MOST_STAGES = 200
@@ -43,10 +43,8 @@ class Draft:
         self.inputs[chosen] = kind
         return Ref(chosen)
 
-    def add(self, stage: Any, refs: Sequence[Ref], named: Mapping[str, Ref], name: str | None = None) -> tuple[Ref, ...]:
-        """Add a stage (or a function: see ``Function``), fed by ``refs`` in the order of its ports and by ``named`` ones."""
-        if not isinstance(stage, Stage):
-            stage = as_stage(stage, self.where)
+    def add(self, stage: Stage, refs: Sequence[Ref], named: Mapping[str, Ref], name: str | None = None) -> tuple[Ref, ...]:
+        """Add a stage, fed by ``refs`` in the order of its ports and by ``named`` ones."""
         chosen = self._unused(name, stage.default_name())
         self.nodes[chosen] = StageNode(stage, tuple(self._connected(chosen, stage, refs, named)))
         ports = stage.ports()
@@ -69,7 +67,7 @@ class Draft:
 
     def _connected(self, name: str, stage: Stage, refs: Sequence[Ref], named: Mapping[str, Ref]) -> list[tuple[Ref, Port]]:
         kind, wanted = type(stage).__name__, stage.ports().inputs
-        signature = ", ".join(("*" if p.variadic else "") + f"{p.name}: {type_name(p.type)}" for p in wanted)
+        signature = said(wanted)
         variadic = next((p for p in wanted if p.variadic), None)
         plain = [p for p in wanted if not p.variadic]
         by_name = {port.name: port for port in plain}
@@ -243,8 +241,9 @@ def _ordered(inputs: Mapping[str, Any], stages: Mapping[str, Any], where: str) -
     return list(done)
 
 
-_TYPES: dict[str, Any] = {name: getattr(nouns, name) for name in nouns.__all__ if isinstance(getattr(nouns, name), type)} | {
-    name: getattr(builtins, name) for name in ("str", "int", "float", "bool", "list", "dict", "tuple")} | {"Any": Any}
+_NOUNS = ("Query", "QueryVector", "Ranking", "Answer", "Document", "Passage", "State", "Verdict", "Abstention", "Group")
+_PLAIN = ("str", "int", "float", "bool", "list", "dict", "tuple")
+_TYPES: dict[str, Any] = {**{name: getattr(nouns, name) for name in _NOUNS}, **{name: getattr(builtins, name) for name in _PLAIN}, "Any": Any}
 
 
 def _type_of(text: str, where: str) -> Any:
@@ -267,6 +266,6 @@ def _type_of(text: str, where: str) -> Any:
         return read(ast.parse(text[:200], mode="eval").body)
     except (SyntaxError, ValueError, TypeError):
         raise ConfigError(f"an input has the type {text!r:.80}", where=where,
-                          hint=f"types: {', '.join(name for name in _TYPES if name[0].isupper())}, str, list[...], ...") from None
+                          hint=f"types: {', '.join(_NOUNS)}[...], str, list[...], Any") from None
 
 

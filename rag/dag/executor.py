@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError, dataclass
 from typing import Any, NamedTuple
 
 from ..errors import ConfigError, StageError
-from ..nouns import Batch, Ranking
+from ..nouns import Batch, Query, Ranking
 from .cache import Names, StageCache
 from .plan import Plan, Ref, StageNode
 from .ports import Ports, accepts, type_name
@@ -192,9 +192,17 @@ class Executor:
             return tuple(Batch() for _ in ports.outputs)
         stage: Any = call.node.stage
         call.now.entry.open_seconds += self.ensure_open(call.name)
+        contents = [_contents(value) for batch in call.arguments for value in batch]
         start = time.perf_counter()
-        output = stage.run(*self._opened[call.name], *_by_port(call))
+        try:
+            output = stage.run(*self._opened[call.name], *_by_port(call, ports))
+        except (FrozenInstanceError, TypeError, ValueError) as error:
+            if isinstance(error, FrozenInstanceError) or any(said in str(error) for said in _REFUSED_WRITES):
+                raise _changed(call.path, str(error)) from error
+            raise
         call.now.entry.seconds += time.perf_counter() - start
+        if contents != [_contents(value) for batch in call.arguments for value in batch]:
+            raise _changed(call.path, "what it holds is another than before")
         return _expected(ports, output, size, call.path)
 
     def _cached(self, call: _Call, cache: StageCache) -> Outputs:
@@ -273,9 +281,31 @@ class OpenPlan:
         return {name: values[ref] for name, ref in self._executor.plan.outputs.items()}
 
 
-def _by_port(call: _Call) -> Iterator[Batch[Any] | None]:
+_REFUSED_WRITES = ("destination is read-only", "array is read-only", "'Batch' object does not support item assignment")
+"""What Python and numpy say where a value cannot be written to."""
+
+
+def _contents(value: Any) -> Any:
+    """What of ``value`` a stage could change in place, to see whether it did: other stages read the same object. Arrays of nouns cannot be
+    written to, and of a container only its own members are looked at."""
+    kind = type(value)
+    if kind is Query:
+        return repr(value.filters), repr(value.metadata)
+    if kind is Ranking:
+        return [*value.evidence, *map(id, value.evidence.values())] if value.evidence else ()
+    if kind is list or kind is set:
+        return list(map(id, value))
+    return [*value, *map(id, value.values())] if kind is dict else ()
+
+
+def _changed(path: str, how: str) -> StageError:
+    return StageError(f"run changed what it was given: {how}", where=f"stage {path!r}",
+                      hint="other stages read it too: make another (query.derive, dataclasses.replace, array.copy())")
+
+
+def _by_port(call: _Call, ports: Ports) -> Iterator[Batch[Any] | None]:
     """The arguments in the order of ``run``'s parameters; None for an optional one that is left out."""
-    wanted = [port for port in call.node.stage.ports().inputs if not port.variadic]
+    wanted = [port for port in ports.inputs if not port.variadic]
     given = [(port.name, argument) for (_, port), argument in zip(call.node.sources, call.arguments, strict=True)]
     named = dict(given)
     last = max((i for i, port in enumerate(wanted) if port.name in named), default=-1)

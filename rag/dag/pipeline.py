@@ -32,7 +32,7 @@ from .cache import StageCache
 from .check import problems
 from .compose import then, together
 from .config import load, save
-from .draft import Draft, as_plan
+from .draft import Draft, as_plan, as_stage
 from .executor import Executor, Place
 from .graph import Graph
 from .plan import Plan, Ref, StageNode
@@ -199,10 +199,11 @@ class Pipeline:
         Gives a wire; for a stage with several outputs a tuple of wires, by the outputs' names too. Raises where the connection is wrong.
         The same object may be added to several pipelines, or twice.
         """
+        stage = stage if isinstance(stage, Stage) else as_stage(stage, self.name)
         for i, wire in enumerate(inputs):
-            self._own(wire, f"input {i + 1} of {stage!r:.40}")
+            self._own(wire, f"input {i + 1} of {_called(stage)}")
         for port, wire in named.items():
-            self._own(wire, f"port {port!r} of {stage!r:.40}")
+            self._own(wire, f"port {port!r} of {_called(stage)}")
         refs = self._draft.add(stage, [wire.ref for wire in inputs], {port: wire.ref for port, wire in named.items()}, name)
         self.close()
         plan = self._draft.plan()
@@ -470,6 +471,10 @@ class Pipeline:
         """
         name, plan = load(path, settings, allow_keys)
         return cls(name, plan=plan)
+
+
+def _called(stage: Any) -> str:
+    return type(stage).__name__ if isinstance(stage, Stage) else getattr(stage, "__name__", repr(stage)[:40])
 
 
 @functools.cache

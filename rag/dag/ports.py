@@ -108,6 +108,11 @@ def type_name(kind: Any) -> str:
     return f"{name}[{arguments}]" if arguments else ("None" if kind is NoneType else name)
 
 
+def said(ports: Sequence[Port]) -> str:
+    """``queries: Query, *rankings: Ranking``: how messages write what a stage takes."""
+    return ", ".join(f"{'*' * port.variadic}{port.name}: {type_name(port.type)}" for port in ports)
+
+
 def is_type(kind: Any) -> bool:
     """Whether a port can be of it: a class, a generic, a union, ``Any``, a type variable."""
     return kind is Any or isinstance(kind, type | TypeVar) or get_origin(kind) is not None

@@ -19,16 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..errors import StageError
 from ..nouns import Batch, Query
 from ..parts import Part
 from ..tables import table
-from .ports import Port, Ports, accepts, signature, type_name
+from .ports import Port, Ports, accepts, said, signature, type_name
 from .scope import Scope, entered
 
 if TYPE_CHECKING:
@@ -110,16 +110,29 @@ class Stage(Part):
 
     # -- what every stage has ------------------------------------------------------
 
+    def replace(self, **settings: Any) -> Self:
+        """Another stage with these settings changed; what is from a file stays from there."""
+        made = super().replace(**settings)
+        return made if self.origin is None else made._from(replace(self.origin, overridden=self.origin.overridden | settings.keys()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make, arguments = super().__reduce__()
+        return (make, arguments) if self.origin is None else (_copied, (make, arguments, self.origin))
+
+    def _from(self, origin: FileOrigin) -> Self:
+        object.__setattr__(self, "origin", origin)
+        return self
+
     @classmethod
     def opens(cls) -> bool:
         """Whether ``run`` gets what ``open`` gives."""
         return cls.open is not Stage.open
 
     @contextmanager
-    def opened(self, scope: Scope | None = None) -> Iterator[Callable[..., Any]]:
+    def opened(self) -> Iterator[Callable[..., Any]]:
         """Open the stage, to try it alone: gives its ``run``, which then takes lists too, and plain strings for queries."""
-        with (scope or Scope()) as own, entered(own):
-            first = (own.open(self),) if self.opens() else ()
+        with Scope() as scope, entered(scope):
+            first = (scope.open(self),) if self.opens() else ()
             yield lambda *inputs, **named: self.run(*first, *self._batches(inputs, named))  # type: ignore[attr-defined]  # a subclass defines it
 
     def apply(self, *inputs: Any, **named: Any) -> Any:
@@ -136,12 +149,23 @@ class Stage(Part):
         return table("regard.operators")["together"](self, *before)
 
     def _batches(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Iterator[Any]:
+        """What ``run`` is given, as batches. Raises ``StageError`` where that is too few, too many, or unknown."""
         wanted = self.ports().inputs
-        by_place = chain(wanted, repeat(wanted[-1] if wanted[-1].variadic else None))
-        given = [*zip(by_place, inputs, strict=False)]
-        given += [(port, named[port.name]) for port in wanted[len(inputs):] if port.name in named]
-        for port, value in given:
-            yield value if port is None else _batch(self, port, value)
+        rest = [port for port in wanted[len(inputs):] if not port.variadic]
+        unknown = named.keys() - {port.name for port in rest}
+        missing = [port for port in wanted[len(inputs):] if not (port.optional or port.name in named)]
+        if unknown or missing or (len(inputs) > len(wanted) and not wanted[-1].variadic):
+            raise StageError(f"it was given {len(inputs)} inputs by position" + "".join(f", {name!r}" for name in named),
+                             where=type(self).__name__, hint=f"give ({said(wanted)})")
+        for port, value in zip(chain(wanted, repeat(wanted[-1])), inputs, strict=False):
+            yield _batch(self, port, value)
+        last = max((i for i, port in enumerate(rest) if port.name in named), default=-1)
+        for port in rest[:last + 1]:
+            yield _batch(self, port, named.get(port.name))
+
+
+def _copied(make: Callable[..., Stage], arguments: tuple[Any, ...], origin: FileOrigin) -> Stage:
+    return make(*arguments)._from(origin)
 
 
 def _batch(stage: Stage, port: Port, value: Any) -> Any:

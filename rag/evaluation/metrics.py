@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EvaluationError
+from ..extras import need
 from .runs import Qrels, Run, expect_judged, untied
 
 _DEEPEST = 2**31 - 1  # trec_eval's numbers are C's
@@ -37,6 +38,7 @@ def evaluate(run: Run, qrels: Qrels, metrics: Sequence[str] = ("nDCG@10",)) -> d
     trec_eval's. Raises ``EvaluationError`` for an unknown metric (with the nearest names), empty qrels, or a run and
     qrels that share no query.
     """
+    need("ir_measures", where="evaluate")
     import ir_measures
 
     if not metrics or isinstance(metrics, str) or not all(isinstance(name, str) for name in metrics):

@@ -17,7 +17,8 @@ import dataclasses
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform, get_type_hints, overload
 
@@ -54,9 +55,10 @@ class Part:
             raise ConfigError(f"{cls.__qualname__} has a constructor of its own", where=f"{cls.__module__}.{cls.__qualname__}",
                               hint="declare its settings as fields (k: int = 10); check what belongs together in __post_init__")
         typed = vars(cls).get("__annotations__", {})
-        for name in typed:
+        for name, kind in typed.items():
             default = vars(cls).get(name)
-            if isinstance(default, dict | list | set):  # no two parts share it: it is frozen
+            # no two parts share it: it is frozen
+            if isinstance(default, dict | list | set) and "ClassVar" not in str(kind):
                 setattr(cls, name, dataclasses.field(default_factory=functools.partial(frozen, default)))
         inherited = [name for name in cls.setting_names() if name in vars(cls) and name not in typed]
         if inherited:
@@ -145,7 +147,7 @@ class Part:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.changed().items())})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _remade, (type(self), {name: _thawed(value) for name, value in self.settings().items()})
+        return _remade, (type(self), {name: thawed(value) for name, value in self.settings().items()})
 
     # -- as a setting of another part ----------------------------------------------
 
@@ -236,7 +238,7 @@ def _per_class(function: Callable[[type[Part]], T]) -> Callable[[type[Part]], T]
 def _checked(cls: type[Part], first: tuple[Any, ...], settings: Mapping[str, Any]) -> dict[str, Any]:
     names = cls.setting_names()
     given = {**dict(zip(names, first, strict=False)), **settings}
-    problems = [f"{name}: there is no such setting" for name in settings if name not in names]
+    problems = [f"{name}: there is no such setting{_near(name, names)}" for name in settings if name not in names]
     if len(first) > min(1, len(names)):
         problems.append("only the first setting may be given by position")
     if first and names and names[0] in settings:
@@ -253,8 +255,15 @@ def _checked(cls: type[Part], first: tuple[Any, ...], settings: Mapping[str, Any
         else:
             problems.append(f"{name}: it must be given")
     if problems:
-        raise ConfigError(f"{cls.__name__} cannot be made: {'; '.join(problems)}", where=cls.__name__, hint=f"settings: {_signature(cls)}")
+        known = (f"{p.name}={p.default!r:.40}" if p.default is not p.empty else p.name for p in _signature(cls).parameters.values())
+        raise ConfigError(f"{cls.__name__} cannot be made: {'; '.join(problems)}", where=cls.__name__,
+                          hint=f"settings: {', '.join(known) or 'none'}")
     return values
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    near = get_close_matches(name, names, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _said(name: str, error: ValueError) -> str:
@@ -319,7 +328,7 @@ def _signature(cls: type[Part]) -> inspect.Signature:
         if field.default is not dataclasses.MISSING:
             default = field.default
         elif field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
+            default = thawed(field.default_factory())
         kind = inspect.Parameter.KEYWORD_ONLY if i else inspect.Parameter.POSITIONAL_OR_KEYWORD
         parameters.append(inspect.Parameter(name, kind, default=default, annotation=field.type))
     return inspect.Signature(parameters)
@@ -347,10 +356,10 @@ def _hashable(value: Any) -> Any:
     return value
 
 
-def _thawed(value: Any) -> Any:
+def thawed(value: Any) -> Any:
     if isinstance(value, MappingProxyType):
-        return {name: _thawed(item) for name, item in value.items()}
-    return tuple(_thawed(item) for item in value) if type(value) is tuple else value
+        return {name: thawed(item) for name, item in value.items()}
+    return tuple(thawed(item) for item in value) if type(value) is tuple else value
 
 
 def _remade(cls: type[P], settings: dict[str, Any]) -> P:

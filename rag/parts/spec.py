@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from ..errors import ConfigError, RegardError
 from ..tables import imported
 from .part import Part, adapters, part
+from .schema import kinds_of
 
 P = TypeVar("P", bound=Part)
 _HEAD = re.compile(r"\s*([^:,()=]+?)\s*(?:[:,](.*))?", re.DOTALL)
@@ -108,7 +109,8 @@ def _items(text: str, whole: str) -> Iterator[str]:
 def _setting(cls: type[Part], name: str, text: str, whole: str) -> Any:
     """``text`` as the value of a setting: as what it looks like where the setting takes that, else as text."""
     if text.startswith("(") and text.endswith(")"):
-        return text[1:-1]
+        kinds = kinds_of(cls, name)
+        return part(kinds[0], text[1:-1]) if len(kinds) == 1 else text[1:-1]
     value = _value(text, whole)
     if value is not text and not isinstance(value, str):
         try:

@@ -93,9 +93,10 @@ class AttentionMap:
     def _caption(self) -> str:
         if not len(self.ranking):
             return "No passages."
-        last = f", from stage {one_line(self.ranking.steps[-1].stage)}" if self.ranking.steps else ""
-        passages = plural(len(self.ranking), "passage")
-        return f"{passages} · attention of {one_line(self.model)} · score: {self.ranking.space}{last}"
+        said = f"{plural(len(self.ranking), 'passage')} · attention of {one_line(self.model)} · score: {self.ranking.space}"
+        last = next(reversed(self.ranking.steps), None)
+        scored = last is not None and last.scores.tolist() == self.ranking.scores.tolist()  # a stage that runs alone writes no history
+        return f"{said}, from stage {one_line(last.stage)}" if last is not None and scored else said
 
     def _rest(self) -> str:
         left = len(self.ranking) - len(self.passages)

@@ -12,7 +12,7 @@ from ..dag.graph import Edge, Graph, Node
 from ..dag.trace import StageTrace, Trace
 from ..markup import duration, escape, one_line, setting, shorten, shorten_middle, size, text_width, visible
 from .labels import cached, edge_label, main_settings, node_label, passages, tokens
-from .layout import ARROW, Box, Link, Place, Placement, Stretch, lay_out
+from .layout import ARROW, Box, Link, Placement, Rectangle, Stretch, lay_out
 from .style import DRAWING
 
 _PAGE_WIDTH = 1000.0  # pixels: a drawing that is wider left to right goes top to bottom instead
@@ -24,9 +24,11 @@ _ENDS = ("input", "output")
 
 
 def to_mermaid(graph: Graph) -> str:
-    """A Mermaid flow chart. Names are quoted and escaped, so that any name makes a valid chart. What a stage holds is a subgraph."""
+    """A Mermaid flow chart. Names are quoted and escaped, so that any name makes a valid chart. What a stage holds is a
+    subgraph."""
     layers = 1 + max(graph.layers().values(), default=0)
-    return "\n".join([f"flowchart {'LR' if layers <= _LEFT_TO_RIGHT_LAYERS else 'TD'}", *_chart(graph, "n", "    ")]) + "\n"
+    direction = "LR" if layers <= _LEFT_TO_RIGHT_LAYERS else "TD"
+    return "\n".join([f"flowchart {direction}", *_chart(graph, "n", "    ")]) + "\n"
 
 
 def _chart(graph: Graph, prefix: str, indent: str) -> Iterator[str]:
@@ -81,7 +83,8 @@ class _Frame:
 
 @dataclass(frozen=True, slots=True)
 class _Card:
-    """What is drawn in a node's box; ``share`` is the part of the run's time that the stage took, ``frames`` the plans that it holds."""
+    """What is drawn in a node's box; ``share`` is the part of the run's time that the stage took, ``frames`` the plans
+    that it holds."""
 
     node: Node
     lines: tuple[_Line, ...]
@@ -118,8 +121,8 @@ _FRAME_TITLE = 16.0
 
 
 def to_svg(graph: Graph, trace: Trace | None = None) -> str:
-    """A self-contained SVG: no script, no font, no address. With ``trace``, every stage shows what it took in that run; what a stage holds
-    is drawn in a frame inside it."""
+    """A self-contained SVG: no script, no font, no address. With ``trace``, every stage shows what it took in that run;
+    what a stage holds is drawn in a frame inside it."""
     drawn = _frame("", graph, trace, "")
     footer = _footer(trace)
     width = max(drawn.width, text_width(footer, 11) + 2 * _MARGIN)
@@ -172,7 +175,7 @@ class _Figure:
         x, y = self.centre(along, across)
         return f"{x:.1f},{y:.1f}"
 
-    def rectangle(self, place: Place) -> tuple[float, float, float, float]:
+    def rectangle(self, place: Rectangle) -> tuple[float, float, float, float]:
         x, y, width, height = place.along, place.across, place.length, place.breadth
         if self.turned:
             x, y, width, height = y, x, height, width
@@ -256,7 +259,8 @@ def _entry(trace: Trace | None, path: str) -> StageTrace | None:
     found = [entry for entry in (trace.stages if trace else ()) if re.fullmatch(path, entry.stage)]
     if len(found) < 2:
         return found[0] if found else None
-    added = ("queries", "seconds", "open_seconds", "candidates_in", "candidates_out", "tokens_in", "tokens_out", "cache_hits")
+    added = ("queries", "seconds", "open_seconds", "candidates_in", "candidates_out", "tokens_in", "tokens_out",
+             "cache_hits")
     return replace(found[0], peak_memory=max(entry.peak_memory for entry in found),
                    **{name: sum(getattr(entry, name) for entry in found) for name in added})
 
@@ -306,7 +310,8 @@ def _draw(card: _Card, x: float, y: float, width: float, height: float) -> str:
         parts.append(f'<text class="{line.style}{" hot" if card.slowest and line.style == "took" else ""}" '
                      f'x="{x + 14:.1f}" '
                      f'y="{baseline - 4.5:.1f}">{escape(line.text)}</text>')
-    below = top + card.height - sum(frame.height + _FRAME_TITLE + _INSET for frame in card.frames) - (10 if card.share is not None else 0)
+    framed = sum(frame.height + _FRAME_TITLE + _INSET for frame in card.frames)
+    below = top + card.height - framed - (10 if card.share is not None else 0)
     for frame in card.frames:
         left = x + (width - frame.width) / 2
         parts.append(f'<text class="kind" x="{x + 14:.1f}" y="{below + 11:.1f}">{escape(frame.name)}</text>'

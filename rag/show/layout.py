@@ -39,7 +39,7 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Rectangle:
     """Where a box is: its corner nearest the origin, and its size."""
 
     along: float
@@ -61,7 +61,7 @@ class Stretch:
 class Placement:
     """Places by name, the runs of each link in the links' order, and the size of the whole."""
 
-    places: dict[str, Place]
+    places: dict[str, Rectangle]
     routes: list[tuple[Stretch, ...]]
     length: float
     breadth: float
@@ -96,7 +96,7 @@ def lay_out(boxes: Mapping[str, Box], links: Sequence[Link], *, spacing: float) 
     for i, name in enumerate(names):
         layer = boxes[name].layer
         length = lengths[layer] if boxes[name].stretch else boxes[name].length
-        places[name] = Place(starts[layer], centres[i] - grid.breadth[i] / 2, length, grid.breadth[i])
+        places[name] = Rectangle(starts[layer], centres[i] - grid.breadth[i] / 2, length, grid.breadth[i])
     routes = []
     for link, chain, offset in zip(links, grid.chains, offsets, strict=True):
         layer, place = boxes[link.source].layer, places[link.source]

@@ -37,7 +37,7 @@ from ...rag.lm import LanguageModel
 from ...rag.lm.heads import HeadSet, Measure
 from ...rag.lm.prefill import tiled
 from ...rag.models import resolve, weights_hash
-from ...rag.nouns import Batch, Query, Ranking
+from ...rag.nouns import Query, Ranking
 from ...rag.progress import progress_bar
 from ...rag.tables import table
 from ...rag.text import Span
@@ -112,13 +112,7 @@ def detect_on_index(
     asked = [query for query in read_queries(queries) if query.id in grades]
     if limit and limit < len(asked):
         asked = [asked[i] for i in sorted(np.random.default_rng(seed).permutation(len(asked))[:limit])]
-    make: Any = table("regard.stages")["BM25"]
-    first_stage = make(str(index), k=depth)
-    first_stage.open()
-    try:
-        rankings = first_stage.run(Batch(asked))
-    finally:
-        first_stage.close()
+    rankings = table("regard.stages")["BM25"](index, k=depth).apply(asked)
     collection = Path(index).name
     return detect_heads(lm, asked, rankings, grades, out, depth=depth, seed=seed, collection=collection, **settings)
 

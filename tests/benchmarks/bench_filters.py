@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from regard.indexers import LanceStore
 from regard.indexers.views import filtered, parse_view
 from regard.indexers.views.faiss_view import FaissView
+from regard.rag.dag.scope import Scope
 from regard.rag.evaluation import read_beir
-from regard.rag.models.encoding import Vectors, encoder
+from regard.rag.models.encoding import Encoder, Vectors
+from regard.rag.parts import part
 
 COLLECTIONS = ("scifact", "vaswani", "msmarco-dl19", "hotpotqa-100")
 KINDS = ("flat", "ivf", "hnsw")
@@ -70,16 +72,14 @@ def main() -> None:
 
 def load(cache: Path) -> tuple[Vectors, Vectors]:
     """All passages' vectors, and those of ``QUERIES`` queries drawn from all collections."""
-    made = encoder("minilm")
-    made.open()
     passages: list[Vectors] = []
     texts: list[str] = []
     for name in COLLECTIONS:
         passages += LanceStore(collection_index(name, cache, encoder="minilm")).vectors("minilm")
         texts += [query.text for query in read_beir(collection(name)).queries]
     drawn = np.random.default_rng(0).permutation(len(texts))[:QUERIES]
-    queries = made.encode_queries([texts[i] for i in drawn])
-    made.close()
+    with Scope() as scope:
+        queries = scope.open(part(Encoder, "minilm")).encode_queries([texts[i] for i in drawn])
     return np.concatenate(passages), queries
 
 

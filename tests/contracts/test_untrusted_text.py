@@ -19,7 +19,7 @@ import pytest
 import transformers
 from regard.indexers import build_index
 from regard.indexers.integrity import describe_files, sealed
-from regard.rag import Batch, Document, Passage, PassageList, Query, Ranking
+from regard.rag import Document, Passage, PassageList, Query, Ranking
 from regard.rag.lm import LanguageModel, gguf
 from regard.rag.models import resolve
 from regard.readers import Reader
@@ -71,7 +71,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, tiny: str) -> Callable[[], Counter[in
 
 def ranking(texts: Sequence[str]) -> Ranking:
     passages = [Passage(text, text, text, 0, len(text), title=text) for text in texts]
-    return Ranking.ranked(range(len(texts)), -np.arange(len(texts)), "bm25", PassageList(passages), stage="first")
+    return Ranking.ranked(range(len(texts)), -np.arange(len(texts)), "bm25", PassageList(passages))
 
 
 def _all_there(kind: type[Policy]) -> Policy:
@@ -89,11 +89,11 @@ STAGES: dict[str, Callable[[str], Any]] = {
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_special_token_in_a_text_stays_text(stage: str, tiny: str, shown: Callable[[], Counter[int]]) -> None:
-    with STAGES[stage](tiny) as opened:
+    with STAGES[stage](tiny).opened() as run:
         counted = []
         for query, texts in (("how long does a flea live", PLAIN), (HOSTILE[0], HOSTILE)):
             shown()  # what probing the model took
-            opened.run(Batch([Query(query)]), Batch([ranking(texts)]))
+            run([Query(query)], [ranking(texts)])
             counted.append(shown())
     assert counted[0]  # the frame of the turn has some
     assert counted[1] == counted[0]
@@ -120,8 +120,7 @@ said = []
 sys.addaudithook(watch)
 for stage in (BM25(index), Dense(index)):
     try:
-        with stage as opened:
-            opened.run([Query("boom")])
+        stage.apply([Query("boom")])
     except RegardError as error:
         said.append(str(error))
 try:

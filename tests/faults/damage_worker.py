@@ -94,7 +94,7 @@ def look(home: Path, salt: str) -> dict[str, Any]:
 
         store = LanceStore(home / "index")
         view = open_prefills(str(home / "index"), MODEL, Format(), 3)
-        ranking = Ranking.ranked(store.rows[:8], -np.arange(8.0), "bm25", store, stage="first")
+        ranking = Ranking.ranked(store.rows[:8], -np.arange(8.0), "bm25", store)
         prefill, spans = view.prefill(ranking)
         sums = [round(float(numbers.float().abs().sum()), 2) for numbers in [*prefill.keys, *prefill.values]]
         return [list(map(list, spans)), list(prefill.plan.ids), sums]

@@ -30,7 +30,7 @@ from regard.indexers.stores.lance.store import DATASET
 from regard.indexers.views import view_kinds
 from regard.indexers.views.attention import job as attention_job
 from regard.indexers.views.files import built_view, fresh_view, load_view
-from regard.rag import Batch, Document, Query, Ranking
+from regard.rag import Document, Ranking
 from regard.rag.errors import RegardError
 from regard.rag.lm import LanguageModel
 from regard.rerankers import AttentionReranker, BlockICR
@@ -126,11 +126,9 @@ def state(path: Path) -> dict[str, Any]:
 
 def search(store: LanceStore, spec: Any) -> list[Any]:
     if spec.model:
-        ranking = Ranking.ranked(store.rows, -np.arange(len(store)), "bm25", store, stage="first")
+        ranking = Ranking.ranked(store.rows, -np.arange(len(store)), "bm25", store)
         stage = AttentionReranker(spec.model, depth=100, device="cpu", cache=str(store.path), policy=BlockICR(fusion=None))
-        stage.open()
-        result = stage.run(Batch([Query("flea moon")]), Batch([ranking]))[0]
-        stage.close()
+        (result,) = stage.apply(["flea moon"], [ranking])
         scores = dict(zip((p.id for p in store.passages(result.rows)), result.scores.tolist(), strict=True))
         return sorted((name, round(score, 4)) for name, score in scores.items())
     opened = load_view(fresh_view(store, built_view(store.path, spec).kind))

@@ -15,9 +15,9 @@ from regard.rag.errors import ConfigError
 from regard.rag.lm.heads import HeadSet, published_heads
 from regard.rag.plain import DEEPEST, MOST_YAML, parse_json, parse_yaml
 
-PIPELINE = """regard: 1
+PIPELINE = """regard: 2
 stages:
-  bm25: {stage: BM25, inputs: [query], settings: {index: i, filters: FILTERS}}
+  bm25: {part: BM25, inputs: [query], index: i, filters: FILTERS}
 outputs: {passages: bm25}
 """
 
@@ -93,15 +93,15 @@ def test_a_file_is_not_read_beyond_the_limit() -> None:
 
 
 def test_many_stages_and_diamonds_end(tmp_path: Path) -> None:
-    fused = "\n".join(f"  f{i}: {{stage: Fuse, inputs: [{'f' + str(i - 1) if i else 'bm25'}, {'f' + str(i - 1) if i else 'bm25'}]}}"
+    fused = "\n".join(f"  f{i}: {{part: Fuse, inputs: [{'f' + str(i - 1) if i else 'bm25'}, {'f' + str(i - 1) if i else 'bm25'}]}}"
                       for i in range(150))
     text = PIPELINE.replace("FILTERS", "{}").replace("outputs: {passages: bm25}", f"{fused}\noutputs: {{passages: f149}}")
     (tmp_path / "p.yaml").write_text(text)
     begun = time.perf_counter()
     Pipeline.load(tmp_path / "p.yaml", index=tmp_path).check()
     assert time.perf_counter() - begun < 10
-    many = "\n".join(f"  s{i}: {{stage: BM25, inputs: [query]}}" for i in range(300))
-    (tmp_path / "p.yaml").write_text(f"regard: 1\nstages:\n{many}\noutputs: {{passages: s0}}")
+    many = "\n".join(f"  s{i}: {{part: BM25, inputs: [query]}}" for i in range(300))
+    (tmp_path / "p.yaml").write_text(f"regard: 2\nstages:\n{many}\noutputs: {{passages: s0}}")
     with pytest.raises(ConfigError, match="at most 200"):
         Pipeline.load(tmp_path / "p.yaml")
 

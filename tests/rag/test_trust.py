@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from regard.indexers import build_index
 from regard.rag import Document, Pipeline, trust
 from regard.rag.app.cli import app
 from regard.rag.app.presets import default_pipeline
+from regard.rag.dag.scope import Scope
 from regard.rag.errors import ConfigError, PipelineError, UntrustedModel
 from regard.rag.models import chosen, resolve
 from regard.readers import RemoteReader
@@ -19,10 +22,10 @@ from regard.retrievers import Dense
 from typer.testing import CliRunner
 
 SECRET = "AKIA/very+secret0123456789="
-FILE = """regard: 1
+FILE = """regard: 2
 stages:
-  bm25: {stage: BM25, inputs: [query], settings: {index: INDEX}}
-  read: {stage: RemoteReader, inputs: [query, bm25], settings: {model: m, BASE, KEY}}
+  bm25: {part: BM25, inputs: [query], index: INDEX}
+  read: {part: RemoteReader, inputs: [query, bm25], model: m, BASE, KEY}
 outputs: {answer: read}
 """
 
@@ -73,7 +76,7 @@ def test_a_file_may_not_name_a_key_of_its_own_choice(tmp_path: Path, lexical: Pa
 
 def test_it_is_refused_once_more_when_the_key_would_be_sent(tmp_path: Path, lexical: Path) -> None:
     stage = Pipeline.load(_file(tmp_path, lexical)).nodes["read"].stage
-    for one in (stage, stage.copy()):
+    for one in (stage, stage.replace(seed=5), copy.deepcopy(stage), pickle.loads(pickle.dumps(stage))):
         client = ChatClient(one.base_url, one.api_key_env, timeout=1, retries=0, origin=one.origin)
         with pytest.raises(ConfigError, match="you have not allowed"):
             client.complete([], {}, print)
@@ -122,7 +125,8 @@ def test_what_is_built_in_and_what_is_the_users(tmp_path: Path, lexical: Path, m
     assert Pipeline.load(_file(tmp_path, lexical, None)).check(), "the host is the user's, the variable the file's"
     assert not Pipeline.load(_file(tmp_path, lexical), base_url="https://mine.example", api_key_env="AWS_SECRET_ACCESS_KEY").check()
     assert Pipeline.load(_file(tmp_path, lexical), base_url="https://mine.example").check()
-    assert not list(RemoteReader("m", "https://mine.example/v1", "AWS_SECRET_ACCESS_KEY").check()), "made in Python: the author's own"
+    mine = RemoteReader("m", base_url="https://mine.example/v1", api_key_env="AWS_SECRET_ACCESS_KEY")
+    assert not list(mine.check()), "made in Python: the author's own"
     assert not Pipeline.load(_file(tmp_path, lexical, "http://evil.example/v1", None)).check(), "no key, nothing to allow"
 
 
@@ -147,8 +151,7 @@ def test_no_key_goes_in_the_clear_to_another_machine(url: str, clear: bool) -> N
 
 def test_where_a_stage_is_from_is_not_in_its_fingerprint(tmp_path: Path, lexical: Path) -> None:
     loaded = Pipeline.load(_file(tmp_path, lexical)).nodes["read"].stage
-    mine = RemoteReader("m", "https://evil.example/v1", "AWS_SECRET_ACCESS_KEY")
-    mine.name = "read"
+    mine = RemoteReader("m", base_url="https://evil.example/v1", api_key_env="AWS_SECRET_ACCESS_KEY")
     assert loaded.fingerprint() == mine.fingerprint()
     assert (loaded.origin is None, mine.origin is None) == (False, True)
 
@@ -179,7 +182,7 @@ def theirs(tmp_path: Path) -> Path:
 def test_an_index_from_others_may_not_choose_the_model(theirs: Path) -> None:
     model = str(theirs.parent / "model")
     with pytest.raises(UntrustedModel) as caught:
-        Dense(theirs).open()
+        Scope().open(Dense(theirs))
     assert model in caught.value.what
     assert "--trust" in (caught.value.hint or "")
     assert any("nobody else has" in p.what for p in default_pipeline(theirs).check())
@@ -187,8 +190,7 @@ def test_an_index_from_others_may_not_choose_the_model(theirs: Path) -> None:
         build_index([Document("e", "Another.")], theirs, progress=False)
     shown = CliRunner().invoke(app, ["search", str(theirs), "tower"])
     assert shown.exit_code == 1
-    with Dense(theirs, encoder=model) as named:
-        assert len(named.run(["How tall?"])[0]) == 1
+    assert len(Dense(theirs, encoder=model).apply(["How tall?"])[0]) == 1
     assert CliRunner().invoke(app, ["search", str(theirs), "tower", "--trust", "--json"]).exit_code == 0
     assert not chosen._trusted_file().exists(), "--trust is for one run"
 
@@ -201,42 +203,41 @@ def test_nothing_of_a_model_that_was_not_chosen_is_read(theirs: Path, monkeypatc
 
     monkeypatch.setattr(models, "weights_hash", refuse)
     with pytest.raises(UntrustedModel):
-        Dense(theirs).open()
+        Scope().open(Dense(theirs))
 
 
 def test_who_indexes_with_a_model_searches_without_a_word(tmp_path: Path) -> None:
     shutil.copytree(resolve("minilm").path, tmp_path / "model")
     build_index([Document("d", "Tall.")], tmp_path / "index", encoder=str(tmp_path / "model"), chunker="whole", progress=False)
     chosen._this_process.clear()  # as in another process
-    with Dense(tmp_path / "index") as dense:
-        assert len(dense.run(["Tall?"])[0]) == 1
+    assert len(Dense(tmp_path / "index").apply(["Tall?"])[0]) == 1
     tokenizer = tmp_path / "model" / "vocab.txt"
     tokenizer.write_text(tokenizer.read_text() + "\nx\n")
     with pytest.raises(UntrustedModel):
-        Dense(tmp_path / "index").open()  # other weights under the name
+        Scope().open(Dense(tmp_path / "index"))  # other weights under the name
 
 
 def test_a_yes_on_a_terminal_is_remembered(theirs: Path, monkeypatch) -> None:
     import sys
 
-    from regard.rag.app import cli
+    from regard.rag.app.cli import opening
 
     asked = []
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr("typer.confirm", lambda text, err: asked.append(text) or True)
-    cli._consent([theirs], trust=False)
+    opening.consent([theirs], trust=False)
     assert "model" in asked[0]
     chosen._this_process.clear()
-    Dense(theirs).open()
-    cli._consent([theirs], trust=False)
+    Scope().open(Dense(theirs))
+    opening.consent([theirs], trust=False)
     assert len(asked) == 1
 
 
 @pytest.mark.parametrize("named", ["tokenizer", "language model"])
 def test_nor_the_chunkers_tokenizer_nor_a_views_language_model(named: str, tmp_path: Path, lexical: Path, monkeypatch) -> None:
     from regard.indexers import delete_documents
-    from regard.indexers.jobs import chosen
+    from regard.indexers.jobs import chosen as named_models
     from regard.indexers.views import AttentionCache
 
     index = tmp_path / "index"
@@ -252,7 +253,7 @@ def test_nor_the_chunkers_tokenizer_nor_a_views_language_model(named: str, tmp_p
             build_index([Document("e", "Wide.")], index, encoder=None, progress=False)
     else:
         spec = AttentionCache("evil/model", last=1)
-        monkeypatch.setattr(chosen, "view_kinds", lambda path: [spec])
+        monkeypatch.setattr(named_models, "view_kinds", lambda path: [spec])
         with pytest.raises(UntrustedModel, match="language model"):
             build_index([Document("e", "Wide.")], index, encoder=None, progress=False)
         with pytest.raises(UntrustedModel, match="language model"):
@@ -264,7 +265,7 @@ def test_a_state_file_that_cannot_be_read_or_written_allows_nothing_and_breaks_n
     for content in ("{", "[]", '{"models": 5}', '{"models": {"a": 5}}', '{"models": []}'):
         chosen._trusted_file().write_text(content)
         with pytest.raises(UntrustedModel):
-            Dense(theirs).open()
+            Scope().open(Dense(theirs))
     monkeypatch.setenv("XDG_STATE_HOME", "/dev/null")
     chosen.choose(str(theirs.parent / "model"))
-    Dense(theirs).open()
+    Scope().open(Dense(theirs))

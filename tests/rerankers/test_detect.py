@@ -20,7 +20,7 @@ QRELS = {"flea": {"d1": 1}, "tower": {"d2": 2, "d3": 0}}
 
 def rankings() -> list[Ranking]:
     store = PassageList([Passage(f"p{i}", f"d{i}", text, 0, len(text)) for i, text in enumerate(PASSAGES)])
-    return [Ranking.ranked(range(4), [4, 3, 2, 1], "bm25", store, stage="first")] * len(QUERIES)
+    return [Ranking.ranked(range(4), [4, 3, 2, 1], "bm25", store)] * len(QUERIES)
 
 
 def test_the_measures_of_a_perfect_a_blind_and_a_contrary_head():

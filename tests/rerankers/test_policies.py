@@ -18,13 +18,13 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from regard.rag.dag.trace import StageTrace, tracing
+from regard.rag.dag.trace import Running, StageTrace, tracing
 from regard.rag.errors import BudgetError, ConfigError
 from regard.rag.lm import LanguageModel, gguf
 from regard.rag.lm.heads import HeadSet, chosen, published_heads
 from regard.rag.lm.passages import Prompt
 from regard.rag.models import resolve
-from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
+from regard.rag.nouns import Passage, PassageList, Query, Ranking
 from regard.rerankers import ICR, AttentionReranker, AttentionSorting, BlockICR, BlockRank, CoRe, LayerBand, Policy, QRHead
 from regard.rerankers.attention.detect import detect_heads
 from regard.rerankers.attention.policies.policy import Scored
@@ -140,16 +140,12 @@ def icr_scores(
 
 def first_stage(texts: Sequence[str], name: str = "d") -> Ranking:
     store = PassageList([Passage(f"p{i}", f"{name}{i}", t, 0, len(t)) for i, t in enumerate(texts)])
-    return Ranking.ranked(np.arange(len(texts)), -np.arange(len(texts), dtype=np.float32), "bm25", store, stage="first")
+    return Ranking.ranked(np.arange(len(texts)), -np.arange(len(texts), dtype=np.float32), "bm25", store).marked("first")
 
 
 def reranked(lm: str, policy: Policy, texts: Sequence[str] = TEXTS, **settings: object) -> Ranking:
     stage = AttentionReranker(lm, policy=policy, depth=50, device="cpu", **settings)
-    stage.open()
-    try:
-        return stage.run(Batch([Query(QUERY)]), Batch([first_stage(texts)]))[0]
-    finally:
-        stage.close()
+    return stage.apply([Query(QUERY)], [first_stage(texts)])[0]
 
 
 def scores_of(ranking: Ranking) -> np.ndarray:
@@ -384,7 +380,8 @@ def test_one_window_that_holds_all_is_no_window(tiny: str) -> None:
 
 
 def test_windows_let_more_passages_in_than_fit_one_prompt(tiny: str) -> None:
-    with tracing(StageTrace("attention", "AttentionReranker")) as entry:
+    entry = StageTrace("attention", "AttentionReranker")
+    with tracing(Running(entry)):
         result = reranked(tiny, CoRe(window=20, stride=20, heads=LISTED), ["word " * 40 for _ in range(50)])
     assert len(result) == 50
     assert entry.tokens_in > 2048

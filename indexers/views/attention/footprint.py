@@ -7,10 +7,12 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ....rag.app.doctor import FOOTPRINT
 from ....rag.errors import StorageError
 from ....rag.markup import size
 from .layout import Layout
+
+FOOTPRINT = "footprint.json"
+"""Beside a large view: its name (``view``), and the ``passages`` and ``bytes`` it has when it is whole."""
 
 
 @dataclass(frozen=True, slots=True)
