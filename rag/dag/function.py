@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, NamedTuple, get_args, get_origin, get_type_hints
 
 from pydantic import BeforeValidator, WithJsonSchema
 
@@ -56,6 +56,8 @@ class Function(Stage):
     function: _Callable
     takes: tuple[_Type, ...] | None = None
     gives: _Type = None
+
+    _read: ClassVar[_Read]  # of this object
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_read", self._signature())
