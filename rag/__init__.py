@@ -12,11 +12,24 @@ May import: ``kernels`` and nothing else of Regard. Stages of the other folders 
 (entry-point group ``regard.stages``). Importing this package loads no torch.
 """
 
-from .dag.pipeline import Pipeline
-from .dag.stage import Stage
-from .nouns import Answer, Batch, Citation, Context, Document, Hit, Passage, PassageList, Query, Ranking, Sentence, Usage
+from typing import TYPE_CHECKING
 
+from .tables import lazy
+
+if TYPE_CHECKING:
+    from .dag.pipeline import Pipeline
+    from .dag.stage import Stage
+    from .nouns import Answer, Batch, Citation, Context, Document, Hit, Passage, PassageList, Query, Ranking, Sentence, Usage
+
+_PLACES = {
+    "Pipeline": ".dag.pipeline:Pipeline",
+    "Stage": ".dag.stage:Stage",
+    **{noun: f".nouns:{noun}" for noun in (
+        "Answer", "Batch", "Citation", "Context", "Document", "Hit", "Passage", "PassageList", "Query", "Ranking", "Sentence",
+        "Usage")},
+}
 __all__ = [
     "Answer", "Batch", "Citation", "Context", "Document", "Hit", "Passage", "PassageList", "Pipeline", "Query", "Ranking",
     "Sentence", "Stage", "Usage",
 ]
+__getattr__ = lazy(__name__, _PLACES)

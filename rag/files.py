@@ -2,9 +2,9 @@
 
 A path that is none, or cannot be written to, is a typed error, and where it can be before the work.
 
-What a killed process wrote is safe with the operating system; what a power failure may take is what was not synced. With the environment
-variable ``REGARD_FSYNC=0`` nothing waits for the disk: what was committed in the last seconds before a power failure, or an index made
-in them, may then be lost or damaged.
+What a killed process wrote is safe with the operating system; what a power failure may take is what was not synced.
+With the environment variable ``REGARD_FSYNC=0`` nothing waits for the disk: what was committed in the last seconds
+before a power failure, or an index made in them, may then be lost or damaged.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import shutil
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator
@@ -29,27 +30,29 @@ _ADDRESS = re.compile("([A-Za-z][A-Za-z0-9+.-]+):/")
 
 
 def local_path(path: Any, where: str) -> Path:
-    """``path`` as a ``Path`` of this machine. Raises ``ConfigError`` for what is no path, an address (``s3://...``), and a path that
-    nobody can look at (a name too long, a folder that may not be entered)."""
+    """``path`` as a ``Path`` of this machine. Raises ``ConfigError`` for what is no path, an address (``s3://...``),
+    and a path that nobody can look at (a name too long, a folder that may not be entered)."""
     if not isinstance(path, str | os.PathLike) or not isinstance(name := os.fspath(path), str):
         raise ConfigError(f"{path!r:.80} is no path", where=where, hint="give a text or a pathlib.Path")
     address = _ADDRESS.match(name)
     if address:
-        raise ConfigError(f"{address[1]}: is not a folder of this machine; object stores are not supported", where=f"{where}: {name:.200}",
+        raise ConfigError(f"{address[1]}: is not a folder of this machine; object stores are not supported",
+                          where=f"{where}: {name:.200}",
                           hint="copy it to a local disk, or mount it, and give that path")
     try:
         Path(name).stat()
     except (FileNotFoundError, NotADirectoryError):
         pass  # whoever opens it says so, or makes it
     except (OSError, ValueError) as error:
-        raise ConfigError(f"the path cannot be used: {getattr(error, 'strerror', None) or error}", where=f"{where}: {name:.200}",
+        raise ConfigError(f"the path cannot be used: {getattr(error, 'strerror', None) or error}",
+                          where=f"{where}: {name:.200}",
                           hint="check the path and the permissions of its folders") from None
     return Path(name)
 
 
 def expect_writable(path: str | Path) -> None:
-    """Raise ``StorageError`` where no file can be written at ``path``: its folder is missing or may not be written to, or a folder is
-    there. Long work asks first."""
+    """Raise ``StorageError`` where no file can be written at ``path``: its folder is missing or may not be written to,
+    or a folder is there. Long work asks first."""
     target = local_path(path, "file to write")
     try:
         folder = target.parent
@@ -74,7 +77,8 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def _refused(target: Path, error: Exception) -> StorageError:
-    return StorageError(f"the file cannot be written: {getattr(error, 'strerror', None) or error}", where=str(target), hint=_HINT)
+    return StorageError(f"the file cannot be written: {getattr(error, 'strerror', None) or error}", where=str(target),
+                        hint=_HINT)
 
 
 # -- whole or not at all, and on the disk ---------------------------------------------------
@@ -112,7 +116,8 @@ def make_folder(folder: Path) -> None:
 
 
 def replace_text(file: Path, text: str) -> None:
-    """Give ``file`` this content, or leave it as it was; on the disk when it returns. One process at a time may do so."""
+    """Give ``file`` this content, or leave it as it was; on the disk when it returns. One process at a time may do
+    so."""
     temporary = file.with_name(f"{file.name}.new")
     temporary.write_text(text, encoding="utf-8")
     sync(temporary)
@@ -120,9 +125,24 @@ def replace_text(file: Path, text: str) -> None:
     sync(file.parent)
 
 
+def link_tree(source: Path, target: Path) -> None:
+    """Give the folder ``target`` what lies in ``source``: the same files on disk where the file system has hard links,
+    else copies."""
+    for entry in source.iterdir():
+        if entry.is_dir():
+            (target / entry.name).mkdir()
+            link_tree(entry, target / entry.name)
+            continue
+        try:
+            os.link(entry, target / entry.name)
+        except OSError:
+            shutil.copyfile(entry, target / entry.name)
+
+
 @contextmanager
 def replacing(file: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of ``file`` only when all was written, whoever else writes it; nothing waits for the disk."""
+    """A file that takes the place of ``file`` only when all was written, whoever else writes it; nothing waits for the
+    disk."""
     temporary = file.with_name(f".new-{uuid.uuid4().hex[:12]}")
     try:
         with temporary.open("xb") as written:
@@ -135,10 +155,14 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
 # -- lines ----------------------------------------------------------------------------------
 
 
-def numbered_lines(path: Path, error: type[RegardError], what: str = "the file", hint: str | None = None) -> Iterator[tuple[int, bytes]]:
-    """``(number from 1, line)`` of each line that is not blank, of a plain or a gzipped file (``.gz``), without a byte-order mark.
+def numbered_lines(
+    path: Path, error: type[RegardError], what: str = "the file", hint: str | None = None,
+) -> Iterator[tuple[int, bytes]]:
+    """``(number from 1, line)`` of each line that is not blank, of a plain or a gzipped file (``.gz``), without a
+    byte-order mark.
 
-    Only ``\\n`` ends a line. Raises ``error`` for a file that is damaged or cannot be read (there named ``what``, with ``hint``).
+    Only ``\\n`` ends a line. Raises ``error`` for a file that is damaged or cannot be read (there named ``what``, with
+    ``hint``).
     """
     number = 0
     try:

@@ -5,9 +5,9 @@ A folder that holds methods lists them in its ``__init__``:
     STAGES = {"BM25": ".bm25:BM25", "Dense": ".dense:Dense"}
     __getattr__ = lazy(__name__, STAGES)
 
-and ``pyproject.toml`` names that table under an entry-point group (``regard.stages``); another distribution names its own under the same
-group. Nothing is imported before it is asked for, and a place that cannot be imported costs nobody but who asks for it. What is made in a
-session, a notebook's class, is added by :meth:`Table.register`.
+and ``pyproject.toml`` names that table under an entry-point group (``regard.stages``); another distribution names its
+own under the same group. Nothing is imported before it is asked for, and a place that cannot be imported costs nobody
+but who asks for it. What is made in a session, a notebook's class, is added by :meth:`Table.register`.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ class Table:
     def __getitem__(self, name: str) -> Any:
         """What ``name`` (in any case) stands for.
 
-        Raises ``ConfigError`` for an unknown name, with the nearest ones, and for one that two distributions claim; ``MissingDependency``
-        where its module needs a package that is not installed.
+        Raises ``ConfigError`` for an unknown name, with the nearest ones, and for one that two distributions claim;
+        ``MissingDependency`` where its module needs a package that is not installed.
         """
         known = self._known(name)
         if known is None:
             near = get_close_matches(name, self.names(), n=3) or get_close_matches(
                 name.casefold(), {n.casefold(): n for n in self.names()}, n=3)
-            raise ConfigError(f"nothing is registered as {name!r} in {self.group}", where=self.group,
+            raise ConfigError(f"nothing is registered as {name!r:.80} in {self.group}", where=self.group,
                               hint=f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(self.names()) or 'none'}")
         return self._session[known] if known in self._session else self._load(known)
 
@@ -88,14 +88,17 @@ class Table:
         return None
 
     def register(self, name: str, thing: Any) -> None:
-        """Make ``thing`` known by ``name`` as long as this process lives; the same class defined anew (a notebook's cell that is run again)
-        takes the place of the old one. Raises ``ConfigError`` for a name that is taken."""
+        """Make ``thing`` known by ``name`` as long as this process lives; the same class defined anew (a notebook's
+        cell that is run again) takes the place of the old one. Raises ``ConfigError`` for a name that is taken."""
         held = self._session.get(name)
         known = self._known(name)
+        if known is not None and _defined(thing) in self._places.get(known, ()):
+            return  # a distribution lists it under this name
         again = held is not None and _defined(held) == _defined(thing)
-        if known is not None and not again and _defined(thing) not in self._places.get(known, ()):
+        if known is not None and not again:
             what = self.place_of(known) or _defined(self._session[known])
-            raise ConfigError(f"the name {name!r} is taken in {self.group}, by {what}", where=self.group, hint="choose another name")
+            raise ConfigError(f"the name {name!r} is taken in {self.group}, by {what}", where=self.group,
+                              hint="choose another name")
         self._session[name] = thing
 
     def forget(self, name: str) -> None:
@@ -151,7 +154,8 @@ def lazy(package: str, *tables: Mapping[str, str]) -> Callable[[str], Any]:
 
 
 def html(value: Any) -> str:
-    """``value`` as notebooks show it: by the renderer that the table ``regard.renderers`` has under its class's name."""
+    """``value`` as notebooks show it: by the renderer that the table ``regard.renderers`` has under its class's
+    name."""
     rendered: str = table("regard.renderers")[type(value).__name__](value)
     return rendered
 

@@ -24,12 +24,13 @@ from .prompt import PASSAGES, QUESTION, PassageOrder, ReaderPrompt, after_passag
 
 SYSTEM = "You are a helpful assistant."
 INSTRUCTION = f"{PASSAGES}{QUESTION}"
-"""Chosen by trying: with the passages and the bare question SmolLM2-135M answers 10 of 11 test questions with what the passages say,
-with five more explicit instructions 5 to 8; it repeats the order, or the question, instead of answering."""
+"""Chosen by trying: with the passages and the bare question SmolLM2-135M answers 10 of 11 test questions with what the
+passages say, with five more explicit instructions 5 to 8; it repeats the order, or the question, instead of
+answering."""
 NOTHING_FOUND = "No passage was found that answers this question."
 
 
-class Evidence(NamedTuple):
+class OpenEvidence(NamedTuple):
     """What an answer's sentences are compared with the passages by."""
 
     encoder: OpenEncoder
@@ -58,10 +59,10 @@ class BaseReader(Stage):
             raise ConfigError(f"the instruction has not one place for {' and '.join(missing)}: {self.instruction!r}",
                               where=type(self).__name__, hint=f"write it like {INSTRUCTION!r}")
 
-    def open_evidence(self, scope: Scope) -> Evidence:
+    def open_evidence(self, scope: Scope) -> OpenEvidence:
         """The citations' encoder and the verifier."""
         judge = scope.open(self.verifier) if self.verifier is not None else None
-        return Evidence(scope.open(part(Encoder, self.embedder)), judge)
+        return OpenEvidence(scope.open(part(Encoder, self.embedder)), judge)
 
     def identity(self) -> dict[str, Any]:
         """What the citations' encoder is (its weights, and how it is used)."""
@@ -76,7 +77,8 @@ class BaseReader(Stage):
 
     def check(self) -> Iterator[Problem]:
         """The citations' encoder and the verifier's model are there."""
-        for look in (lambda: models.resolve(self.embedder), self.verifier.identity if self.verifier is not None else None):
+        for look in (lambda: models.resolve(self.embedder),
+                     self.verifier.identity if self.verifier is not None else None):
             try:
                 if look is not None:
                     look()
@@ -87,7 +89,8 @@ class BaseReader(Stage):
         """The prompt for one query, or None when its ranking has no passage that could be shown."""
         passages = ranking.top(self.depth).passages()
         line = boundary(query.text, passages)
-        packed = pack(passages, max(1, budget - size(before_passages(line))) if line else budget, size, after_passage(line))
+        packed = pack(passages, max(1, budget - size(before_passages(line))) if line else budget, size,
+                      after_passage(line))
         return build(query.text, packed, self.order, self.instruction, line) if packed.passages else None
 
     def _nothing_found(self, position: int) -> Answer:
@@ -96,9 +99,11 @@ class BaseReader(Stage):
         return Answer(NOTHING_FOUND)
 
     def _answer(
-        self, evidence: Evidence, prompt: ReaderPrompt, text: str, usage: Usage, finish: str | None, *, sizes: Sequence[int], before: int,
+        self, evidence: OpenEvidence, prompt: ReaderPrompt, text: str, usage: Usage, finish: str | None, *,
+        sizes: Sequence[int], before: int,
     ) -> Answer:
-        """The answer, each sentence once, with its evidence; ``sizes`` and ``before`` as in :meth:`ReaderPrompt.context`."""
+        """The answer, each sentence once, with its evidence; ``sizes`` and ``before`` as in
+        :meth:`ReaderPrompt.context`."""
         answer = without_repeats(text.strip())
         entails = evidence.verifier.entails if evidence.verifier is not None else None
         cited = cite(answer, prompt.passages, evidence.encoder.encode_passages, self.min_support, entails)

@@ -19,7 +19,7 @@ from ..rag.lm.prefill import Mask, Prefill
 from ..rag.nouns import Answer, Batch, Query, Ranking, Usage
 from ..rag.parts import Count
 from . import blocks
-from .base import BaseReader, Evidence
+from .base import BaseReader, OpenEvidence
 from .ending import AnswerGuard, Ended
 from .packing import Size
 from .prompt import ReaderPrompt
@@ -33,7 +33,7 @@ _QUESTION_TOKENS = 64
 
 class OpenReader(NamedTuple):
     lm: LanguageModel
-    evidence: Evidence
+    evidence: OpenEvidence
 
 
 class Reader(BaseReader):
@@ -55,7 +55,7 @@ class Reader(BaseReader):
     (what was streamed stays as it was). An empty ranking gives an answer that says so, and the model is not asked.
     """
 
-    first = "lm"
+    positional = "lm"
 
     lm: str = "smollm2"
     max_new_tokens: Count = 128

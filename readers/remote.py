@@ -20,7 +20,7 @@ from ..rag.models.inert import expect_inert
 from ..rag.nouns import Answer, Batch, Query, Ranking, Usage
 from ..rag.parts import Count
 from ..rag.trust import Connection
-from .base import BaseReader, Evidence
+from .base import BaseReader, OpenEvidence
 from .chat import OPENAI, OWN_VARIABLE, ChatClient, Completion, checked_url, connection
 from .packing import Size
 from .prompt import ReaderPrompt
@@ -31,7 +31,7 @@ CHARACTERS_A_TOKEN = 4
 class OpenRemoteReader(NamedTuple):
     client: ChatClient
     size: Size
-    evidence: Evidence
+    evidence: OpenEvidence
 
 
 class RemoteReader(BaseReader):
@@ -48,7 +48,7 @@ class RemoteReader(BaseReader):
     and to an empty ranking are as in ``Reader``.
     """
 
-    first = "model"
+    positional = "model"
 
     depth: Count = 20
     budget: Count = 4096

@@ -1,8 +1,7 @@
 """Rerankers: stages that take queries and their rankings and give the rankings back in a better order.
 
-Lives here: ``attention`` (a language model's own attention as the score) with its ``policies`` (which attention counts, and how), the
-``prompts`` of methods that have their own, and ``detect`` (which heads tell relevant passages apart); ``cross_encoder`` (a model that
-reads query and passage together).
+Lives here: ``attention`` (a language model's own attention as the score, as one of its ``policies`` says);
+``cross_encoder`` (a model that reads query and passage together), ``margin`` (a rule for when a ranking is decided).
 
 May import: ``rag`` (but ``rag.app``) and ``kernels``. Importing this package loads no model library.
 """
@@ -10,25 +9,20 @@ May import: ``rag`` (but ``rag.app``) and ``kernels``. Importing this package lo
 from typing import TYPE_CHECKING
 
 from ..rag.tables import lazy
+from .attention.policies import POLICIES
 
 if TYPE_CHECKING:
-    from .attention import AttentionReranker
+    from .attention.policies import ICR, AttentionSorting, BlockICR, BlockRank, CoRe, LayerBand, Policy, QRHead
+    from .attention.stage import AttentionReranker
     from .cross_encoder import CrossEncoder
-    from .policies import ICR, AttentionSorting, BlockICR, BlockRank, CoRe, LayerBand, QRHead
+    from .margin import Margin
 
 STAGES = {
-    "AttentionReranker": ".attention:AttentionReranker",
+    "AttentionReranker": ".attention.stage:AttentionReranker",
     "CrossEncoder": ".cross_encoder:CrossEncoder",
+    "Margin": ".margin:Margin",
 }
-POLICIES = {
-    "AttentionSorting": ".policies:AttentionSorting",
-    "BlockICR": ".policies:BlockICR",
-    "BlockRank": ".policies:BlockRank",
-    "CoRe": ".policies:CoRe",
-    "ICR": ".policies:ICR",
-    "LayerBand": ".policies:LayerBand",
-    "QRHead": ".policies:QRHead",
-}
-JOBS = {"heads": ".detect:detect_on_index"}
-__all__ = ["ICR", "AttentionReranker", "AttentionSorting", "BlockICR", "BlockRank", "CoRe", "CrossEncoder", "LayerBand", "QRHead"]
-__getattr__ = lazy(__name__, STAGES, POLICIES)
+JOBS = {"heads": ".attention.detect:detect_on_index"}
+__all__ = ["ICR", "AttentionReranker", "AttentionSorting", "BlockICR", "BlockRank", "CoRe", "CrossEncoder", "LayerBand", "Margin",
+           "Policy", "QRHead"]
+__getattr__ = lazy(__name__, STAGES, {name: f".attention.policies:{name}" for name in (*POLICIES, "Policy")})

@@ -20,7 +20,7 @@ from ..rag.dag.trace import record
 from ..rag.errors import RegardError, UnsupportedModel
 from ..rag.models.chosen import hub
 from ..rag.models.inert import expect_inert
-from ..rag.models.onnx import OnnxModel, Tokens
+from ..rag.models.onnx import Encoding, OnnxModel
 from ..rag.models.packing import pack
 from ..rag.nouns import Batch, Query, Ranking
 from ..rag.parts import Card, Count
@@ -143,7 +143,7 @@ class _OnnxScorer:
 
 
 class _OnnxPairs:
-    def __init__(self, model: OnnxModel, encodings: list[Tokens]) -> None:
+    def __init__(self, model: OnnxModel, encodings: list[Encoding]) -> None:
         self._model = model
         self._encodings = encodings
         self.lengths = [len(encoding) for encoding in encodings]

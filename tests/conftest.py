@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="regard-tests-")  # which models this machine's user has named is not theirs
 os.environ["XDG_CONFIG_HOME"] = os.environ["XDG_STATE_HOME"]
 os.environ.pop("REGARD_KEYS", None)
+
+sys.path.append(str(Path(__file__).parent / "third_party"))  # distributions that bring their own parts: the tables find them
 
 settings.register_profile("regard", deadline=None)  # a busy machine is no failure
 settings.load_profile("regard")

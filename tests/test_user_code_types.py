@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
+import regard
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -79,7 +80,32 @@ chain: Pipeline = BM25("my-index") >> CrossEncoder()
 assert_type(ranking[0:2], Ranking)
 '''
 
+SHORT = '''
+from typing import assert_type
+
+from regard import (
+    BM25, RAG, Answer, AttentionReranker, CrossEncoder, Dense, Document, Fuse, Passage, Pipeline, Query, Ranking, Reader, __version__,
+    build_index, rerank,
+)
+
+with RAG("docs/", encoder=None) as rag:
+    assert_type(rag.ask("why"), Answer)
+    assert_type(rag.search(Query("why"), k=3), Ranking)
+    assert_type(rag.pipeline, Pipeline)
+print(RAG([Document("a", "text")], "my-index", progress=False), rag.report, __version__)
+assert_type(rerank("why", ["one", ("b", "two"), Document("c", "three"), Passage("d", "d", "four", 0, 4)], k=2), Ranking)
+rerank(Query("why"), (text for text in "ab"), "other-model")
+rerank("why", ["one"], AttentionReranker(depth=5))
+build_index([Document("a", "text")], "my-index", views=["bm25"])
+p = Pipeline()
+query = p.input(Query)
+best = p.add(CrossEncoder(), query, p.add(Fuse(), p.add(BM25("my-index"), query), p.add(Dense("my-index"), query)))
+p.output(answer=p.add(Reader(), query, best))
+'''
+
 WRONG = '''
+from regard import Nothing  # refused: no such name
+from regard import RAG, rerank
 from regard.rag import Pipeline, Query
 from regard.readers import Reader
 from regard.rerankers import CrossEncoder
@@ -97,6 +123,9 @@ p.add(Reader(), query, p.add(Reader(), query, hits))  # refused: an answer is no
 p.add(query, hits)  # refused: a wire is no stage
 p.output(passages=CrossEncoder())  # refused: a stage is no wire
 BM25("my-index", k="many")  # refused: a setting of another type
+rerank("why", [1, 2])  # refused: numbers are no texts
+RAG("docs/").ask(["one", "two"])  # refused: one question at a time
+RAG("docs/", encoder=3)  # refused: no encoder
 '''
 
 
@@ -109,6 +138,7 @@ def _notebook() -> str:
 def _packages(folder: Path) -> Path:
     """The folder under which mypy finds ``regard.*`` as it stands here, installed or not."""
     (folder / "regard").mkdir()
+    (folder / "regard" / "__init__.py").symlink_to(regard.__file__)
     for name in ("rag", "indexers", "retrievers", "rerankers", "readers", "kernels"):
         spec = find_spec(f"regard.{name}")
         assert spec is not None
@@ -120,13 +150,14 @@ def _packages(folder: Path) -> Path:
 def test_right_code_passes_and_wrong_lines_are_refused(tmp_path: Path) -> None:
     (tmp_path / "right.py").write_text(RIGHT)
     (tmp_path / "wrong.py").write_text(WRONG)
+    (tmp_path / "short.py").write_text(SHORT)
     (tmp_path / "readme.py").write_text("\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)))
     (tmp_path / "quickstart.py").write_text(_notebook())
     (tmp_path / "mypy.ini").write_text("[mypy]\nstrict = true\n")
     # other libraries' types are left out: following numpy's and torch's takes ten times as long
     command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "--no-site-packages", "--ignore-missing-imports",
                "--namespace-packages", "--explicit-package-bases", "--follow-imports=silent",
-               "right.py", "wrong.py", "readme.py", "quickstart.py"]
+               "right.py", "short.py", "wrong.py", "readme.py", "quickstart.py"]
     (tmp_path / "path").mkdir()
     done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(_packages(tmp_path / "path"))}, capture_output=True,
                           text=True, check=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...rag.errors import CorpusError
+from ...rag.extras import need
 from ...rag.nouns import Document
 from . import html
 from .decoding import BinaryData, decode
@@ -117,6 +118,7 @@ def _document(path: Path, name: str, limits: Limits) -> Document:
 def _content(path: Path, suffix: str, limits: Limits) -> tuple[str, str, dict[str, Any]]:
     """Title (perhaps empty), text, metadata."""
     if suffix == ".pdf":
+        need("pypdf", where=str(path))
         title, text, metadata = parse("pdf", _bytes(path, limits.file_bytes, "file_bytes", limits), limits)
         return title, text, metadata
     data = _bytes(path, *_most_bytes_of_text(limits), limits)

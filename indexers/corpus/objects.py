@@ -15,6 +15,7 @@ from typing import Any
 from ...rag.errors import CorpusError
 from ...rag.nouns import Document
 from . import records
+from .langchain import one_from_langchain
 from .limits import Limits
 from .skips import OnSkip, Skip, Unreadable
 
@@ -97,8 +98,6 @@ def _document(item: Any, sources: Counter[str]) -> Document:
     if isinstance(item, Document) and all(isinstance(part, str) for part in (item.id, item.text, item.title)):
         return item
     if _is_langchain(item):
-        from ...rag.app.integrations.langchain import one_from_langchain  # whoever made the item has the library
-
         return one_from_langchain(item, sources)
     return records.document(_fields(item))
 

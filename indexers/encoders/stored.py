@@ -5,6 +5,8 @@ An index keeps an encoder's description, and under ``part`` the encoder itself a
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -35,6 +37,12 @@ def described(encoder: Encoder) -> dict[str, Any]:
 def same_encoder(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """Whether two descriptions give the same vectors."""
     return all(a.get(key) == b.get(key) for key in (a.keys() | b.keys()) - _DESCRIPTIVE)
+
+
+def encoder_key(description: Mapping[str, Any]) -> str:
+    """A hash that two descriptions share where they give the same vectors: what a query's vector says of its encoder."""
+    content = json.dumps({key: value for key, value in description.items() if key not in _DESCRIPTIVE}, sort_keys=True)
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 def require_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:

@@ -204,16 +204,16 @@ def _update_views(path: Path, purge: bool) -> list[str]:
             if carry_view(store, version):
                 continue
             try:
-                build_view(store, version.spec)
+                build_view(store, version.kind)
             except StorageError:
                 raise  # a disk that is full now: the same call builds it when there is room
             except RegardError as error:  # its model is gone: the view of an older version is of use to those who have it
                 if not purge:
-                    log.warning("the view %s is not up to date: %s", version.spec, str(error))
+                    log.warning("the view %s is not up to date: %s", version.kind, str(error))
                     continue
-                log.warning("the view %s is removed, since it may hold what is to be purged: %s", version.spec, str(error))
+                log.warning("the view %s is removed, since it may hold what is to be purged: %s", version.kind, str(error))
                 shutil.rmtree(version.folder.parent)
-                removed.append(str(version.spec))
+                removed.append(str(version.kind))
     return removed
 
 

@@ -14,7 +14,7 @@ from ...rag.files import local_path
 from ..stores.lance.leases import versions
 from ..stores.lance.store import LanceStore
 from ..stores.lance.writer import StoreWriter, locked
-from ..views import build_view, view_specs
+from ..views import build_view, view_kinds
 from .chosen import expect_models_chosen
 from .compaction import compact_locked, expect_removable
 from .sources import FILE, Sources, source_name
@@ -87,8 +87,8 @@ def _writer(path: Path) -> StoreWriter:
 
 def _update_views(path: Path) -> None:
     with closing(LanceStore(path)) as store:
-        for spec in view_specs(path):
-            build_view(store, spec)
+        for kind in view_kinds(path):
+            build_view(store, kind)
 
 
 def _held(writer: StoreWriter, document_ids: Sequence[str]) -> set[str]:

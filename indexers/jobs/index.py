@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from ...rag.dag.scope import Scope
-from ...rag.errors import ConfigError, EmptyCorpusError, IndexNotFound, Interrupted, RegardError
+from ...rag.errors import ConfigError, EmptyCorpusError, IndexNotFound, Interrupted, MissingDependency, RegardError
 from ...rag.files import local_path
 from ...rag.models.encoding import Encoder, OpenEncoder, Vectors
 from ...rag.nouns import Document, Passage
+from ...rag.parts import part
 from ...rag.progress import Advance, progress_bar
-from ..chunkers.chunkers import Chunker
-from ..chunkers.chunkers import chunker as make_chunker
+from ..chunkers import Chunker
 from ..corpus import Limits, Skip, detect_format, estimate_size, objects, parsing, read_corpus
 from ..corpus.limits import as_limits
 from ..corpus.skips import Unreadable
@@ -34,8 +34,7 @@ from ..encoders.stored import described
 from ..stores.lance.store import LanceStore, content_hash, exists
 from ..stores.lance.writer import Shard, StoreWriter, document_hash, joined, locked
 from ..stores.unfinished import UnfinishedJob, unfinished
-from ..views import ViewSpec, build_view, parse_view, view_specs
-from ..views.faiss_view import import_faiss
+from ..views import ViewKind, build_view, home_of, parse_view, view_kinds
 from .chosen import choose_named, expect_models_chosen
 from .columns import checked_vectors, encode_existing, index_encoders
 from .pace import COMMIT_SECONDS, ENCODED_AT_ONCE, Pace
@@ -102,10 +101,10 @@ class IndexReport:
 
 
 def build_index(
-    sources: Corpus | None, index: str | Path, *, format: str = "auto", encoder: str | Encoder | None = "auto", chunker: str = "auto",
-    views: Sequence[str] | None = None, text: bool = True, shard_passages: int = 2048, commit_seconds: float = COMMIT_SECONDS,
-    limits: Limits | Sequence[str] = (), prune: bool = False, prune_limit: float = 0.5, progress: bool | None = None,
-    on_skip: Callable[[Skip], None] | None = None,
+    sources: Corpus | None, index: str | Path, *, format: str = "auto", encoder: str | Encoder | None = "auto",
+    chunker: str | Chunker = "auto", views: Sequence[str | ViewKind] | None = None, text: bool = True, shard_passages: int = 2048,
+    commit_seconds: float = COMMIT_SECONDS, limits: Limits | Sequence[str] = (), prune: bool = False, prune_limit: float = 0.5,
+    progress: bool | None = None, on_skip: Callable[[Skip], None] | None = None,
 ) -> IndexReport:
     """Index documents into the folder ``index``; run it again to add, to update, or to finish a job that was killed.
 
@@ -113,9 +112,11 @@ def build_index(
     LangChain documents, objects with an id and a text, a pandas DataFrame, a Hugging Face ``Dataset``, an ir_datasets dataset (see
     ``corpus.objects``; further fields become metadata). None only adds encoders and views to an index that is there. ``encoder`` is a
     model name, an ``Encoder``, None for no further one, or ``"auto"``: the index's own, ``minilm`` for a new index. ``chunker`` likewise
-    (``"auto"``: sentences packed to 200 tokens). ``views`` default to ``faiss:flat`` and ``bm25``, as far as the index can hold them;
-    ``text`` False stores no text, and so has no BM25. ``attention:smollm2`` holds the passages' keys and values by that model, for
-    ``AttentionReranker(cache=index)``; what it will take is said on standard error before it starts, unless ``progress`` is False.
+    is a text, a ``Chunker``, or ``"auto"``: sentences packed to 200 tokens for a new index.
+    ``views`` (view kinds, or their texts) default to ``flat`` and ``bm25``, as far as the index can hold them; those that it has are
+    brought up to date, too. ``text`` False stores no text, and so has no BM25. ``attention:smollm2`` holds the passages' keys and
+    values by that model, for ``AttentionReranker(cache=index)``; what it will take is said on standard error before it starts, unless
+    ``progress`` is False.
 
     ``prune`` deletes the documents that have vanished from these sources (``IndexReport.vanished``), in one commit at the end; see
     ``sources`` for the ids of files. Where more than ``prune_limit`` of a source's documents have vanished (its disk may not be mounted)
@@ -127,7 +128,8 @@ def build_index(
     iterable: where an item is no document), ``EmptyCorpusError``, ``FingerprintMismatch``, ``StorageError``, ``MissingDependency``.
     """
     path, report, start, limits = local_path(index, "index"), IndexReport(str(index)), time.perf_counter(), as_limits(limits)
-    _expect_settings(chunker, views, shard_passages, commit_seconds)
+    _expect_settings(views, shard_passages, commit_seconds)
+    asked = None if chunker == "auto" else part(Chunker, chunker)
     expect_share(prune_limit)
     left_out = LeftOut()
 
@@ -138,28 +140,28 @@ def build_index(
             on_skip(item)
 
     existing = LanceStore(path) if exists(path) else None
-    choose_named(encoder, chunker, views)
+    choose_named(encoder, asked, views)
     if existing is not None:
         expect_models_chosen(existing)
-    splitter = make_chunker(_chunker_spec(chunker, existing))
+    splitter = asked or _chunker_of(existing)
+    chunked_by = {"spec": splitter.spec, "fingerprint": splitter.recipe()}
     encoders = index_encoders(encoder, existing, DEFAULT_ENCODER)
-    specs = _views(views, existing, path, list(encoders), existing.has_text if existing is not None else text)
-    if any(spec.dense for spec in specs):
-        import_faiss()  # a missing package is reported before the work, not after it
+    kinds = _views(views, existing, path, list(encoders), existing.has_text if existing is not None else text)
+    for kind in kinds:
+        kind.expect_installed()  # a missing package is reported before the work, not after it
     names = _names(sources)
     documents, total = (_nothing_new(existing, path), None) if sources is None else _documents(sources, names, format, limits, skip)
     if sources is not None:
         documents = _not_empty(documents, report, existing)
     again = UnfinishedJob(_command(sources, names, path, format, encoder, chunker, views, text, limits, prune), _sources(sources, names),
-                          [spec.slug for spec in specs])
+                          [home_of(path, kind).name for kind in kinds])
     try:
         with Scope() as scope:
             # opened before the index is made: a model that cannot be loaded leaves nothing behind
             opened = {name: scope.open(one) for name, one in encoders.items()}
             kept = {name: described(one) for name, one in encoders.items()}
             with locked(path), unfinished(path, again):
-                writer = StoreWriter(path, chunker={"spec": splitter.spec, "fingerprint": splitter.fingerprint()}, text=text,
-                                     encoders=kept)
+                writer = StoreWriter(path, chunker=chunked_by, text=text, encoders=kept)
                 for name, one in opened.items():
                     encode_existing(writer, name, kept[name], one, progress=progress, commit_seconds=commit_seconds)
                 with progress_bar("indexing", total, "documents", enabled=progress) as advance, closing(Sources(path)) as places:
@@ -169,26 +171,24 @@ def build_index(
                     refused = prune_documents(writer, places, doomed, prune_limit) if prune else None
                     report.pruned = sum(map(len, doomed.values())) if prune and not refused else 0
                 store = LanceStore(path)
-                for spec in specs:
-                    build_view(store, spec, progress=progress)
+                for kind in kinds:
+                    build_view(store, kind, progress=progress)
     except KeyboardInterrupt:
         raise Interrupted(f"{_held(path)}; the same command goes on from there") from None
     finally:
         parsing.close()
     report.total_passages = len(store)
-    report.views = [str(spec) for spec in specs]
+    report.views = [str(kind) for kind in kinds]
     report.seconds = time.perf_counter() - start
     if refused is not None:
         raise refused
     return report
 
 
-def _expect_settings(chunker: Any, views: Any, shard_passages: Any, commit_seconds: Any) -> None:
+def _expect_settings(views: Any, shard_passages: Any, commit_seconds: Any) -> None:
     """Raise ``ConfigError`` for what only a caller from Python can get wrong."""
-    if not isinstance(chunker, str):
-        raise ConfigError(f"{chunker!r:.80} is no chunker", where="build_index", hint='chunker="sentences:200,overlap=40"')
-    if views is not None and (not isinstance(views, list | tuple) or not all(isinstance(view, str) for view in views)):
-        raise ConfigError(f"views are a list of names, not {views!r:.80}", where="build_index", hint='views=["faiss:flat", "bm25"]')
+    if views is not None and (not isinstance(views, list | tuple) or not all(isinstance(view, str | ViewKind) for view in views)):
+        raise ConfigError(f"views are a list of names, not {views!r:.80}", where="build_index", hint='views=["flat", "bm25"]')
     if not isinstance(shard_passages, int) or shard_passages < 1:
         raise ConfigError(f"shard_passages is {shard_passages!r:.80}", where="build_index", hint="a whole number, at least 1")
     if not isinstance(commit_seconds, int | float) or not commit_seconds > 0:
@@ -438,34 +438,46 @@ def _sources(sources: Corpus | None, names: list[str | Path]) -> list[str]:
 
 
 def _command(
-    sources: Corpus | None, names: list[str | Path], path: Path, format: str, encoder: str | Encoder | None, chunker: str,
-    views: Sequence[str] | None, text: bool, limits: Limits, prune: bool,
+    sources: Corpus | None, names: list[str | Path], path: Path, format: str, encoder: str | Encoder | None,
+    chunker: str | Chunker, views: Sequence[str | ViewKind] | None, text: bool, limits: Limits, prune: bool,
 ) -> str:
     """How to run this job again."""
-    if (sources is not None and not names) or not isinstance(encoder, str | None):
+    if (sources is not None and not names) or not isinstance(encoder, str | None) or not isinstance(chunker, str):
         return f"call build_index for {str(path)!r} again with the same arguments"
     options = [("--format", format, "auto"), ("--encoder", encoder or "none", "auto"), ("--chunker", chunker, "auto")]
     given = [word for option, value, default in options if value != default for word in (option, value)]
-    given += [word for view in views or () for word in ("--view", view)]
+    given += [word for view in views or () for word in ("--view", str(view))]
     given += [word for limit in limits.settings() for word in ("--limit", limit)]
     return shlex.join(["regard", "index", *map(str, names), "--index", str(path), *given, *([] if text else ["--no-text"]),
                        *(["--prune"] if prune else [])])
 
 
-def _chunker_spec(chunker: str, existing: LanceStore | None) -> str:
-    if chunker != "auto":
-        return chunker
-    return str(existing.manifest["chunker"]["spec"]) if existing is not None else DEFAULT_CHUNKER
+def _chunker_of(existing: LanceStore | None) -> Chunker:
+    """The one that the index was made with. Raises ``ConfigError`` where none here is of that name."""
+    if existing is None:
+        return part(Chunker, DEFAULT_CHUNKER)
+    spec = existing.manifest["chunker"]["spec"]
+    try:
+        return part(Chunker, spec)
+    except (ConfigError, MissingDependency) as error:
+        raise ConfigError(f"this index was made with the chunker {spec!r}, which cannot be made here: {error.what}",
+                          where=str(existing.path), hint="import what registers it, or index into a new folder") from error
 
 
-def _views(views: Sequence[str] | None, existing: LanceStore | None, path: Path, encoders: list[str], text: bool) -> list[ViewSpec]:
-    """The views to build: those asked for, and those that the index has already."""
+def _views(
+    views: Sequence[str | ViewKind] | None, existing: LanceStore | None, path: Path, encoders: list[str], text: bool,
+) -> list[ViewKind]:
+    """The views to build: those that the index has already, and those asked for; by default one of flat and BM25 each, whatever its
+    settings."""
+    there = view_kinds(path) if existing is not None else []
     default_encoder = encoders[-1] if encoders else ""
-    wanted = views if views is not None else (["faiss:flat"] if encoders else []) + (["bm25"] if text else [])
-    specs = {spec.slug: spec for spec in (view_specs(path) if existing is not None else [])}
-    specs |= {spec.slug: spec for spec in (parse_view(view, default_encoder) for view in wanted)}
-    textual = [str(spec) for spec in specs.values() if not spec.dense]
+    usual = (["flat"] if encoders else []) + (["bm25"] if text else [])
+    wanted = [parse_view(view, default_encoder) for view in (usual if views is None else views)]
+    if views is None:
+        wanted = [kind for kind in wanted if kind.folders()[0] not in {other.folders()[0] for other in there}]
+    kinds = list(dict.fromkeys([*there, *wanted]))
+    textual = [str(kind) for kind in kinds if kind.needs_text]
     if textual and not text:
         raise ConfigError(f"{', '.join(textual)} needs the passages' text, and this index stores none", where=str(path),
                           hint="leave it out, or store the text")
-    return list(specs.values())
+    return kinds

@@ -31,7 +31,6 @@ from ..stores.lance.store import DATASET, LanceStore, content_hash, exists, full
 from ..stores.lance.writer import StoreWriter, locked, storage_errors, vector_array
 from ..stores.unfinished import jobs
 from ..views import Version, build_view
-from ..views.spec import ATTENTION
 from ..views.versions import DESCRIPTION, newest_versions, read_meta
 from .chosen import LANGUAGE_MODEL
 from .columns import checked_vectors
@@ -213,7 +212,7 @@ class _Verification:
             self._problem(f"{place}/{DESCRIPTION}", "is damaged", _REPAIR)
             return
         files = version.meta["files"]
-        with progress_bar(f"verifying {version.spec}", sum(file["bytes"] for file in files.values()), "bytes",
+        with progress_bar(f"verifying {version.kind}", sum(file["bytes"] for file in files.values()), "bytes",
                           enabled=self.progress) as advance:
             found = list(damages(version.folder, files, "always"))
             for file in files.values():
@@ -229,7 +228,7 @@ class _Verification:
         if found:
             self.views.append(version)
         elif read_meta(version.folder, store) is None or version.meta["commit"] != store.commit:
-            self.report.notes.append(Finding(place, f"the view {version.spec} is of an older version; it is brought up to date when it is "
+            self.report.notes.append(Finding(place, f"the view {version.kind} is of an older version; it is brought up to date when it is "
                                              "opened, or by regard index"))
 
     def _sources(self) -> None:
@@ -349,12 +348,12 @@ class _Repair:
         for version in newest_versions(self.path):
             if any(version.folder == damaged.folder for damaged in self.found.views) or self.lost:
                 try:
-                    if version.spec.kind == ATTENTION:  # the index names the model that computes it
-                        expect_chosen(version.spec.encoder, LANGUAGE_MODEL, self.path)
-                    build_view(store, version.spec, progress=self.found.progress)
-                    self.done.append(f"the view {version.spec} is built anew")
+                    if version.kind.model:  # which the index names
+                        expect_chosen(version.kind.model, LANGUAGE_MODEL, self.path)
+                    build_view(store, version.kind, progress=self.found.progress)
+                    self.done.append(f"the view {version.kind} is built anew")
                 except RegardError as error:
-                    self.done.append(f"the view {version.spec} could not be built anew: {error}")
+                    self.done.append(f"the view {version.kind} could not be built anew: {error}")
 
 
 def _unlike(file: Path, noted: Digest) -> str:

@@ -1,24 +1,33 @@
-"""Derived views of the passage store: FAISS, BM25, and the passages' keys and values. Each is a folder that can be deleted and built again.
+"""Derived views of the passage store: FAISS, BM25, and the passages' keys and values. Each is a folder that can be
+deleted and built again.
 
-Lives here: ``spec`` (names of views), ``faiss_view`` (with ``filtered``, how it searches under filters), ``bm25_view``,
-``attention_view`` (with ``attention_job``, which computes it, ``attention_shards`` and ``attention_layout``, how it lies on disk),
-``footprint`` (what it will take), ``files`` (how a view is written whole and found fresh), ``versions`` (what is there),
-``missing`` (what to say of what is not).
+Lives here: ``kind`` (what a view kind is, and how one is named); a file or folder a kind: ``flat``, ``hnsw`` and
+``ivf`` (over ``faiss_view``, with ``filtered``, how that searches under filters), ``bm25``, ``attention``; ``files``
+(how a view is written whole and found fresh), ``versions`` (what is there), ``missing`` (what to say of what is not).
 
-May import: ``regard.rag``, the rest of ``regard.indexers``.
+May import: ``regard.rag``, the rest of ``regard.indexers`` but ``jobs``. ``files``, ``versions`` and ``missing`` know
+no kind.
 """
 
-from .attention_view import AttentionView
-from .bm25_view import BM25View
-from .faiss_view import FaissView
-from .files import NEW, View, build_view, built_view, carry_view, fresh_view, load_view, open_view
+from ...rag.tables import lazy
+from .files import NEW, build_view, built_view, carry_view, fresh_view, load_view, open_view
+from .kind import SearchView, View, ViewKind, parse_view
 from .missing import missing_view
-from .spec import ViewSpec, parse_view
-from .versions import Version, newest_versions, view_specs
+from .versions import Version, home_of, newest_versions, view_kinds
 
-PREFILLS = {"attention": ".attention_view:open_prefills"}
+VIEWS = {
+    "attention": ".attention.kind:AttentionCache",
+    "bm25": ".bm25:BM25Index",
+    "flat": ".flat:Flat",
+    "hnsw": ".hnsw:HNSW",
+    "ivf": ".ivf:IVF",
+}
+PREFILLS = {"attention": ".attention.opening:open_prefills"}
+
+__getattr__ = lazy(__name__, {place.partition(":")[2]: place for place in VIEWS.values()})
 
 __all__ = [
-    "NEW", "AttentionView", "BM25View", "FaissView", "Version", "View", "ViewSpec", "build_view", "built_view", "carry_view", "fresh_view",
-    "load_view", "missing_view", "newest_versions", "open_view", "parse_view", "view_specs",
+    "NEW", "SearchView", "Version", "View", "ViewKind", "build_view", "built_view", "carry_view", "fresh_view",
+    "home_of", "load_view",
+    "missing_view", "newest_versions", "open_view", "parse_view", "view_kinds",
 ]

@@ -1,12 +1,11 @@
-"""Dense views: FAISS flat inner product (exact), HNSW and IVF."""
+"""Inner product over one encoder's vectors by FAISS: what the kinds ``flat``, ``hnsw`` and ``ivf`` share."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,15 +16,13 @@ from ...rag.nouns import Rows, Scores
 from ..integrity import Files
 from ..stores.lance.store import LanceStore
 from .filtered import FilterPlan, Positions, only_allowed, search_exactly
-from .spec import ViewSpec
+from .kind import ViewKind
 from .versions import damaged_view
 
 _FILE = "index.faiss"
-_CLASSES = {"faiss:flat": "IndexFlatIP", "faiss:hnsw": "IndexHNSWFlat", "faiss:ivf": "IndexIVFFlat"}
-_TRAINING_PER_LIST = 64  # FAISS warns below 39
 _FUSED_FROM = 20_000
-"""Vectors from which ``kernels.topk_search`` beats FAISS's flat search: 1.3 to 2.7 times the speed at 50,000 x 384 and more. With fewer
-there is nothing to gain, and numba would take half a second to import."""
+"""Vectors from which ``kernels.topk_search`` beats FAISS's flat search: 1.3 to 2.7 times the speed at 50,000 x 384 and
+more. With fewer there is nothing to gain, and numba would take half a second to import."""
 _WRITTEN_AT_ONCE = 1 << 20
 _HITS_AT_ONCE = 1 << 22
 """Hits, allowed or not, that are held at once: 50 MB."""
@@ -34,41 +31,73 @@ _HITS_AT_ONCE = 1 << 22
 def import_faiss() -> Any:
     """The module faiss, which two extras bring. Raises ``MissingDependency`` that names both.
 
-    It is told to use matrix products for small batches too: by default 64 queries make 64 passes over the vectors (309 ms at
-    200,000 x 384; 51 ms so). One query takes as long either way.
+    It is told to use matrix products for small batches too: by default 64 queries make 64 passes over the vectors (309
+    ms at 200,000 x 384; 51 ms so). One query takes as long either way.
     """
     try:
         import faiss
     except ImportError:
         raise MissingDependency("FAISS is not installed", where="dense search",
-                                hint="pip install 'regard[cpu]' (faiss-cpu), or 'regard[gpu]' on Linux with CUDA (faiss-gpu)") from None
+                                hint="pip install 'regard[cpu]' (faiss-cpu), or 'regard[gpu]' on Linux with CUDA "
+                                     "(faiss-gpu)") from None
     faiss.cvar.distance_compute_blas_threshold = 1
     return faiss
 
 
-class FaissView:
-    """Inner product over one encoder's vectors; position ``i`` of the FAISS index is passage row ``rows[i]``."""
+class FaissKind(ViewKind):
+    """Base of FAISS's kinds, over the vectors of ``encoder``."""
 
-    def __init__(self, index: Any, spec: ViewSpec, rows: Rows) -> None:
+    queries = "vectors"
+    faiss_class: ClassVar[str]
+    """The name of the class of its indexes."""
+
+    def empty(self, store: LanceStore, dimension: int) -> Any:
+        """An empty FAISS index, trained where it needs that."""
+        raise NotImplementedError("a subclass makes its index")
+
+    def tune(self, index: Any) -> None:
+        """Set what a search goes by and FAISS does not keep."""
+
+    def parameters(self, k: int, effort: float) -> Any:
+        """FAISS's search parameters for ``k`` hits with ``effort`` times the kind's own search width."""
+        return None
+
+    def build(self, store: LanceStore, home: Path, progress: bool | None = None) -> FaissView:
+        """Stream the vectors out of the store; besides the index itself a few thousand are in memory."""
+        index = self.empty(store, int(store.encoders[self.column or ""]["dimension"]))
+        return _filled(FaissView(index, self, store.rows), store, 0)
+
+    def extend(self, view: FaissView, store: LanceStore) -> FaissView | None:
+        """Add the vectors of the rows that the store has gained; what holds none was trained on none."""
+        if not len(view.rows):
+            return None
+        return _filled(FaissView(view.index, self, store.rows), store, len(view.rows))
+
+    def load(self, folder: Path, rows: Rows) -> FaissView:
+        """Raises ``IndexFormatError`` for what FAISS cannot read, and for an index of another kind or size."""
+        faiss = import_faiss()
+        try:
+            index = faiss.read_index(str(folder / _FILE))
+        except (RuntimeError, MemoryError) as error:
+            raise damaged_view(folder, str(error).partition("\n")[0]) from None
+        if type(index).__name__ != self.faiss_class or index.ntotal != len(rows):
+            raise damaged_view(folder, f"{_FILE} is a {type(index).__name__} of {index.ntotal} vectors for {len(rows)} "
+                                       f"passages")
+        self.tune(index)
+        return FaissView(index, self, rows)
+
+    def expect_installed(self) -> None:
+        import_faiss()
+
+
+class FaissView:
+    """Position ``i`` of the FAISS index is passage row ``rows[i]``."""
+
+    def __init__(self, index: Any, kind: FaissKind, rows: Rows) -> None:
         self.index = index
-        self.spec = spec
+        self.kind = kind
         self.rows = rows
         self._by_row = None if (np.diff(rows) > 0).all() else np.argsort(rows, kind="stable")
-
-    @classmethod
-    def build(cls, store: LanceStore, spec: ViewSpec) -> Self:
-        """Stream the vectors out of the store; besides the index itself a few thousand are in memory."""
-        dimension = int(store.encoders[spec.encoder]["dimension"])
-        view = cls(_make(store, spec, dimension), spec, store.rows)
-        for block in store.vectors(spec.encoder):
-            view.index.add(np.ascontiguousarray(block))
-        return view
-
-    def extended(self, store: LanceStore, spec: ViewSpec) -> Self | None:
-        """Add the vectors of the rows that the store has gained."""
-        for block in store.vectors(spec.encoder, start=len(self.rows)):
-            self.index.add(np.ascontiguousarray(block))
-        return type(self)(self.index, spec, store.rows)
 
     def save(self, folder: Path) -> Files:
         faiss = import_faiss()
@@ -76,32 +105,23 @@ class FaissView:
             faiss.write_index(self.index, faiss.PyCallbackIOWriter(file.write, _WRITTEN_AT_ONCE))
         return {}
 
-    @classmethod
-    def load(cls, folder: Path, spec: ViewSpec, rows: Rows) -> Self:
-        """Raises ``IndexFormatError`` for what FAISS cannot read, and for an index of another kind or size."""
-        faiss = import_faiss()
-        try:
-            index = faiss.read_index(str(folder / _FILE))
-        except (RuntimeError, MemoryError) as error:
-            raise damaged_view(folder, str(error).partition("\n")[0]) from None
-        if type(index).__name__ != _CLASSES[spec.kind] or index.ntotal != len(rows):
-            raise damaged_view(folder, f"{_FILE} is a {type(index).__name__} of {index.ntotal} vectors for {len(rows)} passages")
-        _tune(index, spec)
-        return cls(index, spec, rows)
-
     def search(self, vectors: Vectors, k: int, allowed: Rows | None = None) -> tuple[Rows, Scores]:
         """The ``k`` nearest passages of each query.
 
-        ``vectors`` float32 [n, d]; ``allowed`` limits the search to these rows, as :class:`.filtered.FilterPlan` says: rows that the
-        view lacks are no hits, and of the others no query finds fewer than there are. Gives rows int64 [n, k] and scores float32
-        [n, k], best first, equal scores by row; row -1 where there are fewer. Raises ``DimensionMismatch``, and ``StageError`` for NaN
-        in a query or, where vectors are compared one by one, in what it is compared with.
+        ``vectors`` float32 [n, d]; ``allowed`` limits the search to these rows, as :class:`.filtered.FilterPlan` says:
+        rows that the view lacks are no hits, and of the others no query finds fewer than there are. Gives rows int64
+        [n, k] and scores float32 [n, k], best first, equal scores by row; row -1 where there are fewer. Raises
+        ``DimensionMismatch``, and ``StageError`` for NaN in a query or, where vectors are compared one by one, in what
+        it is compared with.
         """
         if vectors.ndim != 2 or vectors.shape[1] != self.index.d:
-            raise DimensionMismatch(f"query vectors have shape {vectors.shape}, the view holds {self.index.d} components each",
-                                    where=f"view {self.spec}", hint="query with the encoder that the index was made with")
+            raise DimensionMismatch(f"query vectors have shape {vectors.shape}, the view holds {self.index.d} "
+                                    f"components each",
+                                    where=f"view {self.kind}",
+                                    hint="query with the encoder that the index was made with")
         if not np.isfinite(vectors).all():
-            raise StageError("a query's vector has NaN or infinity", where=f"view {self.spec}", hint="check the encoder's dtype")
+            raise StageError("a query's vector has NaN or infinity", where=f"view {self.kind}",
+                             hint="check the encoder's dtype")
         positions = None if allowed is None else self._positions(allowed)
         k = min(k, self.index.ntotal if positions is None else len(positions))
         if k == 0 or not len(vectors):
@@ -121,7 +141,8 @@ class FaissView:
         return FilterPlan(len(allowed), self.index.ntotal)
 
     def _positions(self, allowed: Rows) -> Positions:
-        """Where these rows stand in the FAISS index, in the rows' order, each once; rows that the view lacks are left out."""
+        """Where these rows stand in the FAISS index, in the rows' order, each once; rows that the view lacks are left
+        out."""
         wanted = np.unique(np.asarray(allowed, dtype=np.int64))
         slots = np.searchsorted(self.rows, wanted, sorter=self._by_row)
         inside = slots < len(self.rows)
@@ -130,10 +151,11 @@ class FaissView:
         return held
 
     def _nearest(self, vectors: Vectors, k: int, effort: float = 1.0) -> tuple[Scores, Positions]:
-        """Scores and positions [n, k] among all vectors, with ``effort`` times the view's width; position -1 where that finds fewer."""
-        if self.spec.kind == "faiss:flat" and self.index.ntotal >= _FUSED_FROM:
+        """Scores and positions [n, k] among all vectors, with ``effort`` times the view's width; position -1 where that
+        finds fewer."""
+        if self.kind.exact and self.index.ntotal >= _FUSED_FROM:
             return self._fused(vectors, k)
-        scores, found = self.index.search(vectors, k, params=self._parameters(k, effort) if effort > 1 else None)
+        scores, found = self.index.search(vectors, k, params=self.kind.parameters(k, effort) if effort > 1 else None)
         return scores, found
 
     def _filtered(self, vectors: Vectors, k: int, positions: Positions) -> tuple[Scores, Positions]:
@@ -162,7 +184,8 @@ class FaissView:
         from ...kernels.dispatch import taken
         from ...kernels.topk_search import topk_search
 
-        stored = import_faiss().rev_swig_ptr(self.index.get_xb(), self.index.ntotal * self.index.d).reshape(-1, self.index.d)
+        numbers = import_faiss().rev_swig_ptr(self.index.get_xb(), self.index.ntotal * self.index.d)
+        stored = numbers.reshape(-1, self.index.d)
         with self._refusing_nan(), taken() as paths:
             scores, positions = topk_search(torch.from_numpy(vectors), torch.from_numpy(stored), k)
         record_kernels(paths)
@@ -173,49 +196,12 @@ class FaissView:
         try:
             yield
         except ValueError as error:
-            raise StageError(str(error), where=f"view {self.spec}", hint="the encoder gave NaN or infinity: check its dtype") from None
-
-    def _parameters(self, k: int, effort: float) -> Any:
-        """FAISS's, for ``k`` hits with ``effort`` times the view's own search width."""
-        faiss = import_faiss()
-        if self.spec.kind == "faiss:hnsw":
-            return faiss.SearchParametersHNSW(efSearch=max(k, math.ceil(effort * self.spec.parameters["ef_search"])))
-        if self.spec.kind == "faiss:ivf":
-            return faiss.SearchParametersIVF(nprobe=math.ceil(effort * self.spec.parameters["probes"]))
-        return None
+            raise StageError(str(error), where=f"view {self.kind}",
+                             hint="the encoder gave NaN or infinity: check its dtype") from None
 
 
-def _make(store: LanceStore, spec: ViewSpec, dimension: int) -> Any:
-    """An empty FAISS index of the kind that ``spec`` names, trained where it needs that."""
-    faiss = import_faiss()
-    if spec.kind == "faiss:flat":
-        return faiss.IndexFlatIP(dimension)
-    if spec.kind == "faiss:hnsw":
-        index = faiss.IndexHNSWFlat(dimension, int(spec.parameters["m"]), faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = int(spec.parameters["ef_construction"])
-        return index
-    lists = int(spec.parameters["lists"]) or max(1, int(4 * np.sqrt(len(store))))
-    lists = max(1, min(lists, len(store)))
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dimension), dimension, lists, faiss.METRIC_INNER_PRODUCT)
-    index.train(_sample(store, spec.encoder, lists * _TRAINING_PER_LIST))
-    _tune(index, spec)
-    return index
-
-
-def _sample(store: LanceStore, encoder: str, size: int) -> Vectors:
-    """At most ``size`` vectors, evenly spread over the store, the same ones each time."""
-    step = max(1, -(-len(store) // size))
-    start, kept = 0, []
-    for block in store.vectors(encoder):
-        kept.append(block[(-start) % step::step].copy())
-        start += len(block)
-    return np.ascontiguousarray(np.concatenate(kept)) if kept else np.zeros((0, 1), np.float32)
-
-
-def _tune(index: Any, spec: ViewSpec) -> None:
-    if spec.kind == "faiss:hnsw":
-        index.hnsw.efSearch = int(spec.parameters["ef_search"])
-    elif spec.kind == "faiss:ivf":
-        index.nprobe = int(spec.parameters["probes"])
-        index.make_direct_map()  # 8 bytes a vector: where in which list each position is, for filtered searches
-
+def _filled(view: FaissView, store: LanceStore, start: int) -> FaissView:
+    """``view`` with the store's vectors from position ``start`` on."""
+    for block in store.vectors(view.kind.column or "", start=start):
+        view.index.add(np.ascontiguousarray(block))
+    return view

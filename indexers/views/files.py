@@ -1,6 +1,7 @@
-"""How a view lies on disk: ``views/<slug>/<dataset version>/``, written beside and renamed into place.
+"""How a view lies on disk: ``views/<view>/<dataset version>/``, written beside and renamed into place.
 
-A view's description names its files with their digests (``integrity``); one that is not whole is built anew before it is used.
+A view's description names its files with their digests (``integrity``); one that is not whole is built anew before it
+is used.
 
 A view names the commit it was built from. When the dataset has moved on, the view is extended (only new rows, and its
 kind can) or rebuilt before it is used; the folder of the old version goes only after the new one is in place.
@@ -13,38 +14,33 @@ import logging
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 
 import numpy as np
 
-from ...rag.errors import IndexFormatError
-from ...rag.files import replace_text, sync, sync_tree
-from ...rag.nouns import Rows
-from ..integrity import Files, describe_files, read_sealed, remember, sealed
+from ...rag.errors import ConfigError, IndexFormatError, IndexNotFound
+from ...rag.files import link_tree, replace_text, sync, sync_tree
+from ...rag.parts import plain
+from ..integrity import describe_files, read_sealed, remember, sealed
 from ..stores.lance.store import LanceStore
 from ..stores.lance.writer import locked, storage_errors
 from ..stores.unfinished import incomplete
-from .attention_job import PENDING, Recipe, recipe
-from .attention_shards import link_tree
-from .attention_view import AttentionView
-from .bm25_view import BM25View
-from .faiss_view import FaissView
+from .kind import PENDING, SearchView, View, ViewKind, named_settings, parse_view
 from .missing import missing_view
-from .spec import ATTENTION, ViewSpec
 from .versions import (
     DESCRIPTION,
     ROWS,
     SPEC,
     Version,
     damaged_view,
+    home_of,
     is_ancestor,
     mend,
     newest_versions,
     read_description,
     read_meta,
-    spec_json,
     versions_of,
 )
 
@@ -54,120 +50,122 @@ NEW = "new-"
 """How the names of folders begin that are being written, or were by a job that is dead."""
 
 
-class View(Protocol):
-    """A view in memory. ``rows`` int64: the passage row of each of its positions."""
-
-    rows: Rows
-
-    def save(self, folder: Path) -> Files:
-        """Write its files; the digests of those whose digests are known, the others are read again."""
-
-
-class SearchView(View, Protocol):
-    """A view to search, built in one go."""
-
-    @classmethod
-    def load(cls, folder: Path, spec: ViewSpec, rows: Rows) -> Self: ...
-
-    @classmethod
-    def build(cls, store: LanceStore, spec: ViewSpec) -> Self: ...
-
-    def extended(self, store: LanceStore, spec: ViewSpec) -> Self | None:
-        """This view with the rows that ``store`` has gained, or None where it must be built anew."""
-
-
-def build_view(store: LanceStore, spec: ViewSpec, *, progress: bool | None = None) -> Path:
+def build_view(store: LanceStore, kind: ViewKind, *, progress: bool | None = None) -> Path:
     """Bring the view up to the store's version; its folder. Does nothing when it is there already.
 
-    ``progress``: as in ``build_index``; only an ``attention`` view takes so long that it shows any.
+    ``progress``: as in ``build_index``; only what takes long shows any.
     """
-    folder = store.path / "views" / spec.slug / str(store.version)
-    made_by = recipe(spec) if spec.kind == ATTENTION else None
-    if not _is_current(folder, store, spec, made_by):
+    folder = home_of(store.path, kind) / str(store.version)
+    made_by = kind.identity()
+    if not _is_current(folder, store, kind, made_by):
+        kind.expect_material(store)
         with locked(folder.parent, wait=True):  # another process may build it while this one waits
-            if not _is_current(folder, store, spec, made_by) and not _carried(folder, store, spec, made_by):
-                view = _built(folder.parent, store, spec, made_by, progress)
-                with storage_errors(folder.parent, f"the view {spec} cannot be written"):
-                    _write(view, folder, store, spec, made_by)
+            if not _is_current(folder, store, kind, made_by) and not _carried(folder, store, kind, made_by):
+                view = _extended(folder.parent, store, kind, made_by) or kind.build(store, folder.parent, progress)
+                with storage_errors(folder.parent, f"the view {kind} cannot be written"):
+                    _write(view, folder, store, kind, made_by)
     return folder
 
 
-def open_view(store: LanceStore, spec: ViewSpec) -> FaissView | BM25View:
-    """Open a view for searching, fresh for the store's version. Raises ``IndexNotFound`` when it was never built."""
-    return load_view(fresh_view(store, spec))
+def open_view(store: LanceStore, wanted: str | ViewKind, encoder: str = "") -> SearchView:
+    """Open a view for searching, fresh for the store's version; which one says :func:`built_view`."""
+    view: SearchView = load_view(fresh_view(store, wanted, encoder))
+    return view
 
 
-def fresh_view(store: LanceStore, spec: ViewSpec) -> Version:
-    """The view of this name for the store's version, with the parameters it was last built with; extended or built anew if need be.
+def fresh_view(store: LanceStore, wanted: str | ViewKind, encoder: str = "") -> Version:
+    """The view that :func:`built_view` finds, for the store's version; extended or built anew if need be.
 
     A search over half a corpus is warned of.
     """
     half = incomplete(store.path)
     if half is not None:
         log.warning("%s", half)
-    folder = build_view(store, built_view(store.path, spec).spec)
+    kind = built_view(store.path, wanted, encoder).kind
+    folder = build_view(store, kind)
     meta = read_meta(folder, store)
     if meta is None:
-        raise IndexFormatError(f"the view {spec} has no description", where=str(folder), hint=mend(folder))
+        raise IndexFormatError(f"the view {kind} has no description", where=str(folder), hint=mend(folder))
     return Version(folder, meta)
 
 
-def built_view(path: Path, spec: ViewSpec) -> Version:
-    """The newest version on disk of the view of this name. Raises ``IndexNotFound`` when it was never built."""
-    match = next((known for known in newest_versions(path) if known.spec.slug == spec.slug), None)
-    if match is None:
-        raise missing_view(path, spec)
-    return match
+def built_view(path: Path, wanted: str | ViewKind, encoder: str = "") -> Version:
+    """The newest version on disk of the view that ``wanted`` means, with ``encoder`` where that names none.
+
+    That is the view with these very settings; else the only one with those that are named: a text's, or the ones that
+    differ from the defaults. Raises ``IndexNotFound`` when it was never built, ``ConfigError`` where several are meant;
+    both say what is there.
+    """
+    kind = parse_view(wanted, encoder)
+    named = {*kind.changed(), *(named_settings(kind, wanted) if isinstance(wanted, str) else ())}
+    alike = [v for v in newest_versions(path) if type(v.kind) is type(kind)
+             and v.kind.folders()[0] == kind.folders()[0]]
+    meant = [v for v in alike if v.kind == kind] or [v for v in alike if _agree(v.kind, kind, named)]
+    if len(meant) == 1:
+        return meant[0]
+    there = ", ".join(str(version.kind) for version in meant or alike)
+    if meant:
+        raise ConfigError(f"the view {kind} may be one of {len(meant)} of this index: {there}", where=str(path),
+                          hint="name the settings by which they differ")
+    if alike:
+        raise IndexNotFound(f"the index's view is {there}, not {kind}", where=str(path),
+                            hint=f"build it so: regard index --index {path} --view {kind}; or leave the settings out")
+    raise missing_view(path, kind)
 
 
-def load_view(version: Version) -> FaissView | BM25View:
-    """Raises ``IndexFormatError`` for a damaged view, and when another build took its place in the meantime."""
+def _agree(one: ViewKind, other: ViewKind, names: Iterable[str]) -> bool:
+    return all(getattr(one, name) == getattr(other, name) for name in names)
+
+
+def load_view(version: Version) -> Any:
+    """The view in memory, as its kind loads it.
+
+    Raises ``IndexFormatError`` for a damaged view, and when another build took its place in the meantime.
+    """
     version.expect_whole()
     try:
-        view = _kind(version.spec).load(version.folder, version.spec, version.rows())
-    except OSError as error:  # removed just now
+        view = version.kind.load(version.folder, version.rows())
+    except (OSError, ValueError, EOFError) as error:  # removed just now, or not what its kind reads
         raise damaged_view(version.folder, str(error)) from None
     if read_description(version.folder) != version.meta:
-        raise IndexFormatError(f"the view {version.spec} was built anew while it was opened", where=str(version.folder),
+        raise IndexFormatError(f"the view {version.kind} was built anew while it was opened", where=str(version.folder),
                                hint="open it again")
     return view
 
 
-def _is_current(folder: Path, store: LanceStore, spec: ViewSpec, made_by: Recipe | None) -> bool:
+def _is_current(folder: Path, store: LanceStore, kind: ViewKind, made_by: Any) -> bool:
     meta = read_meta(folder, store)
-    if meta is None or meta.get("commit") != store.commit or meta["spec"] != spec_json(spec) or meta.get("made_by") != made_by:
+    if meta is None or meta.get("commit") != store.commit or not _is_made_so(Version(folder, meta), kind, made_by):
         return False
     try:
         Version(folder, meta).expect_whole()
     except IndexFormatError as error:
-        log.warning("the view %s is damaged and is built anew: %s [%s]", spec, error.what, error.where)
+        log.warning("the view %s is damaged and is built anew: %s [%s]", kind, error.what, error.where)
         return False
     return True
 
 
-def _kind(spec: ViewSpec) -> type[FaissView] | type[BM25View]:
-    return FaissView if spec.dense else BM25View
+def _is_made_so(version: Version, kind: ViewKind, made_by: Any) -> bool:
+    """Whether ``version`` holds for its passages what a view of ``kind`` would hold that is built now."""
+    return version.kind == kind and version.meta.get("made_by") == made_by
 
 
-def _built(home: Path, store: LanceStore, spec: ViewSpec, made_by: Recipe | None, progress: bool | None) -> View:
-    if made_by is not None:
-        return AttentionView.build(store, spec, made_by, progress)
-    return _extended(home, store, spec) or _kind(spec).build(store, spec)
-
-
-def _extended(home: Path, store: LanceStore, spec: ViewSpec) -> FaissView | BM25View | None:
-    """The newest older view of this history, extended; None when there is none, it has other settings, or rows of it are gone."""
+def _extended(home: Path, store: LanceStore, kind: ViewKind, made_by: Any) -> View | None:
+    """The newest older view of this history, extended; None when there is none, it has other settings, rows of it are
+    gone, or its kind extends none."""
+    if type(kind).extend is ViewKind.extend:
+        return None
     for version in versions_of(home, store):
-        if version.meta["spec"] != spec_json(spec) or not is_ancestor(version, store):
+        if not _is_made_so(version, kind, made_by) or not is_ancestor(version, store):
             continue
         try:
             version.expect_whole()
             rows = version.rows()
             if len(rows) > len(store.rows) or not np.array_equal(store.rows[:len(rows)], rows):
                 return None
-            log.info("extending view %s from version %s to %d", spec, version.folder.name, store.version)
-            return _kind(spec).load(version.folder, spec, rows).extended(store, spec)
-        except IndexFormatError:
+            log.info("extending view %s from version %s to %d", kind, version.folder.name, store.version)
+            return kind.extend(kind.load(version.folder, rows), store)
+        except (IndexFormatError, OSError, ValueError, EOFError):
             return None  # a damaged view is built anew
     return None
 
@@ -182,9 +180,10 @@ def carry_view(store: LanceStore, version: Version) -> bool:
         return _carry(version, folder, store)
 
 
-def _carried(folder: Path, store: LanceStore, spec: ViewSpec, made_by: Recipe | None) -> bool:
-    """Whether an older view of this very recipe has become the store's, since a compaction only moved its passages to other files."""
-    alike = (v for v in versions_of(folder.parent, store) if v.meta["spec"] == spec_json(spec) and v.meta.get("made_by") == made_by)
+def _carried(folder: Path, store: LanceStore, kind: ViewKind, made_by: Any) -> bool:
+    """Whether an older view that is made so has become the store's, since a compaction only moved its passages to other
+    files."""
+    alike = (version for version in versions_of(folder.parent, store) if _is_made_so(version, kind, made_by))
     return any(_carry(version, folder, store) for version in alike if version.folder != folder)
 
 
@@ -204,24 +203,26 @@ def _carry(version: Version, folder: Path, store: LanceStore) -> bool:
         (temporary / DESCRIPTION).unlink()  # a link to the old one
         return {**version.meta, "version": store.version, "commit": store.commit}
 
-    with storage_errors(folder.parent, f"the view {version.spec} cannot be written"):
+    with storage_errors(folder.parent, f"the view {version.kind} cannot be written"):
         _put_in_place(folder, store, link)
     return True
 
 
-def _write(view: View, folder: Path, store: LanceStore, spec: ViewSpec, made_by: Recipe | None) -> None:
+def _write(view: View, folder: Path, store: LanceStore, kind: ViewKind, made_by: Any) -> None:
     def save(temporary: Path) -> dict[str, Any]:
-        known = view.save(temporary)
+        known = view.save(temporary) or {}
         np.save(temporary / ROWS, store.rows)
-        meta: dict[str, Any] = {"spec": spec_json(spec), "dataset": store.manifest["id"], "version": store.version, "commit": store.commit,
-                                "passages": len(store.rows), "build": uuid.uuid4().hex, "files": describe_files(temporary, known)}
+        meta: dict[str, Any] = {
+            "spec": plain(kind), "dataset": store.manifest["id"], "version": store.version, "commit": store.commit,
+            "passages": len(store.rows), "build": uuid.uuid4().hex, "files": describe_files(temporary, known)}
         return meta if made_by is None else {**meta, "made_by": made_by}
 
     remember(folder, _put_in_place(folder, store, save)["files"])
 
 
 def _put_in_place(folder: Path, store: LanceStore, save: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """``folder`` with what ``save`` writes into the folder it is given, and the description that it returns; whole or not at all."""
+    """``folder`` with what ``save`` writes into the folder it is given, and the description that it returns; whole or
+    not at all."""
     home = folder.parent
     temporary = Path(tempfile.mkdtemp(prefix=NEW, dir=home))
     try:

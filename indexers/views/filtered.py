@@ -1,9 +1,9 @@
 """Filtered search over a FAISS index: which way, and the two ways.
 
-FAISS's own, a selector with the usual probes, loses recall without a word: the index looks where the query's neighbours are, and few
-of those may be allowed. Here few allowed rows are compared one by one. For many the index is asked for so many neighbours that enough
-of them should be allowed; what is nearer than the last of them was within the search's reach, so a filter that has to do with the
-query is noticed: too few come back, and all allowed rows are compared.
+FAISS's own, a selector with the usual probes, loses recall without a word: the index looks where the query's neighbours
+are, and few of those may be allowed. Here few allowed rows are compared one by one. For many the index is asked for so
+many neighbours that enough of them should be allowed; what is nearer than the last of them was within the search's
+reach, so a filter that has to do with the query is noticed: too few come back, and all allowed rows are compared.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ Positions = NDArray[np.int64]
 
 EXACT_ROWS = 20_000
 EXACT_SHARE = 50
-"""Up to 20,000 allowed rows, or a fiftieth of all, are compared one by one: a third of a millisecond a query and 10,000 rows of 384."""
+"""Up to 20,000 allowed rows, or a fiftieth of all, are compared one by one: a third of a millisecond a query and 10,000
+rows of 384."""
 _BLOCK = 1 << 19
 """Numbers: about what a block of vectors, or of scores, takes in memory (2 MB), whatever the number of rows."""
 
@@ -42,12 +43,13 @@ class FilterPlan:
 
     @property
     def effort(self) -> float:
-        """Times the usual probes (IVF) or search width (HNSW): the search then sees as many allowed vectors as without a filter."""
+        """Times the usual probes (IVF) or search width (HNSW): the search then sees as many allowed vectors as without
+        a filter."""
         return self.total / self.allowed
 
     def depth(self, k: int) -> int:
-        """So many neighbours hold ``k`` allowed ones, unless the filter has to do with the query: expected ``k`` and three standard
-        deviations of a binomial count."""
+        """So many neighbours hold ``k`` allowed ones, unless the filter has to do with the query: expected ``k`` and
+        three standard deviations of a binomial count."""
         return min(self.total, math.ceil(self.effort * (1.5 + math.sqrt(2.25 + k)) ** 2))
 
     def __str__(self) -> str:
@@ -55,7 +57,8 @@ class FilterPlan:
 
 
 def describe(plans: Sequence[FilterPlan]) -> str:
-    """One line over the searches of a batch, such as ``exact over 212 of 20,000 rows``; filters that went the same way share a part."""
+    """One line over the searches of a batch, such as ``exact over 212 of 20,000 rows``; filters that went the same way
+    share a part."""
     ways: dict[str, list[FilterPlan]] = {}
     for plan in plans:
         ways.setdefault("exact" if plan.exact else "by the index", []).append(plan)
@@ -71,9 +74,10 @@ def _one_way(way: str, plans: Sequence[FilterPlan]) -> str:
 def search_exactly(index: Any, vectors: Vectors, k: int, positions: Positions) -> tuple[Scores, Positions]:
     """The ``k`` of the FAISS index's vectors at ``positions`` with the largest inner products with each query.
 
-    ``vectors`` float32 [n, d]; ``k`` at most ``len(positions)``. Gives scores float32 and positions int64, both [n, k], best first; equal
-    scores in the order of ``positions``. A score depends on its query and its vector alone, so equal vectors are equal. Memory is
-    bounded whatever ``len(positions)`` is. Raises ValueError for a score that is NaN or plus infinity.
+    ``vectors`` float32 [n, d]; ``k`` at most ``len(positions)``. Gives scores float32 and positions int64, both [n, k],
+    best first; equal scores in the order of ``positions``. A score depends on its query and its vector alone, so equal
+    vectors are equal. Memory is bounded whatever ``len(positions)`` is. Raises ValueError for a score that is NaN or
+    plus infinity.
     """
     scores, found = np.zeros((len(vectors), 0), np.float32), np.zeros((len(vectors), 0), np.int64)
     step = max(1, _BLOCK // max(index.d, len(vectors)))
@@ -94,7 +98,8 @@ def search_exactly(index: Any, vectors: Vectors, k: int, positions: Positions) -
 def only_allowed(scores: Scores, found: Positions, k: int, allowed: NDArray[np.bool_]) -> tuple[Scores, Positions]:
     """The first ``k`` allowed hits of each row of ``found``, in order; position -1 where there are fewer.
 
-    ``scores`` float32 and ``found`` int64 are [n, depth], with -1 where the index found nothing; ``allowed`` is bool [total].
+    ``scores`` float32 and ``found`` int64 are [n, depth], with -1 where the index found nothing; ``allowed`` is bool
+    [total].
     """
     good = (found >= 0) & allowed[found]
     first = np.argsort(~good, axis=1, kind="stable")[:, :k]
@@ -103,8 +108,10 @@ def only_allowed(scores: Scores, found: Positions, k: int, allowed: NDArray[np.b
 
 
 def _inner_products(queries: Vectors, vectors: Vectors) -> Scores:
-    """float32 [len(queries), len(vectors)], one pair at a time: a matrix product's last bits depend on where in the matrix a pair is."""
-    faiss: Any = import_module("faiss")  # who has an index of it has it installed; its type stubs lack what is called here
+    """float32 [len(queries), len(vectors)], one pair at a time: a matrix product's last bits depend on where in the
+    matrix a pair is."""
+    # who has an index of it has it installed; its type stubs lack what is called here
+    faiss: Any = import_module("faiss")
     queries = np.ascontiguousarray(queries)
     products = np.empty((len(vectors), len(queries)), np.float32)
     every_query = np.ascontiguousarray(np.broadcast_to(np.arange(len(queries), dtype=np.int64), products.shape))
@@ -114,7 +121,8 @@ def _inner_products(queries: Vectors, vectors: Vectors) -> Scores:
 
 
 def _largest(scores: Scores, k: int) -> Positions:
-    """Columns int64 [n, k], ascending, of each row's ``k`` largest scores; of those that equal the least of them, the first."""
+    """Columns int64 [n, k], ascending, of each row's ``k`` largest scores; of those that equal the least of them, the
+    first."""
     least = np.partition(scores, -k, axis=1)[:, -k, None]
     above, equal = scores > least, scores == least
     room = k - above.sum(axis=1, keepdims=True)

@@ -1,6 +1,7 @@
-"""What the versions of a view say of themselves: ``views/<slug>/<dataset version>/view.json``.
+"""Which views lie on disk, and what their versions say of themselves: ``views/<view>/<dataset version>/view.json``.
 
-``views/<slug>/spec.json`` says again what the view is, so that one whose description is damaged can be built anew as it was.
+``views/<view>/spec.json`` says again what the view is, so that one whose description is damaged can be built anew as it
+was. A view is found by what it says it is; two settings of one kind have two folders (``ViewKind.folders``).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from ...rag.errors import IndexFormatError
 from ...rag.nouns import Rows
 from ..integrity import Reading, expect_whole, read_json, read_sealed
 from ..stores.lance.store import LanceStore
-from .spec import ViewSpec, is_spec
+from .kind import ViewKind, stored_kind
 
 DESCRIPTION = "view.json"
 SPEC = "spec.json"
@@ -25,8 +26,9 @@ _KEYS = {"spec", "dataset", "version", "commit", "passages", "build", "files"}
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A view's folder and its description: ``spec``, ``dataset``, ``version``, ``commit``, ``passages``, ``build``, ``files`` (see
-    ``integrity``), for some kinds ``made_by``; only ``spec`` and ``version`` where the description is ``damaged``.
+    """A view's folder and its description: ``spec``, ``dataset``, ``version``, ``commit``, ``passages``, ``build``,
+    ``files`` (see ``integrity``), for some kinds ``made_by``; only ``spec`` and ``version`` where the description is
+    ``damaged``.
 
     ``commit`` says which of several histories' ``version`` it is (see ``store``).
     ``build`` is another each time: an approximate index that was extended is not the one that is built in one go.
@@ -36,9 +38,10 @@ class Version:
     meta: dict[str, Any]
 
     @property
-    def spec(self) -> ViewSpec:
-        spec = self.meta["spec"]
-        return ViewSpec(spec["kind"], spec["encoder"], spec["parameters"])
+    def kind(self) -> ViewKind:
+        kind = stored_kind(self.meta["spec"])
+        assert kind is not None  # else it is no version
+        return kind
 
     @property
     def damaged(self) -> bool:
@@ -47,7 +50,8 @@ class Version:
     def expect_whole(self, reading: Reading = "once") -> None:
         """Raise ``IndexFormatError`` for a view that is not as it was written (see ``integrity``)."""
         if self.damaged:
-            raise IndexFormatError(f"the description of the view {self.spec} is damaged", where=str(self.folder / DESCRIPTION),
+            raise IndexFormatError(f"the description of the view {self.kind} is damaged",
+                                   where=str(self.folder / DESCRIPTION),
                                    hint=mend(self.folder))
         expect_whole(self.folder, self.meta["files"], mend(self.folder), reading=reading)
 
@@ -59,7 +63,8 @@ class Version:
         except (OSError, ValueError, EOFError) as error:
             raise damaged_view(self.folder, str(error)) from None
         if rows.dtype != np.int64 or rows.shape != (self.meta["passages"],):
-            raise damaged_view(self.folder, f"{ROWS} has {rows.dtype} {rows.shape} for {self.meta['passages']} passages")
+            raise damaged_view(self.folder,
+                               f"{ROWS} has {rows.dtype} {rows.shape} for {self.meta['passages']} passages")
         return rows
 
 
@@ -80,14 +85,24 @@ def newest_versions(path: Path) -> list[Version]:
     return [version for version in newest if version]
 
 
-def view_specs(path: Path) -> list[ViewSpec]:
+def view_kinds(path: Path) -> list[ViewKind]:
     """The views that were ever built for the index at ``path``."""
-    return [version.spec for version in newest_versions(path)]
+    return [version.kind for version in newest_versions(path)]
+
+
+def home_of(path: Path, kind: ViewKind) -> Path:
+    """The folder of the versions of this very view: where it is, or where it will be built."""
+    usual, other = (path / "views" / name for name in kind.folders())
+    there = {home: _newest(home) for home in (usual, other) if home.is_dir()}
+    found = next((home for home, version in there.items() if version and version.kind == kind), None)
+    free = there.get(usual) is None  # older releases had one folder for all settings of a kind
+    return found or (usual if free and kind.usual() else other)
 
 
 def versions_of(home: Path, store: LanceStore) -> list[Version]:
     """The versions of one view by folders of ``store``'s very dataset, newest first, of whatever history."""
-    folders = sorted((f for f in home.glob("*/") if f.name.isdigit()), key=lambda folder: int(folder.name), reverse=True)
+    folders = sorted((f for f in home.glob("*/") if f.name.isdigit()), key=lambda folder: int(folder.name),
+                     reverse=True)
     return [Version(folder, meta) for folder in folders if (meta := read_meta(folder, store))]
 
 
@@ -105,13 +120,9 @@ def read_meta(folder: Path, store: LanceStore) -> dict[str, Any] | None:
 def read_description(folder: Path) -> dict[str, Any] | None:
     """What the view in ``folder`` says of itself; None where that is damaged, or another view's."""
     meta = read_sealed(folder / DESCRIPTION)
-    if meta is None or not meta.keys() >= _KEYS or not is_spec(meta["spec"]) or not isinstance(meta["files"], dict):
+    if meta is None or not meta.keys() >= _KEYS or not isinstance(meta["files"], dict):
         return None
-    return meta if Version(folder, meta).spec.slug == folder.parent.name else None
-
-
-def spec_json(spec: ViewSpec) -> dict[str, Any]:
-    return {"kind": spec.kind, "encoder": spec.encoder, "parameters": spec.parameters}
+    return meta if _is_of(folder.parent, meta["spec"]) else None
 
 
 def _newest(home: Path) -> Version | None:
@@ -120,10 +131,12 @@ def _newest(home: Path) -> Version | None:
     if found:
         return max(found, key=lambda version: int(version.meta["version"]))
     # damaged: what says best what the view was
-    said = [read_sealed(home / SPEC), *(read_json(file) for file in (home / SPEC, *(folder / DESCRIPTION for folder in folders)))]
+    said = [read_sealed(home / SPEC),
+            *(read_json(file) for file in (home / SPEC, *(folder / DESCRIPTION for folder in folders)))]
     spec = next((meta["spec"] for meta in said if meta and _is_of(home, meta.get("spec"))), None)
     return Version(folders[0], {"spec": spec, "version": int(folders[0].name)}) if spec and folders else None
 
 
 def _is_of(home: Path, spec: Any) -> bool:
-    return is_spec(spec) and Version(home, {"spec": spec}).spec.slug == home.name
+    kind = stored_kind(spec)
+    return kind is not None and home.name in kind.folders()

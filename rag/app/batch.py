@@ -20,18 +20,20 @@ from ..progress import progress_bar
 
 
 def run_queries(
-    pipeline: Pipeline, queries: str | Path, out: str | Path, *, batch: int = 64, by: Literal["document", "passage"] = "document",
-    cache: str | Path | None = None, answers: str | Path | None = None,
+    pipeline: Pipeline, queries: str | Path, out: str | Path, *, batch: int = 64,
+    by: Literal["document", "passage"] = "document", cache: str | Path | None = None, answers: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Run ``pipeline`` over the queries of a JSON-lines file and write the TREC run ``out`` (and ``answers`` as JSON lines).
+    """Run ``pipeline`` over the queries of a JSON-lines file and write the TREC run ``out`` (and ``answers`` as JSON
+    lines).
 
-    What was computed before an interruption is found again when ``cache`` names a folder, which stands in for the pipeline's own during
-    the run. Gives a summary with counts and seconds. Raises ``ConfigError`` for a ``batch`` below 1, or without an output to write,
-    ``StorageError`` where ``out`` or ``answers`` cannot be written: all of it before anything runs. Every id can be written
-    (see ``evaluation.trec``).
+    What was computed before an interruption is found again when ``cache`` names a folder, which stands in for the
+    pipeline's own during the run. Gives a summary with counts and seconds. Raises ``ConfigError`` for a ``batch`` below
+    1, or without an output to write, ``StorageError`` where ``out`` or ``answers`` cannot be written: all of it before
+    anything runs. Every id can be written (see ``evaluation.trec``).
     """
     if not isinstance(batch, int) or batch < 1:
-        raise ConfigError(f"batch is {batch!r:.80}", where="run_queries", hint="batch is how many queries run together, at least 1")
+        raise ConfigError(f"batch is {batch!r:.80}", where="run_queries",
+                          hint="batch is how many queries run together, at least 1")
     if by not in ("document", "passage"):
         raise ConfigError(f"a run cannot rank by {by!r:.80}", where="run_queries", hint='"document" or "passage"')
     asked = read_queries(queries)
@@ -52,7 +54,8 @@ def run_queries(
     write_run(run, out, tag=pipeline.name)
     if answers:
         write_text(answers, "".join(lines))
-    return {"queries": len(asked), "run": str(out), "answers": str(answers) if answers else None, "seconds": time.perf_counter() - start}
+    return {"queries": len(asked), "run": str(out), "answers": str(answers) if answers else None,
+            "seconds": time.perf_counter() - start}
 
 
 @contextmanager
@@ -76,5 +79,6 @@ def _output(pipeline: Pipeline, kind: type, what: str) -> str:
 
 
 def _answers(queries: list[Query], answers: Batch[Answer]) -> list[str]:
-    rows = ({"_id": query.id, "query": query.text, **answer.to_dict()} for query, answer in zip(queries, answers, strict=True))
+    rows = ({"_id": query.id, "query": query.text, **answer.to_dict()}
+            for query, answer in zip(queries, answers, strict=True))
     return [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]

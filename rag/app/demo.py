@@ -17,7 +17,9 @@ from ..nouns import Query
 from ..show.report import ReportEntry, report_html
 from ..tables import table
 from .presets import default_pipeline
-from .terminal import answer_json, ranking_json, show_citations, show_report, styled
+from .terminal import styled
+from .terminal.found import answer_json, ranking_json, show_citations
+from .terminal.jobs import show_report
 
 QUESTIONS = (
     "How do I delete a directory tree?",
@@ -36,14 +38,15 @@ class Demo:
     entries: list[ReportEntry]
 
     def to_dict(self) -> dict[str, Any]:
-        asked = [{"query": entry.query.text, "passages": ranking_json(entry.ranking), "answer": answer_json(entry.answer)}
+        asked = [{"query": entry.query.text, "passages": ranking_json(entry.ranking),
+                  "answer": answer_json(entry.answer)}
                  for entry in self.entries if entry.answer is not None]
         return {"index": str(self.index), "report": str(self.report), "asked": asked}
 
 
 def run_demo(out: Path, questions: list[str] | None = None, *, quiet: bool = False) -> Demo:
-    """Index ``python:`` below ``out``, ask ``questions`` (or the demo's own), and write ``out/report.html``; prints all of it, unless
-    ``quiet``."""
+    """Index ``python:`` below ``out``, ask ``questions`` (or the demo's own), and write ``out/report.html``; prints all
+    of it, unless ``quiet``."""
     console = Console(quiet=quiet)
     index, report = out / "index", out / "report.html"
     console.print("[bold]1. Index[/bold] the docstrings of the Python that runs this (again: nothing is encoded twice)")
@@ -76,5 +79,6 @@ def _show(result: Result, console: Console) -> None:
     print()
     for hit in result.passages.top(_SHOWN):
         before = " · ".join(f"{touch.stage} #{touch.rank}" for touch in hit.history[:-1])
-        console.print(styled(f"  {hit.rank}. ", (one_line(hit.passage.document_id), "bold"), f"  {hit.score:.2f}  ", (before, "dim")))
+        console.print(styled(f"  {hit.rank}. ", (one_line(hit.passage.document_id), "bold"), f"  {hit.score:.2f}  ",
+                             (before, "dim")))
     show_citations(result.answer, result.trace)

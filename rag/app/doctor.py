@@ -15,12 +15,10 @@ from typing import TypedDict
 from .. import models
 from ..dag.stores import open_store
 from ..errors import RegardError
+from ..extras import install
 from ..files import local_path
 from ..markup import size
 from ..tables import table
-
-FOOTPRINT = "footprint.json"
-"""Beside a large view: its name (``view``), and the ``passages`` and ``bytes`` it has when it is whole."""
 
 
 class Diagnosis(TypedDict):
@@ -43,22 +41,25 @@ _PACKAGES = {
     "torch": (["torch"], "pip install torch"),
     "transformers": (["transformers"], "pip install transformers"),
     "sentence_transformers": (["sentence-transformers"], "pip install sentence-transformers"),
-    "gguf": (["gguf"], "pip install gguf (GGUF language models)"),
-    "accelerate": (["accelerate"], "pip install accelerate (GGUF language models)"),
+    "gguf": (["gguf"], f"{install('gguf')} (GGUF language models)"),
+    "accelerate": (["accelerate"], f"{install('accelerate')} (GGUF language models)"),
     "lance": (["pylance"], "pip install pylance"),
     "bm25s": (["bm25s"], "pip install bm25s"),
     "numba": (["numba"], "pip install numba (BM25 is forty times slower without)"),
     "Stemmer": (["PyStemmer"], "pip install PyStemmer"),
-    "onnxruntime": (["onnxruntime", "onnxruntime-gpu"], "pip install onnxruntime (the embedded cross-encoder and bge-small)"),
+    "onnxruntime": (["onnxruntime", "onnxruntime-gpu"],
+                    f"{install('onnxruntime')} (the embedded cross-encoder and bge-small)"),
     "faiss": (["faiss-cpu", "faiss-gpu"], "pip install 'regard[cpu]', or 'regard[gpu]' on Linux with CUDA"),
-    "ir_measures": (["ir-measures"], "pip install ir-measures"),
-    "langchain_core": (["langchain-core"], "pip install langchain-core"),
+    "ir_measures": (["ir-measures"], f"{install('ir_measures')} (regard eval)"),
+    "pypdf": (["pypdf"], f"{install('pypdf')} (PDF files)"),
+    "langchain_core": (["langchain-core"], f"{install('langchain_core')} (regard.rag.app.integrations.langchain)"),
 }
 _RUNS_ON = {"BM25": "cpu", "Fuse": "cpu", "Parents": "cpu", "RemoteReader": "remote"}
 
 
 def examine(index: str | Path | None = None) -> Findings:
-    """Look at packages, embedded models, devices, and whether the large views of ``index`` fit their disk; loads no model.
+    """Look at packages, embedded models, devices, and whether the large views of ``index`` fit their disk; loads no
+    model.
 
     Raises ``IndexNotFound`` where there is no index.
     """
@@ -70,7 +71,8 @@ def examine(index: str | Path | None = None) -> Findings:
         "devices": _devices(),
         "machine": {
             "python": platform.python_version(), "cores": str(os.cpu_count()), "cache": str(models.cache_dir()),
-            "hub": "offline (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else "online when asked",
+            "hub": "online when asked" if os.environ.get("HF_HUB_OFFLINE", "0") in ("", "0")
+                   else "offline (HF_HUB_OFFLINE is set)",
         },
     }
 
@@ -96,6 +98,8 @@ def _model(name: str) -> Diagnosis:
 
 def _views(index: Path) -> list[Diagnosis]:
     """The views of ``index`` that keep a footprint: whether what they lack fits."""
+    from ...indexers.views.attention.footprint import FOOTPRINT  # only for an index
+
     store = open_store(f"lance:{index}")
     passages = len(store) if isinstance(store, Sized) else 0
     return [_view(file, passages) for file in sorted(index.glob(f"views/*/{FOOTPRINT}"))]
@@ -112,7 +116,8 @@ def _view(file: Path, passages: int) -> Diagnosis:
     later = max(0, passages - held) * octets / max(held, 1)
     lacking = max(0, round(octets + later) - here)
     detail = f"{size(here)} on disk, {size(lacking)} to come, {size(free)} free" if lacking else f"{size(here)} on disk"
-    hint = "" if lacking <= free else "it will not fit: free some space, store 8 bits (bits=8), or fewer layers (heads= or last=)"
+    hint = ("" if lacking <= free else
+            "it will not fit: free some space, store 8 bits (bits=8), or fewer layers (heads= or last=)")
     return {"name": name, "ok": not hint, "detail": detail, "hint": hint}
 
 

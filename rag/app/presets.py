@@ -15,22 +15,27 @@ RERANKED = 50
 CROSS_ENCODER_WEIGHT = 2.0
 """Of the cross-encoder's scores beside the first stage's, both as z-scores."""
 READ = 2
-"""Passages that the reader is shown: tried with 1, 2, 3 and 10, SmolLM2-135M answers from two best, from more it mixes them up."""
+"""Passages that the reader is shown: tried with 1, 2, 3 and 10, SmolLM2-135M answers from two best, from more it mixes
+them up."""
 
 
 def default_pipeline(
-    index: str | Path | None, *, answer: bool = True, lm: str = "smollm2", cross_encoder: str = "minilm-cross-encoder", read: int = READ,
+    index: str | Path | None, *, answer: bool = True, lm: str = "smollm2", cross_encoder: str = "minilm-cross-encoder",
+    read: int = READ,
 ) -> Pipeline:
-    """BM25 and dense retrieval, fused by z-scores; a cross-encoder reads the best 50, and its ranking is fused with the first stage's.
+    """BM25 and dense retrieval, fused by z-scores; a cross-encoder reads the best 50, and its ranking is fused with the
+    first stage's.
 
-    A cross-encoder's order alone is better than the first stage's on collections like those it was trained on, and worse on others. Of 29
-    candidates (fusions and weights) the best three on half of the queries of DL19, SciFact, Vaswani and hotpotqa-100 were within .001 of
-    each other; this is the simplest of them. On the other half it was, on each, as good as the best of its own stages within the
-    interval, and .018 above the former default (RRF, then the cross-encoder's order) on their mean: ``tests/benchmarks/bench_default.py``.
+    A cross-encoder's order alone is better than the first stage's on collections like those it was trained on, and
+    worse on others. Of 29 candidates (fusions and weights) the best three on half of the queries of DL19, SciFact,
+    Vaswani and hotpotqa-100 were within .001 of each other; this is the simplest of them. On the other half it was, on
+    each, as good as the best of its own stages within the interval, and .018 above the former default (RRF, then the
+    cross-encoder's order) on their mean: ``tests/benchmarks/bench_default.py``.
 
-    Outputs ``passages`` and, with ``answer``, ``answer``, read from the best ``read`` passages, best first. An index without dense vectors
-    gets BM25 and the cross-encoder's order alone: fused with BM25's, it was worse there. ``index`` None leaves the index to be named
-    when the pipeline's file is loaded, and takes one with dense vectors for granted.
+    Outputs ``passages`` and, with ``answer``, ``answer``, read from the best ``read`` passages, best first. An index
+    without dense vectors gets BM25 and the cross-encoder's order alone: fused with BM25's, it was worse there.
+    ``index`` None leaves the index to be named when the pipeline's file is loaded, and takes one with dense vectors for
+    granted.
     """
     pipeline = Pipeline("default")
     query = pipeline.input(Query)
@@ -39,8 +44,8 @@ def default_pipeline(
         dense = pipeline.add(_make("Dense", index=index, k=CANDIDATES), query)
         first = pipeline.add(_make("Fuse", method="zscore", k=CANDIDATES), lexical, dense)
         reread = pipeline.add(_make("CrossEncoder", model=cross_encoder, depth=RERANKED), query, first)
-        weights = [CROSS_ENCODER_WEIGHT, 1.0]
-        ranked = pipeline.add(_make("Fuse", method="zscore", weights=weights, k=CANDIDATES), reread, first, name="ranked")
+        both = _make("Fuse", method="zscore", weights=[CROSS_ENCODER_WEIGHT, 1.0], k=CANDIDATES)
+        ranked = pipeline.add(both, reread, first, name="ranked")
     else:
         ranked = pipeline.add(_make("CrossEncoder", model=cross_encoder, depth=RERANKED), query, lexical)
     pipeline.output(passages=ranked)

@@ -7,4 +7,12 @@ May import: ``rag.parts``, ``rag.nouns`` and the files at the bottom of ``rag``.
 """
 
 OPERATORS = {"then": ".pipeline:stage_then", "together": ".pipeline:stages_together"}
-CONTROL: dict[str, str] = {"Function": ".function:Function"}
+CONTROL = {
+    "Begin": ".control:Begin",
+    "Cascade": ".control:Cascade",
+    "Choose": ".control:Choose",
+    "Each": ".control:Each",
+    "Function": ".function:Function",
+    "Hops": ".control:Hops",
+    "Loop": ".control:Loop",
+}

@@ -241,8 +241,9 @@ def _ordered(inputs: Mapping[str, Any], stages: Mapping[str, Any], where: str) -
     return list(done)
 
 
-_TYPES: dict[str, Any] = {name: getattr(nouns, name) for name in nouns.__all__ if isinstance(getattr(nouns, name), type)} | {
-    name: getattr(builtins, name) for name in ("str", "int", "float", "bool", "list", "dict", "tuple")} | {"Any": Any}
+_NOUNS = ("Query", "QueryVector", "Ranking", "Answer", "Document", "Passage", "State", "Verdict", "Abstention", "Group")
+_PLAIN = ("str", "int", "float", "bool", "list", "dict", "tuple")
+_TYPES: dict[str, Any] = {**{name: getattr(nouns, name) for name in _NOUNS}, **{name: getattr(builtins, name) for name in _PLAIN}, "Any": Any}
 
 
 def _type_of(text: str, where: str) -> Any:
@@ -265,6 +266,6 @@ def _type_of(text: str, where: str) -> Any:
         return read(ast.parse(text[:200], mode="eval").body)
     except (SyntaxError, ValueError, TypeError):
         raise ConfigError(f"an input has the type {text!r:.80}", where=where,
-                          hint=f"types: {', '.join(name for name in _TYPES if name[0].isupper())}, str, list[...], ...") from None
+                          hint=f"types: {', '.join(_NOUNS)}[...], str, list[...], Any") from None
 
 

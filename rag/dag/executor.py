@@ -208,7 +208,7 @@ class Executor:
     def _cached(self, call: _Call, cache: StageCache) -> Outputs:
         """Look up each query by itself, compute the rest as one batch."""
         stage, ports = call.node.stage, self._ports[call.name]
-        if ports.bundle or not stage.deterministic or not cache.keeps(ports.outputs[0].type):
+        if ports.bundle or not stage.marks or not stage.deterministic or not cache.keeps(ports.outputs[0].type):
             return self._compute(call)
         kind = ports.outputs[0].type
         names = [Names(items, call.path) for items in zip(*call.arguments, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, NamedTuple, get_args, get_origin, get_type_hints
@@ -60,7 +61,7 @@ class Function(Stage):
     _read: ClassVar[_Read]  # of this object
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_read", self._signature())
+        self.ports()  # says at once what is wrong
 
     def default_name(self) -> str:
         name = getattr(self.function, "__name__", "")
@@ -77,7 +78,8 @@ class Function(Stage):
         columns = [batch if batch is not None else left_out[i] for i, batch in enumerate(batches)]
         return Batch(self.function(*values) for values in zip(*columns, strict=True))
 
-    def _signature(self) -> _Read:
+    @functools.cached_property
+    def _read(self) -> _Read:
         where = _place(self.function)
         try:
             given = inspect.signature(self.function).parameters.values()

@@ -201,9 +201,9 @@ class Pipeline:
         """
         stage = stage if isinstance(stage, Stage) else as_stage(stage, self.name)
         for i, wire in enumerate(inputs):
-            self._own(wire, f"input {i + 1} of {stage!r:.40}")
+            self._own(wire, f"input {i + 1} of {_called(stage)}")
         for port, wire in named.items():
-            self._own(wire, f"port {port!r} of {stage!r:.40}")
+            self._own(wire, f"port {port!r} of {_called(stage)}")
         refs = self._draft.add(stage, [wire.ref for wire in inputs], {port: wire.ref for port, wire in named.items()}, name)
         self.close()
         plan = self._draft.plan()
@@ -471,6 +471,10 @@ class Pipeline:
         """
         name, plan = load(path, settings, allow_keys)
         return cls(name, plan=plan)
+
+
+def _called(stage: Any) -> str:
+    return type(stage).__name__ if isinstance(stage, Stage) else getattr(stage, "__name__", repr(stage)[:40])
 
 
 @functools.cache

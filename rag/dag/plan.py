@@ -51,6 +51,9 @@ class Plan:
         for name in ("inputs", "nodes", "outputs"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Plan, (dict(self.inputs), dict(self.nodes), dict(self.outputs))
+
     def type_of(self, ref: Ref) -> Any:
         """What a batch at ``ref`` holds."""
         if ref.node in self.inputs:

@@ -23,13 +23,9 @@ class Opens(Protocol[R_co]):
 
 
 class Scope:
-    """Holds what is opened in it until it is closed. Safe to use from several threads.
+    """Holds what is opened in it until it is closed. Safe to use from several threads."""
 
-    ``device`` is the torch device that models are put on where a part names none; None: the best there is.
-    """
-
-    def __init__(self, device: str | None = None) -> None:
-        self.device = device
+    def __init__(self) -> None:
         self._held: dict[Hashable, Any] = {}
         self._closing = ExitStack()
         self._lock = threading.RLock()

@@ -129,10 +129,10 @@ class Stage(Part):
         return cls.open is not Stage.open
 
     @contextmanager
-    def opened(self, scope: Scope | None = None) -> Iterator[Callable[..., Any]]:
+    def opened(self) -> Iterator[Callable[..., Any]]:
         """Open the stage, to try it alone: gives its ``run``, which then takes lists too, and plain strings for queries."""
-        with (scope or Scope()) as own, entered(own):
-            first = (own.open(self),) if self.opens() else ()
+        with Scope() as scope, entered(scope):
+            first = (scope.open(self),) if self.opens() else ()
             yield lambda *inputs, **named: self.run(*first, *self._batches(inputs, named))  # type: ignore[attr-defined]  # a subclass defines it
 
     def apply(self, *inputs: Any, **named: Any) -> Any:

@@ -1,7 +1,8 @@
 """What a run did: one ``StageTrace`` a stage, and the events that a stream yields.
 
-A stage reports what only it knows with :func:`record` (tokens) and :func:`emit_text` (text as it is generated); both do nothing outside a
-run. The executor adds time, candidates, cache hits and memory. A stage inside another has its path for a name: ``hop/2/rerank``.
+A stage reports what only it knows with :func:`record` (tokens) and :func:`emit_text` (text as it is generated); both do
+nothing outside a run. The executor adds time, candidates, cache hits and memory. A stage inside another has its path
+for a name: ``hop/2/rerank``.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ Event = StageStarted | StageDone | TextDelta
 
 @dataclass(slots=True)
 class Running:
-    """A stage that runs now: its ``entry``, those of the stages ``within`` it, which query of the run each of its own is (None: the same
-    one), and the ``cache`` of the run."""
+    """A stage that runs now: its ``entry``, those of the stages ``within`` it, which query of the run each of its own
+    is (None: the same one), and the ``cache`` of the run."""
 
     entry: StageTrace
     positions: Sequence[int] | None = None
@@ -98,7 +99,8 @@ _sink: ContextVar[Callable[[Event], None] | None] = ContextVar("regard_event_sin
 
 
 def record(*, tokens_in: int = 0, tokens_out: int = 0, **notes: Any) -> None:
-    """Add to the running stage's trace: token counts, and anything else as notes; notes that are whole numbers add up."""
+    """Add to the running stage's trace: token counts, and anything else as notes; notes that are whole numbers add
+    up."""
     now = _running.get()
     if now is None:
         return
@@ -123,7 +125,8 @@ def emit(event: Event) -> None:
 
 
 def emit_text(query: int, text: str) -> None:
-    """Hand a piece of generated text to whoever streams this run; ``query`` is its position in the stage's own batch."""
+    """Hand a piece of generated text to whoever streams this run; ``query`` is its position in the stage's own
+    batch."""
     now = _running.get()
     if _sink.get() is not None and now is not None:
         emit(TextDelta(now.entry.stage, query if now.positions is None else now.positions[query], text))

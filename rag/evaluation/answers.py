@@ -42,5 +42,6 @@ def _f1(predicted: list[str], gold: list[str]) -> float:
 
 def _some(golds: Sequence[str]) -> Sequence[str]:
     if isinstance(golds, str) or not golds:
-        raise EvaluationError("gold answers are a list of at least one string", hint="a query's are in metadata['answers']")
+        raise EvaluationError("gold answers are a list of at least one string",
+                              hint="a query's are in metadata['answers']")
     return golds

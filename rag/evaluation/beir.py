@@ -43,14 +43,16 @@ def _part(root: Path, name: str) -> Path:
             return path
     present = ", ".join(sorted(p.name for p in (root / "qrels").glob("*"))) if name.startswith("qrels/") else ""
     raise EvaluationError(f"the BEIR folder has no {name}", where=str(root),
-                          hint=f"splits present: {present}" if present else "it needs corpus.jsonl, queries.jsonl, qrels/test.tsv")
+                          hint=f"splits present: {present}" if present
+                          else "it needs corpus.jsonl, queries.jsonl, qrels/test.tsv")
 
 
 def read_queries(path: str | Path) -> list[Query]:
-    """Queries from JSON lines: ``_id`` (or ``id``, ``qid``) and ``text``; ``metadata`` (answers, say) and ``filters`` if present.
+    """Queries from JSON lines: ``_id`` (or ``id``, ``qid``) and ``text``; ``metadata`` (answers, say) and ``filters``
+    if present.
 
-    Other scalar fields join the metadata. Raises ``QueryError`` with file and line for a line that is no such object or an id that
-    comes twice, ``EmptyQueryError`` for a query without text.
+    Other scalar fields join the metadata. Raises ``QueryError`` with file and line for a line that is no such object or
+    an id that comes twice, ``EmptyQueryError`` for a query without text.
     """
     queries: dict[str, Query] = {}
     for number, line in numbered_lines(local_path(path, "queries"), QueryError, "the queries", "check the path"):
@@ -79,7 +81,8 @@ def _query(line: bytes, place: str) -> Query:
 
 
 def _metadata(record: dict[str, Any], place: str) -> dict[str, Any]:
-    scalars = {key: value for key, value in record.items() if key not in _RESERVED and isinstance(value, str | int | float | bool)}
+    scalars = {key: value for key, value in record.items() if key not in _RESERVED
+               and isinstance(value, str | int | float | bool)}
     return {**scalars, **_mapping(record, "metadata", place)}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EvaluationError
+from ..extras import need
 from .runs import Qrels, Run, expect_judged, untied
 
 _DEEPEST = 2**31 - 1  # trec_eval's numbers are C's
@@ -31,15 +32,18 @@ class MetricResult:
 def evaluate(run: Run, qrels: Qrels, metrics: Sequence[str] = ("nDCG@10",)) -> dict[str, MetricResult]:
     """Score ``run``; the result has one entry a metric, under the name that was given.
 
-    Names are ir-measures': ``nDCG@10``, ``AP`` (or ``MAP``), ``RR@10`` (or ``MRR@10``), ``R@100``, ``P@10``, ``AP(rel=2)``.
-    Every query of ``qrels`` counts: one that the run lacks scores 0. Queries without judgments are left out.
-    Equal scores rank in the run's own order (see :mod:`.runs`); a run that :func:`.trec.read_run` read has trec_eval's.
-    Raises ``EvaluationError`` for an unknown metric (with the nearest names), empty qrels, or a run and qrels that share no query.
+    Names are ir-measures': ``nDCG@10``, ``AP`` (or ``MAP``), ``RR@10`` (or ``MRR@10``), ``R@100``, ``P@10``,
+    ``AP(rel=2)``. Every query of ``qrels`` counts: one that the run lacks scores 0. Queries without judgments are left
+    out. Equal scores rank in the run's own order (see :mod:`.runs`); a run that :func:`.trec.read_run` read has
+    trec_eval's. Raises ``EvaluationError`` for an unknown metric (with the nearest names), empty qrels, or a run and
+    qrels that share no query.
     """
+    need("ir_measures", where="evaluate")
     import ir_measures
 
     if not metrics or isinstance(metrics, str) or not all(isinstance(name, str) for name in metrics):
-        raise EvaluationError(f"metrics are a list of names, at least one, not {metrics!r:.80}", hint='["nDCG@10", "AP"]')
+        raise EvaluationError(f"metrics are a list of names, at least one, not {metrics!r:.80}",
+                              hint='["nDCG@10", "AP"]')
     expect_judged(qrels, "the judgments", (int, np.integer))
     expect_judged(run, "the run", (int, float, np.number))
     measures = {name: _measure(name) for name in metrics}
@@ -52,7 +56,8 @@ def evaluate(run: Run, qrels: Qrels, metrics: Sequence[str] = ("nDCG@10",)) -> d
     try:  # an evaluator yields each measure's default for a query that the run lacks
         result = ir_measures.DefaultPipeline.evaluator(list(measures.values()), qrels).calc(untied(judged))
     except subprocess.CalledProcessError as error:  # some measures are other programs: ERR is gdeval.pl
-        raise EvaluationError(f"an evaluator of {', '.join(metrics)} failed: {Path(error.cmd[0]).name}, status {error.returncode}",
+        raise EvaluationError(f"an evaluator of {', '.join(metrics)} failed: {Path(error.cmd[0]).name}, status "
+                              f"{error.returncode}",
                               hint="ERR's takes whole numbers as query ids only; its own message is above") from None
     values: dict[Any, dict[str, float]] = {measure: {} for measure in measures.values()}
     for metric in result.per_query:
@@ -76,9 +81,11 @@ def _measure(name: str) -> Any:
     try:
         supported = ir_measures.DefaultPipeline.supports(measure)
     except AssertionError:  # ir-measures' word for a required parameter that is missing or of a wrong type
-        raise EvaluationError(f"the metric {name!r} lacks a cutoff or has a wrong one", hint=f"write {measure.NAME}@10") from None
+        raise EvaluationError(f"the metric {name!r} lacks a cutoff or has a wrong one",
+                              hint=f"write {measure.NAME}@10") from None
     if not isinstance(cutoff, int) or not 1 <= cutoff <= _DEEPEST:
-        raise EvaluationError(f"the metric {name!r} has a cutoff below 1 or above {_DEEPEST:,}", hint=f"write {measure.NAME}@10")
+        raise EvaluationError(f"the metric {name!r} has a cutoff below 1 or above {_DEEPEST:,}",
+                              hint=f"write {measure.NAME}@10")
     if not supported:
         raise EvaluationError(f"the metric {name!r} cannot be computed with what is installed",
                               hint="see ir-measures' documentation")

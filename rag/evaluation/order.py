@@ -1,9 +1,10 @@
 """How much of a reranking is the order in which the candidates came?
 
-A reranker that reads all candidates in one prompt tends to favour some places in it, and as the first stage put its best candidates
-first, favouring places looks like finding what is relevant. So the same candidates are reranked best first, best last and shuffled,
-and each arrangement is reported with its measures and with Kendall's tau between the reranker's score and the place in the
-arrangement. Under ``shuffled`` the place says nothing of relevance: there a tau other than 0 is the reranker's own taste.
+A reranker that reads all candidates in one prompt tends to favour some places in it, and as the first stage put its
+best candidates first, favouring places looks like finding what is relevant. So the same candidates are reranked best
+first, best last and shuffled, and each arrangement is reported with its measures and with Kendall's tau between the
+reranker's score and the place in the arrangement. Under ``shuffled`` the place says nothing of relevance: there a tau
+other than 0 is the reranker's own taste.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ..nouns import Batch, Query, Ranking
 from ..progress import progress_bar
 from .beir import read_queries
 from .runs import Qrels, Run, run_from_rankings
-from .significance import Comparison, Correction, compare, mean_interval
+from .significance import Comparisons, Correction, compare, mean_interval
 from .trec import read_qrels
 
 Rerank = Callable[[Batch[Query], Batch[Ranking]], Batch[Ranking]]
@@ -45,10 +46,10 @@ _RETRIEVED = 64  # queries that are retrieved as one batch
 class OrderEffect:
     """What one arrangement did to the rankings.
 
-    ``tau``: Kendall's tau-b between score and place, the mean over queries, with a 95 % bootstrap ``interval`` over them (one query
-    says nothing: -1 to 1). Above 0 what comes later scores higher, below 0 what comes earlier. ``top_kept``: how many of the first ten
-    hits under the first arrangement are among the first ten under this one, the mean over queries (all are, where there are no more
-    than ten candidates).
+    ``tau``: Kendall's tau-b between score and place, the mean over queries, with a 95 % bootstrap ``interval`` over
+    them (one query says nothing: -1 to 1). Above 0 what comes later scores higher, below 0 what comes earlier.
+    ``top_kept``: how many of the first ten hits under the first arrangement are among the first ten under this one, the
+    mean over queries (all are, where there are no more than ten candidates).
     ``unchanged``: queries whose whole ranking is that of the first arrangement.
     """
 
@@ -61,9 +62,11 @@ class OrderEffect:
 
 @dataclass(frozen=True, slots=True)
 class OrderReport:
-    """``comparisons`` has one row for each arrangement and measure, tested against the first arrangement (see ``compare``).
+    """``comparisons`` has one row for each arrangement and measure, tested against the first arrangement (see
+    ``compare``).
 
-    All figures are over the ``queries`` that are judged and have at least two candidates; ``candidates`` is their mean number.
+    All figures are over the ``queries`` that are judged and have at least two candidates; ``candidates`` is their mean
+    number.
     """
 
     reranker: str
@@ -71,27 +74,30 @@ class OrderReport:
     candidates: float
     seed: int
     effects: list[OrderEffect]
-    comparisons: list[Comparison]
+    comparisons: Comparisons
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def order_sensitivity(
-    rerank: Rerank, queries: Sequence[Query], rankings: Sequence[Ranking], qrels: Qrels, measures: Sequence[str] = ("nDCG@10",),
+    rerank: Rerank, queries: Sequence[Query], rankings: Sequence[Ranking], qrels: Qrels,
+    measures: Sequence[str] = ("nDCG@10",),
     seed: int = 0, *, reranker: str = "reranker", correction: Correction = "holm",
 ) -> OrderReport:
     """Rerank the candidates of each judged query in every arrangement, and compare.
 
-    ``rerank`` is an opened stage's ``run``; ``rankings[i]`` are the candidates of ``queries[i]``, best first, and keep their scores when
-    they are permuted. The shuffle depends on ``seed`` and the query's id alone. Raises ``EvaluationError`` when no judged query has two
-    candidates, when the reranker does not give all its candidates back, and as ``compare`` does.
+    ``rerank`` is an opened stage's ``run``; ``rankings[i]`` are the candidates of ``queries[i]``, best first, and keep
+    their scores when they are permuted. The shuffle depends on ``seed`` and the query's id alone. Raises
+    ``EvaluationError`` when no judged query has two candidates, when the reranker does not give all its candidates
+    back, and as ``compare`` does.
     """
     asked = [(q, r) for q, r in zip(queries, rankings, strict=True) if q.id in qrels and len(r) > 1]
     if len({query.id for query, _ in asked}) < len(asked):
         raise EvaluationError("two queries have one id", where=reranker, hint="give every query its own id")
     if not asked:
-        raise EvaluationError(f"none of {len(queries)} queries has both judgments and at least two candidates", where=reranker,
+        raise EvaluationError(f"none of {len(queries)} queries has both judgments and at least two candidates",
+                              where=reranker,
                               hint="check that queries, qrels and index belong together")
     outcomes = {}
     with progress_bar("reranking", len(asked) * len(ARRANGEMENTS), "queries") as advance:
@@ -103,7 +109,8 @@ def order_sensitivity(
                 advance(len(some), name)
     effects = [_effect(name, outcome, outcomes["best-first"], seed) for name, outcome in outcomes.items()]
     judged = {query.id: qrels[query.id] for query, _ in asked}
-    rows = compare({name: outcome.run for name, outcome in outcomes.items()}, judged, measures, correction=correction, seed=seed)
+    rows = compare({name: outcome.run for name, outcome in outcomes.items()}, judged, measures, correction=correction,
+                   seed=seed)
     return OrderReport(reranker, len(asked), float(np.mean([len(r) for _, r in asked])), seed, effects, rows)
 
 
@@ -113,8 +120,9 @@ def pipeline_order_sensitivity(
 ) -> OrderReport:
     """:func:`order_sensitivity` of a pipeline's reranker: its stage ``reranker``, or the last one that reranks.
 
-    ``queries`` is a JSON-lines file. The stages before the reranker run once a judged query, their best ``k`` hits are its candidates.
-    Raises ``PipelineError`` or ``ConfigError`` for a pipeline without such a stage, or one that cannot be fed with queries alone.
+    ``queries`` is a JSON-lines file. The stages before the reranker run once a judged query, their best ``k`` hits are
+    its candidates. Raises ``PipelineError`` or ``ConfigError`` for a pipeline without such a stage, or one that cannot
+    be fed with queries alone.
     """
     name = _reranker(pipeline, reranker)
     stage: Any = pipeline.nodes[name].stage
@@ -125,19 +133,23 @@ def pipeline_order_sensitivity(
     judgments = read_qrels(qrels)
     asked = [query for query in read_queries(queries) if query.id in judgments]
     if not asked:
-        raise EvaluationError(f"no query of {queries} has judgments", where=str(qrels), hint="do both files belong to one collection?")
+        raise EvaluationError(f"no query of {queries} has judgments", where=str(qrels),
+                              hint="do both files belong to one collection?")
     before, alone = _before(pipeline, name), Pipeline(pipeline.name)
     alone.output(reranked=alone.add(stage, alone.input(Query), alone.input(Ranking), name=name))
     with before, alone:
         asked, rankings = _candidates(before, asked, k)
-        return order_sensitivity(lambda q, r: alone.run(q, r).reranked, asked, rankings, judgments, measures, seed, reranker=name,
+        return order_sensitivity(lambda q, r: alone.run(q, r).reranked, asked, rankings, judgments, measures, seed,
+                                 reranker=name,
                                  correction=correction)
 
 
 def kendall_tau(a: ArrayLike, b: ArrayLike) -> float:
-    """Kendall's tau-b between two sequences of equal length, in [-1, 1]; 0 where one of them is constant, which has no order to share.
+    """Kendall's tau-b between two sequences of equal length, in [-1, 1]; 0 where one of them is constant, which has no
+    order to share.
 
-    Tau-b counts pairs that are tied in either out of the denominator (Kendall 1945, "The treatment of ties in ranking problems").
+    Tau-b counts pairs that are tied in either out of the denominator (Kendall 1945, "The treatment of ties in ranking
+    problems").
     """
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     dx, dy = np.sign(x[:, None] - x), np.sign(y[:, None] - y)
@@ -150,7 +162,8 @@ def kendall_tau(a: ArrayLike, b: ArrayLike) -> float:
 
 @dataclass(slots=True)
 class _Outcome:
-    """An arrangement's run by document, and for each query tau and the places (in the candidates as they came) in the new order."""
+    """An arrangement's run by document, and for each query tau and the places (in the candidates as they came) in the
+    new order."""
 
     run: Run
     taus: list[float]
@@ -158,7 +171,8 @@ class _Outcome:
 
 
 def _rerank_arranged(
-    rerank: Rerank, asked: Sequence[tuple[Query, Ranking]], arrangement: str, seed: int, reranker: str, outcome: _Outcome,
+    rerank: Rerank, asked: Sequence[tuple[Query, Ranking]], arrangement: str, seed: int, reranker: str,
+    outcome: _Outcome,
 ) -> None:
     """Rerank some queries' candidates in one arrangement and add what came of it to ``outcome``."""
     orders = [ARRANGEMENTS[arrangement](len(ranking), _random(seed, query)) for query, ranking in asked]
@@ -180,8 +194,10 @@ def _places(given: Ranking, got: Ranking, where: str) -> Permutation:
     """For each hit of ``got`` its place in ``given``; the same passage twice is taken in order."""
     from_given, from_got = np.argsort(given.rows, kind="stable"), np.argsort(got.rows, kind="stable")
     if not np.array_equal(given.rows[from_given], got.rows[from_got]):
-        raise EvaluationError(f"the reranker gave {len(got)} passages for {len(given)} candidates, or other ones", where=where,
-                              hint="give it at most as many candidates as it reads: what it drops may depend on their order")
+        raise EvaluationError(f"the reranker gave {len(got)} passages for {len(given)} candidates, or other ones",
+                              where=where,
+                              hint="give it at most as many candidates as it reads: what it drops may depend on their "
+                                   "order")
     places = np.empty(len(got), dtype=np.int64)
     places[from_got] = from_given
     return places
@@ -201,10 +217,13 @@ def _effect(name: str, outcome: _Outcome, first: _Outcome, seed: int) -> OrderEf
 def _reranker(pipeline: Pipeline, name: str | None) -> str:
     rerankers = [node for node, held in pipeline.nodes.items() if _reranks(held)]
     if not rerankers:
-        raise PipelineError("the pipeline has no reranker: no stage takes queries and rankings and gives rankings", where=pipeline.name,
-                            hint=f"add one, say CrossEncoder or AttentionReranker; its stages are {', '.join(pipeline.nodes)}")
+        raise PipelineError("the pipeline has no reranker: no stage takes queries and rankings and gives rankings",
+                            where=pipeline.name,
+                            hint=f"add one, say CrossEncoder or AttentionReranker; its stages are "
+                                 f"{', '.join(pipeline.nodes)}")
     if name is not None and name not in rerankers:
-        raise ConfigError(f"{name!r} is no reranker of this pipeline", where=pipeline.name, hint=f"choose {' or '.join(rerankers)}")
+        raise ConfigError(f"{name!r} is no reranker of this pipeline", where=pipeline.name,
+                          hint=f"choose {' or '.join(rerankers)}")
     return name or rerankers[-1]
 
 

@@ -1,8 +1,9 @@
 """Runs and judgments in memory, and the one rule for ties.
 
-A run's order is: score, descending; equal scores in the order in which the dict holds them. ``trec_eval`` has another rule
-(equal scores by document id, descending) and compares scores in single precision, so :func:`untied` turns our order into
-strictly decreasing float32 scores before a run leaves this process or reaches a metric: every tool then sees the same order.
+A run's order is: score, descending; equal scores in the order in which the dict holds them. ``trec_eval`` has another
+rule (equal scores by document id, descending) and compares scores in single precision, so :func:`untied` turns our
+order into strictly decreasing float32 scores before a run leaves this process or reaches a metric: every tool then sees
+the same order.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ Qrels = dict[str, dict[str, int]]
 def expect_judged(judged: Any, what: str, kind: type | tuple[type, ...]) -> None:
     """Raise ``EvaluationError`` unless ``judged`` maps query ids to documents to values of ``kind``."""
     if not isinstance(judged, Mapping):
-        raise EvaluationError(f"{what} is a {type(judged).__name__}", where=what, hint="query id -> document id -> number")
+        raise EvaluationError(f"{what} is a {type(judged).__name__}", where=what,
+                              hint="query id -> document id -> number")
     for query, documents in judged.items():
         good = isinstance(query, str) and isinstance(documents, Mapping) and all(
             isinstance(name, str) and isinstance(value, kind) for name, value in documents.items())
@@ -40,8 +42,8 @@ def run_from_rankings(
 ) -> Run:
     """A run over document ids or passage ids; ranking ``i`` answers query ``i``.
 
-    Under ``by="document"`` a document has the score of its best passage (MaxP, Dai and Callan 2019, arXiv:1905.09217), which is the
-    first one met. Scores are strictly decreasing in float32, so the rankings' order survives every tool.
+    Under ``by="document"`` a document has the score of its best passage (MaxP, Dai and Callan 2019, arXiv:1905.09217),
+    which is the first one met. Scores are strictly decreasing in float32, so the rankings' order survives every tool.
     Raises ``EvaluationError`` for unequal lengths or a query id that comes twice.
     """
     if len(queries) != len(rankings):
@@ -50,7 +52,8 @@ def run_from_rankings(
     for query, ranking in zip(queries, rankings, strict=True):
         if query.id in run:
             raise EvaluationError(f"two queries have the id {query.id!r}", hint="give every query its own id")
-        names = ranking.store.document_ids(ranking.rows) if by == "document" else [passage.id for passage in ranking.passages()]
+        names = ranking.store.document_ids(ranking.rows) if by == "document" else [passage.id
+                                                                                   for passage in ranking.passages()]
         best: dict[str, float] = {}
         for name, score in zip(names, ranking.scores.tolist(), strict=True):
             best.setdefault(name, score)
@@ -86,7 +89,8 @@ def _decreasing(items: Iterable[tuple[str, float]], query: str) -> dict[str, flo
 
 
 def _to_keys(scores: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Integers in the order of the floats; neighbouring floats get neighbouring integers (IEEE 754 is sign and magnitude)."""
+    """Integers in the order of the floats; neighbouring floats get neighbouring integers (IEEE 754 is sign and
+    magnitude)."""
     bits = scores.view(np.int32).astype(np.int64)
     return np.where(bits >= 0, bits, -(bits & 0x7FFFFFFF))
 

@@ -1,19 +1,21 @@
 """Is one run better than another, or lucky? A paired randomisation test over queries, and intervals of means.
 
-Smucker, Allan and Carterette 2007, "A comparison of statistical significance tests for information retrieval evaluation": under the
-null hypothesis the two systems' values for a query could be swapped, which flips the sign of their difference.
+Smucker, Allan and Carterette 2007, "A comparison of statistical significance tests for information retrieval
+evaluation": under the null hypothesis the two systems' values for a query could be swapped, which flips the sign of
+their difference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import EvaluationError
+from ..nouns import data_frame
 from .metrics import evaluate
 from .runs import Qrels, Run
 
@@ -41,9 +43,10 @@ class TestResult:
 def randomisation_test(a: Sequence[float], b: Sequence[float], rounds: int = 10_000, seed: int = 0) -> TestResult:
     """Two-sided paired sign-flip test of mean(b) - mean(a); ``a[i]`` and ``b[i]`` belong to the same query.
 
-    Queries without a difference change no statistic and are left aside. When the others have at most ``rounds`` sign assignments,
-    all are counted and p is exact; else ``rounds`` random ones are drawn and p = (extreme + 1) / (rounds + 1), which is never 0.
-    Deterministic under ``seed``. Raises ``EvaluationError`` for unequal lengths, no values, or values that are not finite.
+    Queries without a difference change no statistic and are left aside. When the others have at most ``rounds`` sign
+    assignments, all are counted and p is exact; else ``rounds`` random ones are drawn and p = (extreme + 1) / (rounds +
+    1), which is never 0. Deterministic under ``seed``. Raises ``EvaluationError`` for unequal lengths, no values, or
+    values that are not finite.
     """
     differences = _differences(a, b)
     if rounds < 1 or not len(differences) or not np.isfinite(differences).all():
@@ -65,7 +68,8 @@ def bootstrap_interval(
     a: Sequence[float], b: Sequence[float], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0,
     bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> tuple[float, float]:
-    """:func:`mean_interval` of the paired differences, so of mean(b) - mean(a): whole queries are drawn with replacement.
+    """:func:`mean_interval` of the paired differences, so of mean(b) - mean(a): whole queries are drawn with
+    replacement.
 
     Raises ``EvaluationError`` for unequal lengths, no values, or values that are not finite.
     """
@@ -74,24 +78,29 @@ def bootstrap_interval(
 
 
 def mean_interval(
-    values: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0, bounds: tuple[float, float] = (-np.inf, np.inf),
+    values: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> tuple[Means, Means]:
-    """The symmetric studentised bootstrap interval of the mean of ``values`` [n, ...] over its first axis: low [...] and high [...].
+    """The symmetric studentised bootstrap interval of the mean of ``values`` [n, ...] over its first axis: low [...]
+    and high [...].
 
-    mean +- q s, with s the mean's standard error and q the ``level`` quantile of abs(mean* - mean) / s* over the resamples (Hall 1988,
-    "On symmetric bootstrap confidence intervals"). On differences that are mostly 0 it covers what it claims from 50 queries on, and at
-    20 comes nearer (.88 and more) than percentile and BCa intervals do (.68 and more): see RESULTS. We depart in one thing: s* counts
-    as at least s/10, so that resamples that happen to have no spread make the interval long and not endless.
+    mean +- q s, with s the mean's standard error and q the ``level`` quantile of abs(mean* - mean) / s* over the
+    resamples (Hall 1988, "On symmetric bootstrap confidence intervals"). On differences that are mostly 0 it covers
+    what it claims from 50 queries on, and at 20 comes nearer (.88 and more) than percentile and BCa intervals do (.68
+    and more): see RESULTS. We depart in one thing: s* counts as at least s/10, so that resamples that happen to have no
+    spread make the interval long and not endless.
 
-    The interval ends at ``bounds``, between which every mean lies. One value says nothing of the spread: its interval is ``bounds``.
-    Equal values show no spread: theirs is that one point. Deterministic under ``seed``; all columns share the resamples.
-    Raises ``EvaluationError`` for no values, values that are not finite, or a level outside (0, 1).
+    The interval ends at ``bounds``, between which every mean lies. One value says nothing of the spread: its interval
+    is ``bounds``. Equal values show no spread: theirs is that one point. Deterministic under ``seed``; all columns
+    share the resamples. Raises ``EvaluationError`` for no values, values that are not finite, or a level outside (0,
+    1).
     """
     sample = np.asarray(values, dtype=np.float64)
     if not sample.ndim or not len(sample) or not np.isfinite(sample).all():
         raise EvaluationError(f"an interval needs finite values, at least one, got shape {sample.shape}")
     if not 0 < level < 1 or resamples < 1:
-        raise EvaluationError(f"an interval needs a level between 0 and 1 and at least one resample, got {level} and {resamples}")
+        raise EvaluationError(f"an interval needs a level between 0 and 1 and at least one resample, got {level} and "
+                              f"{resamples}")
     n, mean = len(sample), sample.mean(axis=0)
     if n == 1:
         return np.full_like(mean, bounds[0]), np.full_like(mean, bounds[1])
@@ -112,7 +121,8 @@ def _differences(a: Sequence[float], b: Sequence[float]) -> Means:
 
 
 def _studentised(deviations: Means, error: Means, resamples: int, seed: int) -> Means:
-    """abs(mean*) / s* of each resample, [resamples, columns]: ``deviations`` [n, columns] have mean 0, and ``error`` is its error."""
+    """abs(mean*) / s* of each resample, [resamples, columns]: ``deviations`` [n, columns] have mean 0, and ``error`` is
+    its error."""
     n, generator = len(deviations), np.random.default_rng(seed)
     least = np.maximum(error / 10, np.finfo(np.float64).tiny)
     found = []
@@ -143,8 +153,9 @@ def _random_signs(n: int, rounds: int, seed: int) -> Iterator[Signs]:
 class Comparison:
     """One run under one metric beside the first run; ``test`` is None for the first run itself.
 
-    ``wins``, ``ties`` and ``losses`` count the queries on which this run is above, at and below the first. ``test.p`` is of this
-    comparison alone, ``p_adjusted`` after ``correction`` over all tests of the table: significance is read from it.
+    ``wins``, ``ties`` and ``losses`` count the queries on which this run is above, at and below the first. ``test.p``
+    is of this comparison alone, ``p_adjusted`` after ``correction`` over all tests of the table: significance is read
+    from it.
     """
 
     run: str
@@ -161,14 +172,29 @@ class Comparison:
         return asdict(self)
 
 
+class Comparisons(tuple[Comparison, ...]):
+    """The rows of a table: run by run, and for each metric by metric."""
+
+    __slots__ = ()
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame``, a row a comparison, with the test's fields as columns (empty for the first run).
+
+        Raises ``MissingDependency`` where pandas is not installed.
+        """
+        tests = tuple(field.name for field in fields(TestResult))
+        rows = ({**row.to_dict(), **(asdict(row.test) if row.test else {})} for row in self)
+        return data_frame(rows, ["run", "metric", "mean", "wins", "ties", "losses", *tests, "p_adjusted", "correction"])
+
+
 def compare(
     runs: Mapping[str, Run], qrels: Qrels, metrics: Sequence[str] = ("nDCG@10",), *, correction: Correction = "holm",
     rounds: int = 10_000, seed: int = 0,
-) -> list[Comparison]:
+) -> Comparisons:
     """Every run under every metric, tested against the first run: rows run by run, in the order given.
 
-    ``correction`` is over all tests of the table, each other run by each metric (see :func:`holm`); "none" leaves p as it is.
-    Raises ``EvaluationError`` as :func:`.metrics.evaluate` does.
+    ``correction`` is over all tests of the table, each other run by each metric (see :func:`holm`); "none" leaves p as
+    it is. Raises ``EvaluationError`` as :func:`.metrics.evaluate` does.
     """
     if correction not in get_args(Correction):
         raise EvaluationError(f"there is no correction {correction!r}", hint="holm or none")
@@ -188,15 +214,18 @@ def compare(
             theirs = np.array(list(scores[baseline][metric].per_query.values()))
             test = randomisation_test(theirs.tolist(), ours.tolist(), rounds, seed)
             wins, losses = int((ours > theirs).sum()), int((ours < theirs).sum())
-            rows.append(Comparison(name, metric, result.mean, wins, len(ours) - wins - losses, losses, test, test.p, correction))
-    return _holm_corrected(rows) if correction == "holm" else rows
+            rows.append(Comparison(name, metric, result.mean, wins, len(ours) - wins - losses, losses, test, test.p,
+                                   correction))
+    return Comparisons(_holm_corrected(rows) if correction == "holm" else rows)
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p values, in the order given (Holm 1979, "A simple sequentially rejective multiple test procedure").
+    """Holm's step-down adjusted p values, in the order given (Holm 1979, "A simple sequentially rejective multiple test
+    procedure").
 
-    Rejecting those below alpha keeps the chance of any false rejection among them below alpha, however the tests depend on each other.
-    The smallest of m is multiplied by m, the next by m - 1, ...; none falls below the one before it or rises above 1.
+    Rejecting those below alpha keeps the chance of any false rejection among them below alpha, however the tests depend
+    on each other. The smallest of m is multiplied by m, the next by m - 1, ...; none falls below the one before it or
+    rises above 1.
     """
     raw = np.asarray(p, dtype=np.float64)
     order = np.argsort(raw, kind="stable")

@@ -1,11 +1,12 @@
 """TREC runs and qrels (and BEIR's qrels) on disk, plain or gzipped.
 
-A run's line is ``query Q0 document rank score tag``, a qrels line ``query 0 document grade``; columns are separated by white space.
-BEIR's qrels are a header line and then ``query<TAB>document<TAB>grade``.
+A run's line is ``query Q0 document rank score tag``, a qrels line ``query 0 document grade``; columns are separated by
+white space. BEIR's qrels are a header line and then ``query<TAB>document<TAB>grade``.
 
 An id with white space or control characters in it, or an empty one, is written percent-encoded after ``percent:``
-(``percent:two%20words``), so that every run can be written and every tool counts its columns right; reading undoes it. All other ids are
-written as they are, also those with a ``%`` (URLs have it). In files of others a tab may separate columns, and a space be part of an id.
+(``percent:two%20words``), so that every run can be written and every tool counts its columns right; reading undoes it.
+All other ids are written as they are, also those with a ``%`` (URLs have it). In files of others a tab may separate
+columns, and a space be part of an id.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def read_run(path: str | Path) -> Run:
     """Read a run. Documents are listed best first, equal scores by document id descending as trec_eval ranks them.
 
     The rank column and the order of the lines are ignored, as trec_eval ignores them.
-    Raises ``EvaluationError`` with file and line for a malformed line, a score that is no number, or a document ranked twice.
+    Raises ``EvaluationError`` with file and line for a malformed line, a score that is no number, or a document ranked
+    twice.
     """
     run: Run = {}
     for place, line in _lines(path):
@@ -51,8 +53,8 @@ def read_run(path: str | Path) -> Run:
 def write_run(run: Run, path: str | Path, tag: str = "regard") -> None:
     """Write a run, best document first, atomically (a temporary file, then a rename); ``.gz`` is compressed.
 
-    Scores are made strictly decreasing in float32 (see :func:`.runs.untied`), because trec_eval breaks ties by document id: reading
-    the file back, here or in any tool, gives our order. Ids are escaped as the module says.
+    Scores are made strictly decreasing in float32 (see :func:`.runs.untied`), because trec_eval breaks ties by document
+    id: reading the file back, here or in any tool, gives our order. Ids are escaped as the module says.
     Raises ``EvaluationError`` for a score that is not finite in float32, ``StorageError`` when the disk refuses.
     """
     label = _written(tag)
@@ -66,7 +68,8 @@ def write_run(run: Run, path: str | Path, tag: str = "regard") -> None:
 def read_qrels(path: str | Path) -> Qrels:
     """Read judgments in TREC's four columns or BEIR's three (with or without its header line).
 
-    Raises ``EvaluationError`` with file and line for a malformed line, a grade that is no whole number, or two grades for one pair.
+    Raises ``EvaluationError`` with file and line for a malformed line, a grade that is no whole number, or two grades
+    for one pair.
     """
     qrels: Qrels = {}
     for number, (place, line) in enumerate(_lines(path)):
@@ -159,7 +162,8 @@ def _lines(path: str | Path) -> Iterator[tuple[str, str]]:
         try:
             text = line.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
-            raise EvaluationError(f"the file is not UTF-8 text: {error.reason}", where=f"{path}, after line {number - 1}") from None
+            raise EvaluationError(f"the file is not UTF-8 text: {error.reason}",
+                                  where=f"{path}, after line {number - 1}") from None
         if text.strip():
             yield f"{path}:{number}", text
 
@@ -178,7 +182,8 @@ def _write(path: str | Path, lines: Iterable[str]) -> None:
 
 @contextmanager
 def _packed(target: Path) -> Iterator[BinaryIO]:
-    """A file that takes ``target``'s place only when all was written. The gzip header carries no time: same run, same bytes."""
+    """A file that takes ``target``'s place only when all was written. The gzip header carries no time: same run, same
+    bytes."""
     with replacing(target) as raw:
         if target.suffix == ".gz":
             with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed:

@@ -19,7 +19,7 @@ from .attention import LastLayer, Pass, let_in, looked_at_by
 from .generation import Generation, Sampler, TextStream, decode
 from .info import LanguageModelInfo, describe
 from .loading import model_and_tokenizer
-from .prefill import Mask, Plan, Positions, Prefill, PrefillPass, plan
+from .prefill import Mask, Positions, Prefill, PrefillPass, PrefillPlan, plan
 from .rotation import Rotation
 from .suffixes import HeadScoresPass, MassPass, SuffixRows, heads_by_layer, laid_on, rows
 from .vocabulary import Frame, Vocabulary
@@ -229,7 +229,7 @@ class LanguageModel:
         laid = plan(context, blocks, mask, positions)
         return self._prefilled(laid, laid.after, last)
 
-    def _prefilled(self, laid: Plan, length: int, last: int | None) -> Prefill:
+    def _prefilled(self, laid: PrefillPlan, length: int, last: int | None) -> Prefill:
         """Of a prompt that will have ``length`` positions."""
         self._expect_to_look()
         self._expect_to_fit(laid.after, 0, "more")

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class AttentionEvidence:
     """Rides on a ``Ranking`` as its evidence ``attention``; it is in no file and no cache.
 
-    ``tokens`` has for each passage row its tokens as they stood in the prompt (marker first) and their mass, float32 [tokens].
-    ``prefill`` holds what a reader may continue from, and ``model`` says whose it is.
+    ``tokens`` has for each passage row its tokens as they stood in the prompt (marker first) and their mass, float32
+    [tokens]. ``prefill`` holds what a reader may continue from, and ``model`` says whose it is.
     """
 
     model: str
@@ -33,8 +33,10 @@ class AttentionEvidence:
 
     @classmethod
     def of(cls, lm: LanguageModel, rows: Rows, prompt: Prompt, mass: NDArray[np.float32], *, keep: Rows) -> Self:
-        """``rows`` are aligned with the prompt's spans; of ``keep`` the keys and values stay, if the prompt was prefilled for it."""
-        tokens = {int(row): (prompt.ids[start:stop], mass[start:stop]) for row, (start, stop) in zip(rows, prompt.spans, strict=True)}
+        """``rows`` are aligned with the prompt's spans; of ``keep`` the keys and values stay, if the prompt was
+        prefilled for it."""
+        tokens = {int(row): (prompt.ids[start:stop], mass[start:stop])
+                  for row, (start, stop) in zip(rows, prompt.spans, strict=True)}
         kept = None
         if len(keep) and isinstance(prompt.context, Prefill):
             block_at = {start: b for b, (start, _) in enumerate(prompt.blocks)}

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StorageError
+from ..extras import need
 from ..markup import visible
 from ..models import ModelFiles, cache_dir, weights_hash
 
@@ -36,11 +37,19 @@ def is_converted(files: ModelFiles) -> bool:
     return folder(files).is_dir()
 
 
+def expect_readable(files: ModelFiles) -> None:
+    """Raise ``MissingDependency`` without the packages by which transformers reads GGUF files."""
+    for module in ("gguf", "accelerate"):
+        need(module, where=files.path)
+
+
 def converted(files: ModelFiles) -> Path:
-    """The converted model's folder, made if it is not there. Raises ``StorageError`` when it cannot be written."""
+    """The converted model's folder, made if it is not there. Raises ``StorageError`` when it cannot be written, and
+    ``MissingDependency``."""
     target = folder(files)
     if target.is_dir():
         return target
+    expect_readable(files)
     from rich.console import Console
     from safetensors import SafetensorError
 

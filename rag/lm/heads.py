@@ -1,8 +1,8 @@
 """Head sets: how well each attention head of a model tells relevant passages apart, measured once, and the best of them.
 
-A head set is a JSON file that ``regard heads detect`` writes (``rerankers.detect``): the model with its weights' hash, the recipe, and
-for each measure a number and a bootstrap interval for every (layer, head). Sets for the embedded models come with Regard. Heads that
-others published are read from their own files (:func:`published_heads`).
+A head set is a JSON file that ``regard heads detect`` writes (``rerankers.attention.detect``): the model with its weights'
+hash, the recipe, and for each measure a number and a bootstrap interval for every (layer, head). Sets for the embedded models come
+with Regard. Heads that others published are read from their own files (:func:`published_heads`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .info import describe
 
 Heads = Sequence[tuple[int, int]] | None
 Measure = Literal["ndcg", "qrhead_ndcg", "qrhead_score", "core_score"]
-"""What is measured of a head: see ``rerankers.detect``."""
+"""What is measured of a head: see ``rerankers.attention.detect``."""
 
 AUTO, SHIPPED = "auto", "shipped"
 

@@ -25,6 +25,7 @@ def configuration(files: ModelFiles) -> Any:
 
     with _typed_errors(files):
         if files.kind == "gguf" and not gguf.is_converted(files):
+            gguf.expect_readable(files)
             path = Path(files.path)
             return AutoConfig.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
         return AutoConfig.from_pretrained(_folder(files), trust_remote_code=False)

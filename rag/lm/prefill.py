@@ -22,7 +22,7 @@ Positions = Literal["distinct", "shared"]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PrefillPlan:
     """Where the tokens of a context stand: ``prefix`` tokens that all see, then ``blocks`` (half-open spans, one after the other).
 
     ``positions`` has one for each token; what follows the context begins at position ``after``.
@@ -49,23 +49,23 @@ class Plan:
             yield (group[0][0], group[-1][1]), group, self.prefix
 
 
-def plan(context: Sequence[int], blocks: Sequence[Span], mask: Mask, positions: Positions) -> Plan:
+def plan(context: Sequence[int], blocks: Sequence[Span], mask: Mask, positions: Positions) -> PrefillPlan:
     """Raises ``ConfigError`` for blocks that do not tile the end of ``context``, or shared positions under the causal mask."""
     if mask == "causal":
         if positions == "shared":
             raise ConfigError("blocks that see each other cannot share positions", where="attention",
                               hint='use mask="block" with positions="shared"')
-        return Plan(tuple(context), len(context), (), tuple(range(len(context))), len(context))
+        return PrefillPlan(tuple(context), len(context), (), tuple(range(len(context))), len(context))
     prefix = blocks[0][0] if blocks else len(context)
     ends = [prefix, *(stop for _, stop in blocks)]
     if [start for start, _ in blocks] != ends[:-1] or ends[-1] != len(context) or sorted(ends) != ends:
         raise ConfigError(f"{len(blocks)} blocks do not follow each other up to the end of the context", where="attention",
                           hint="blocks are half-open spans of the context, each beginning where the one before it ends")
     if positions == "distinct":
-        return Plan(tuple(context), prefix, tuple(blocks), tuple(range(len(context))), len(context))
+        return PrefillPlan(tuple(context), prefix, tuple(blocks), tuple(range(len(context))), len(context))
     shared = [prefix + i for start, stop in blocks for i in range(stop - start)]
     longest = max((stop - start for start, stop in blocks), default=0)
-    return Plan(tuple(context), prefix, tuple(blocks), (*range(prefix), *shared), prefix + longest)
+    return PrefillPlan(tuple(context), prefix, tuple(blocks), (*range(prefix), *shared), prefix + longest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Prefill:
     turned for, where their angles depend on it (``rotation``).
     """
 
-    plan: Plan
+    plan: PrefillPlan
     keys: list[torch.Tensor] = field(default_factory=list)
     values: list[torch.Tensor] = field(default_factory=list)
     complete: bool = True

@@ -25,7 +25,7 @@ from ..files import replacing
 from ..models import ModelFiles, cache_dir, weights_hash
 from .attention import EAGER, How, Pass
 from .info import LanguageModelInfo
-from .prefill import Plan, Prefill, PrefillPass
+from .prefill import Prefill, PrefillPass, PrefillPlan
 from .suffixes import MassPass, laid_on, rows
 
 if TYPE_CHECKING:
@@ -204,13 +204,13 @@ def _by_engine(info: LanguageModelInfo, model: Any, look: Look, ids: list[int], 
     block, suffix = ids[PREFIX:PREFIX + BLOCK], ids[PREFIX + BLOCK:]
     start, after = positions[PREFIX], positions[PREFIX + BLOCK]
     middle = PREFIX + DECOY
-    beside = Plan((*ids[:PREFIX], *suffix[:DECOY], *block), PREFIX, ((PREFIX, middle), (middle, middle + BLOCK)),
+    beside = PrefillPlan((*ids[:PREFIX], *suffix[:DECOY], *block), PREFIX, ((PREFIX, middle), (middle, middle + BLOCK)),
                   (*positions[:PREFIX], *range(start, start + DECOY), *positions[PREFIX:PREFIX + BLOCK]), after)
     prefill = Prefill(beside, length=positions[-1] + 1)
     hidden = [look(beside.ids[slice(*span)], beside.positions[slice(*span)], PrefillPass(prefill, span, parts, seen, None))
               for span, parts, seen in beside.chunks(CHUNK)]
     kept = [*range(PREFIX), *range(middle, middle + BLOCK)]
-    alone = Prefill(Plan((*ids[:PREFIX], *block), PREFIX, ((PREFIX, PREFIX + BLOCK),), tuple(positions[:PREFIX + BLOCK]), after),
+    alone = Prefill(PrefillPlan((*ids[:PREFIX], *block), PREFIX, ((PREFIX, PREFIX + BLOCK),), tuple(positions[:PREFIX + BLOCK]), after),
                     [key[:, kept] for key in prefill.keys], [value[:, kept] for value in prefill.values], length=prefill.length)
     laid = laid_on(model.device, rows([suffix], None, None, after))
     through = MassPass(alone, laid, info.layers, {}, torch.zeros(len(kept), device=model.device))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
@@ -67,8 +69,14 @@ class Encoder(Part):
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        name = text.partition(":")[0].strip()
-        return super().from_text(text) if not text or name in cls.table() else cls.of_model(text)
+        """Also ``minilm``, ``minilm:normalize=false``: a model's name, with settings of the encoder that loads it."""
+        name, _, settings = text.partition(":")
+        if not text or name.strip() in cls.table():
+            return super().from_text(text)
+        if not re.match(r"\w+=", settings):
+            return cls.of_model(text)
+        loaded_by = type(cls.of_model(name)).part_name()
+        return super().from_text(f"{loaded_by}:model={json.dumps(name)},{settings}")
 
     @classmethod
     def of_model(cls, model: str) -> Self:

@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 
 from .. import models
 from ..errors import MissingDependency, ModelNotFound, UnsupportedModel
+from ..extras import missing
 from .inert import expect_inert
 
 _DYNAMIC_RANGE_OPS = (b"DynamicQuantizeLinear", b"DynamicQuantizeMatMul", b"DynamicQuantizeLSTM")
 _COLUMNS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
 
-class Tokens(Protocol):
+class Encoding(Protocol):
     """What :meth:`OnnxModel.tokenize` gives for a text: a ``tokenizers.Encoding`` without padding."""
 
     ids: list[int]
@@ -68,7 +69,7 @@ class OnnxModel:
         """Give back what :meth:`acquire` gave; the last user frees the session."""
         models.release(("onnx", self.folder))
 
-    def tokenize(self, texts: Sequence[str] | Sequence[tuple[str, str]], max_length: int) -> list[Tokens]:
+    def tokenize(self, texts: Sequence[str] | Sequence[tuple[str, str]], max_length: int) -> list[Encoding]:
         """Token ids of texts or text pairs, special tokens included, unpadded, each at most ``max_length`` (and the window) long.
 
         Truncation takes from the longer text of a pair first; what it took is in ``overflowing``.
@@ -76,10 +77,10 @@ class OnnxModel:
         limit = min(max_length, self.window or max_length)
         with self._tokenizer_lock:
             self._tokenizer.enable_truncation(limit, strategy="longest_first")
-            encodings: list[Tokens] = self._tokenizer.encode_batch(list(texts))
+            encodings: list[Encoding] = self._tokenizer.encode_batch(list(texts))
         return encodings
 
-    def run(self, encodings: Sequence[Tokens]) -> NDArray[np.float32]:
+    def run(self, encodings: Sequence[Encoding]) -> NDArray[np.float32]:
         """The graph's first output, ``[len(encodings), ...]``; an output with a token axis ends in zeros after a row's last token.
 
         Models without dynamic ranges run ``encodings`` as one batch, padded to its longest: pass texts of similar length.
@@ -90,7 +91,7 @@ class OnnxModel:
             return self._forward(encodings)
         return _stack(list(self._pool.map(lambda encoding: self._forward([encoding]), encodings)))
 
-    def _forward(self, encodings: Sequence[Tokens]) -> NDArray[np.float32]:
+    def _forward(self, encodings: Sequence[Encoding]) -> NDArray[np.float32]:
         width = max(len(encoding) for encoding in encodings)
         feed = {name: _padded([getattr(e, _COLUMNS[name]) for e in encodings], width) for name in self._inputs}
         output: NDArray[np.float32] = self._session.run(None, feed)[0]
@@ -128,7 +129,7 @@ def _session(graph: Path, threads: int) -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise MissingDependency("onnxruntime is not installed", where=str(graph), hint="pip install onnxruntime") from None
+        raise missing("onnxruntime", where=str(graph)) from None
     wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
     providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
     options = onnxruntime.SessionOptions()

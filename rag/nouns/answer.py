@@ -27,7 +27,8 @@ class Context(Flat):
     def from_dict(cls, data: Mapping[str, Any]) -> Context:
         with parsed(cls, data):
             return cls(
-                tuple(Passage.from_dict(p) for p in data["passages"]), tuple((int(a), int(b)) for a, b in data["spans"]),
+                tuple(Passage.from_dict(p) for p in data["passages"]),
+                tuple((int(a), int(b)) for a, b in data["spans"]),
                 data["prompt_tokens"], data["dropped"],
             )
 
@@ -36,7 +37,8 @@ class Context(Flat):
 class Citation(Flat):
     """A character span ``[start, end)`` of the source document that is similar to a sentence.
 
-    ``support`` in [0, 1] is how similar (``readers.citations``), not whether the sentence is true: that is the verifier's verdict.
+    ``support`` in [0, 1] is how similar (``readers.citations``), not whether the sentence is true: that is the
+    verifier's verdict.
     """
 
     passage_id: str
@@ -49,9 +51,11 @@ class Citation(Flat):
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A sentence of an answer: its character span there, and the positions of its citations, none where no passage is similar.
+    """A sentence of an answer: its character span there, and the positions of its citations, none where no passage is
+    similar.
 
-    ``probability``: the verifier's, that what it cites entails it (0 for a sentence that cites nothing); None without a verifier.
+    ``probability``: the verifier's, that what it cites entails it (0 for a sentence that cites nothing); None without a
+    verifier.
     """
 
     start: int
@@ -83,10 +87,11 @@ class Answer(Flat):
 
     ``verifier`` names who judged the sentences (``rag.models.verification`` says how well it does that), None when
     nobody did. ``finish`` is
-    why the model stopped: ``"stop"`` (it was done, or wrote a stop string), ``"length"`` (its tokens ran out), ``"repetition"`` (it
-    began to repeat itself), ``"filter"`` (the server's filter ended it), ``"empty"`` (it was done and wrote
-    nothing), another word of a remote
-    server's; None when no model was asked, or the server did not say. An answer whose connection broke is none: that is an error.
+    why the model stopped: ``"stop"`` (it was done, or wrote a stop string), ``"length"`` (its tokens ran out),
+    ``"repetition"`` (it began to repeat itself), ``"filter"`` (the server's filter ended it), ``"empty"`` (it was done
+    and wrote nothing), another word of a remote
+    server's; None when no model was asked, or the server did not say. An answer whose connection broke is none: that is
+    an error.
     """
 
     text: str
@@ -112,7 +117,8 @@ class Answer(Flat):
 
     @property
     def unsupported(self) -> tuple[str, ...]:
-        """The sentences that, by the verifier's verdict, are not entailed by what they cite; none without a verifier."""
+        """The sentences that, by the verifier's verdict, are not entailed by what they cite; none without a
+        verifier."""
         return tuple(self.text[s.start:s.end] for s in self.sentences if s.entailed is False)
 
     @property
@@ -126,7 +132,8 @@ class Answer(Flat):
             return cls(
                 data["text"], tuple(Citation.from_dict(c) for c in data["citations"]),
                 Context.from_dict(data["context"]) if data["context"] else None, Usage.from_dict(data["usage"]),
-                tuple(Sentence(s["start"], s["end"], tuple(s["citations"]), s["probability"]) for s in data["sentences"]),
+                tuple(Sentence(s["start"], s["end"], tuple(s["citations"]), s["probability"])
+                      for s in data["sentences"]),
                 data["verifier"], data["finish"],
             )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -35,6 +35,10 @@ class Group(tuple[T, ...]):
     def __repr__(self) -> str:
         return f"Group({list(self)!r})"
 
+    def renamed(self, name: Callable[[str], str]) -> Group[T]:
+        """With other names for the stages in the histories of its members."""
+        return Group(member.renamed(name) if hasattr(member, "renamed") else member for member in self)
+
     def to_dict(self) -> dict[str, Any]:
         """Members are nouns, each under its class's name, or plain values."""
         return {"members": list(map(_said, self))}
@@ -48,7 +52,8 @@ class Group(tuple[T, ...]):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a loop repeats over: a query, the rankings so far, how many hops were made, whether it is done, and a method's own notes."""
+    """What a loop repeats over: a query, the rankings so far, how many hops were made, whether it is done, and a
+    method's own notes."""
 
     query: Query
     rankings: tuple[Ranking, ...] = ()
@@ -57,7 +62,8 @@ class State:
     notes: Metadata = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"query": self.query.to_dict(), "rankings": [ranking.to_dict() for ranking in self.rankings], "hop": self.hop,
+        return {"query": self.query.to_dict(), "rankings": [ranking.to_dict() for ranking in self.rankings],
+                "hop": self.hop,
                 "done": self.done, "notes": as_json(self.notes)}
 
     @classmethod
@@ -65,7 +71,8 @@ class State:
         """``opened`` is for the rankings (see ``Ranking.from_dict``)."""
         with parsed(cls, data):
             rankings = tuple(Ranking.from_dict(ranking, opened) for ranking in data["rankings"])
-            return cls(Query.from_dict(data["query"]), rankings, int(data["hop"]), bool(data["done"]), dict(data["notes"]))
+            return cls(Query.from_dict(data["query"]), rankings, int(data["hop"]), bool(data["done"]),
+                       dict(data["notes"]))
 
 
 def _said(member: Any) -> dict[str, Any]:
@@ -77,7 +84,8 @@ def _member(data: Mapping[str, Any], opened: PassageStore | Opener | None) -> An
     if "noun" not in data:
         return data["value"]
     if data["noun"] not in _NOUNS:
-        raise ConfigError(f"no noun is called {data['noun']!r:.80}", where="Group", hint=f"there are: {', '.join(_NOUNS)}")
+        raise ConfigError(f"no noun is called {data['noun']!r:.80}", where="Group",
+                          hint=f"there are: {', '.join(_NOUNS)}")
     kind = _NOUNS[data["noun"]]
     return kind.from_dict(data["value"], opened) if kind in (Ranking, Group, State) else kind.from_dict(data["value"])
 

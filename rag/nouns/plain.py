@@ -10,8 +10,10 @@ from typing import Any, Self
 from ..errors import ConfigError, QueryError, StageError
 
 UNLESS_EMPTY = {"unless_empty": True}
-"""A field's ``metadata``: JSON leaves it out while it is empty, so that what was hashed or stored before the field was there stays as it was."""
+"""A field's ``metadata``: JSON leaves it out while it is empty, so that what was hashed or stored before the field was
+there stays as it was."""
 
+_DAMAGES = (AttributeError, IndexError, KeyError, OverflowError, QueryError, StageError, TypeError, ValueError)
 _EXPECTED: dict[str, tuple[type, ...]] = {
     "str": (str,), "int": (int,), "bool": (bool,), "float": (int, float), "float | None": (int, float, type(None)),
     "str | None": (str, type(None)), "Metadata": (Mapping,),
@@ -21,7 +23,8 @@ _EXPECTED: dict[str, tuple[type, ...]] = {
 def as_json(value: Any) -> Any:
     """``value`` with every noun in it as its ``to_dict`` and every mapping as a dict; other values are handed on."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: as_json(held) for f in fields(value) if (held := getattr(value, f.name)) or not f.metadata.get("unless_empty")}
+        held = {field: getattr(value, field.name) for field in fields(value)}
+        return {f.name: as_json(item) for f, item in held.items() if item or not f.metadata.get("unless_empty")}
     if isinstance(value, Mapping):
         return {name: as_json(item) for name, item in value.items()}
     return type(value)(map(as_json, value)) if type(value) in (list, tuple) else value
@@ -32,8 +35,9 @@ def parsed(kind: type, data: object) -> Iterator[None]:
     """Whatever ``data`` lacks, or holds of another type, is a ``ConfigError``."""
     try:
         yield
-    except (AttributeError, IndexError, KeyError, OverflowError, QueryError, StageError, TypeError, ValueError) as error:
-        raise ConfigError(f"this is no {kind.__name__}: {error!r:.120}", where=f"{data!r:.80}", hint="give what to_dict gave") from error
+    except _DAMAGES as error:
+        raise ConfigError(f"this is no {kind.__name__}: {error!r:.120}", where=f"{data!r:.80}",
+                          hint="give what to_dict gave") from error
 
 
 class Flat:

@@ -31,10 +31,12 @@ class Turn(Flat):
 
 @dataclass(frozen=True, slots=True)
 class Query(Flat):
-    """A question. ``filters`` maps a metadata field to a value, a list of values, or bounds (``{"gte": 2020, "lt": 2024}``).
+    """A question. ``filters`` maps a metadata field to a value, a list of values, or bounds (``{"gte": 2020, "lt":
+    2024}``).
 
-    ``instruction`` is the task in words, for encoders and models that take one; ``turns`` are the conversation before the question, oldest
-    first; ``origin`` is the id of the query that this one was derived from, which is judged by that one's qrels.
+    ``instruction`` is the task in words, for encoders and models that take one; ``turns`` are the conversation before
+    the question, oldest first; ``origin`` is the id of the query that this one was derived from, which is judged by
+    that one's qrels.
     """
 
     text: str
@@ -50,7 +52,8 @@ class Query(Flat):
         for name, kind, wanted in _FIELDS:
             if not isinstance(value := getattr(self, name), kind):
                 verb = "is" if wanted == "a str" else "are"
-                raise QueryError(f"a query's {name} {verb} a {type(value).__name__}", where=f"query {self.id!r:.80}", hint=f"pass {wanted}")
+                raise QueryError(f"a query's {name} {verb} a {type(value).__name__}", where=f"query {self.id!r:.80}",
+                                 hint=f"pass {wanted}")
         for name, member in (("turns", Turn), ("media", Media)):
             held = tuple(getattr(self, name))
             if not all(isinstance(item, member) for item in held):
@@ -58,12 +61,14 @@ class Query(Flat):
                                  where=f"query {self.id!r:.80}", hint=f"pass a tuple of {member.__name__}")
             object.__setattr__(self, name, held)
         if not self.text or not self.text.strip():
-            raise EmptyQueryError("the query has no text", where=f"query {self.id!r}", hint="pass a question of at least one word")
+            raise EmptyQueryError("the query has no text", where=f"query {self.id!r}",
+                                  hint="pass a question of at least one word")
 
     def derive(self, text: str, **changes: Any) -> Query:
         """A query of another text in this one's place: all else stays, and ``origin`` says whose qrels judge it.
 
-        ``changes`` replace other fields (``id``, where one query becomes several). Raises ``ConfigError`` for one that a query lacks.
+        ``changes`` replace other fields (``id``, where one query becomes several). Raises ``ConfigError`` for one that
+        a query lacks.
         """
         try:
             return replace(self, **{"text": text, "origin": self.origin or self.id, **changes})
@@ -79,8 +84,10 @@ class Query(Flat):
 
 
 _FIELDS: tuple[tuple[str, type | tuple[type, ...], str], ...] = (
-    ("text", (str, type(None)), "a str"), ("id", str, "a str"), ("filters", Mapping, "a mapping"), ("metadata", Mapping, "a mapping"),
-    ("instruction", str, "a str"), ("turns", (tuple, list), "a tuple of Turn"), ("media", (tuple, list), "a tuple of Media"),
+    ("text", (str, type(None)), "a str"), ("id", str, "a str"), ("filters", Mapping, "a mapping"),
+    ("metadata", Mapping, "a mapping"),
+    ("instruction", str, "a str"), ("turns", (tuple, list), "a tuple of Turn"),
+    ("media", (tuple, list), "a tuple of Media"),
     ("origin", (str, type(None)), "a str"),
 )
 
@@ -90,10 +97,11 @@ SparseVector = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QueryVector:
-    """What an encoder made of ``query``: float32 [d] (dense), float32 [t, d] (a row a token), or weights by term (sparse).
+    """What an encoder made of ``query``: float32 [d] (dense), float32 [t, d] (a row a token), or weights by term
+    (sparse).
 
-    ``encoder`` names who made it and ``fingerprint`` is that encoder's, so that it is never looked up among another's vectors. Raises
-    ``StageError`` for what is no such vector, or holds a number that is not finite.
+    ``encoder`` names who made it and ``fingerprint`` is that encoder's, so that it is never looked up among another's
+    vectors. Raises ``StageError`` for what is no such vector, or holds a number that is not finite.
     """
 
     query: Query
@@ -137,13 +145,15 @@ def _dense(value: Any) -> NDArray[np.float32]:
     except (TypeError, ValueError) as error:
         raise StageError(f"a query's vector is no array of numbers: {error}", where="QueryVector") from None
     if array.ndim not in (1, 2) or not array.size or not np.isfinite(array).all():
-        raise StageError(f"a query's vector has shape {array.shape} or numbers that are not finite", where="QueryVector",
+        raise StageError(f"a query's vector has shape {array.shape} or numbers that are not finite",
+                         where="QueryVector",
                          hint="float32 [d], or [t, d] with a row a token")
     return read_only(array)
 
 
 def _sparse(value: Mapping[Any, Any]) -> dict[str, float]:
-    if not all(isinstance(term, str) and isinstance(weight, int | float) and np.isfinite(weight) for term, weight in value.items()):
+    if not all(isinstance(term, str) and isinstance(weight, int | float) and np.isfinite(weight)
+               for term, weight in value.items()):
         raise StageError("a sparse query vector has finite weights by term", where=f"QueryVector: {value!r:.80}",
                          hint="a mapping from str to float")
     return {term: float(weight) for term, weight in value.items()}

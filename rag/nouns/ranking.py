@@ -1,4 +1,5 @@
-"""One query's ranked passages, columnar: handing them on copies nothing, and text is fetched only when somebody asks."""
+"""One query's ranked passages, columnar: handing them on copies nothing, and text is fetched only when somebody
+asks."""
 
 from __future__ import annotations
 
@@ -64,8 +65,8 @@ class Ranking:
     """One query's ranked passages, best first, columnar.
 
     ``rows`` int64 [n] into ``store``, ``scores`` float32 [n] in ``space`` (higher is better), ``steps`` the history.
-    Its arrays cannot be written to. Make one with :meth:`ranked`; derive one with :meth:`rescore`, :meth:`take` or :meth:`top`.
-    Raises ``StageError`` for a score space that is not registered.
+    Its arrays cannot be written to. Make one with :meth:`ranked`; derive one with :meth:`rescore`, :meth:`take` or
+    :meth:`top`. Raises ``StageError`` for a score space that is not registered.
     """
 
     rows: Rows
@@ -86,13 +87,14 @@ class Ranking:
         cls, rows: Sequence[int] | Rows, scores: Sequence[float] | Scores, space: ScoreSpace, store: PassageStore, *,
         history: tuple[Step, ...] = (),
     ) -> Ranking:
-        """Sort by score, best first; equal scores keep the order they came in. ``history`` is aligned with ``rows``; the executor adds the
-        stage that made it."""
+        """Sort by score, best first; equal scores keep the order they came in. ``history`` is aligned with ``rows``;
+        the executor adds the stage that made it."""
         try:
             row_array = np.asarray(rows, dtype=np.int64)
             score_array = np.asarray(scores, dtype=np.float32)
         except (TypeError, ValueError, OverflowError) as error:
-            raise StageError(f"rows are whole numbers and scores are numbers: {error}", where="Ranking.ranked") from None
+            raise StageError(f"rows are whole numbers and scores are numbers: {error}",
+                             where="Ranking.ranked") from None
         if row_array.ndim != 1 or row_array.shape != score_array.shape:
             raise StageError(f"{row_array.shape} rows but {score_array.shape} scores", where="Ranking.ranked")
         if not np.isfinite(score_array).all():
@@ -106,7 +108,8 @@ class Ranking:
         return replace(Ranking.ranked(self.rows, scores, space, self.store, history=self.steps), evidence=self.evidence)
 
     def marked(self, stage: str) -> Ranking:
-        """This ranking with ``stage`` at the end of its history, as the one that gave it this order and these scores."""
+        """This ranking with ``stage`` at the end of its history, as the one that gave it this order and these
+        scores."""
         step = Step(stage, self.space, np.arange(1, len(self) + 1, dtype=np.int32), self.scores)
         return replace(self, steps=(*self.steps, step))
 
@@ -119,8 +122,8 @@ class Ranking:
         return replace(self, evidence={**self.evidence, **evidence})
 
     def show_attention(self, limit: int = 10) -> Figure:
-        """The first ``limit`` passages with the tokens highlighted that carried their scores: a view for notebooks, with ``save(path)``
-        for a web page.
+        """The first ``limit`` passages with the tokens highlighted that carried their scores: a view for notebooks,
+        with ``save(path)`` for a web page.
 
         Raises ``StageError`` when no attention reranker made this ranking, or it came from a file or a cache.
         """
@@ -130,10 +133,12 @@ class Ranking:
     def take(self, order: Sequence[int] | NDArray[np.int64]) -> Ranking:
         """The hits at positions ``order`` (from 0), in that order, with their history."""
         index = np.asarray(order, dtype=np.int64)
-        return replace(self, rows=self.rows[index], scores=self.scores[index], steps=tuple(s.take(index) for s in self.steps))
+        return replace(self, rows=self.rows[index], scores=self.scores[index],
+                       steps=tuple(s.take(index) for s in self.steps))
 
     def top(self, k: int) -> Ranking:
-        """The first ``k`` hits (this ranking itself when it has no more). Raises ``ConfigError`` for a ``k`` below 1."""
+        """The first ``k`` hits (this ranking itself when it has no more). Raises ``ConfigError`` for a ``k`` below
+        1."""
         if not isinstance(k, int) or k < 1:
             raise ConfigError(f"k is {k!r:.80}", where="Ranking.top", hint="k is how many hits are kept, at least 1")
         return self if k >= len(self) else self.take(np.arange(k))
@@ -147,7 +152,8 @@ class Ranking:
     def __iter__(self) -> Iterator[Hit]:
         for i, passage in enumerate(self.passages()):
             history = tuple(
-                Touch(step.stage, int(step.ranks[i]), float(step.scores[i]), step.space) for step in self.steps if step.ranks[i]
+                Touch(step.stage, int(step.ranks[i]), float(step.scores[i]), step.space) for step in self.steps
+                if step.ranks[i]
             )
             yield Hit(passage, float(self.scores[i]), i + 1, history)
 
@@ -169,11 +175,13 @@ class Ranking:
 
     def __eq__(self, other: object) -> bool:
         return (
-            isinstance(other, Ranking) and self.space == other.space and self.store.fingerprint == other.store.fingerprint
+            isinstance(other, Ranking) and self.space == other.space
+            and self.store.fingerprint == other.store.fingerprint
             and np.array_equal(self.rows, other.rows) and np.array_equal(self.scores, other.scores)
             and len(self.steps) == len(other.steps)
             and all(
-                (a.stage, a.space) == (b.stage, b.space) and np.array_equal(a.ranks, b.ranks) and np.array_equal(a.scores, b.scores)
+                (a.stage, a.space) == (b.stage, b.space) and np.array_equal(a.ranks, b.ranks)
+                and np.array_equal(a.scores, b.scores)
                 for a, b in zip(self.steps, other.steps, strict=True)
             )
         )
@@ -183,9 +191,11 @@ class Ranking:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON. A ranking over a store on disk names it; one over a store in memory carries its passages."""
         said = {
-            "rows": self.rows.tolist(), "scores": self.scores.tolist(), "space": self.space, **store_to_dict(self.store, self.rows),
+            "rows": self.rows.tolist(), "scores": self.scores.tolist(), "space": self.space,
+            **store_to_dict(self.store, self.rows),
             "steps": [
-                {"stage": s.stage, "space": s.space, "ranks": s.ranks.tolist(), "scores": s.scores.tolist()} for s in self.steps
+                {"stage": s.stage, "space": s.space, "ranks": s.ranks.tolist(), "scores": s.scores.tolist()}
+                for s in self.steps
             ],
         }
         kept = evidence_to_dict(self.evidence)
@@ -193,16 +203,18 @@ class Ranking:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], opened: PassageStore | Opener | None = None) -> Ranking:
-        """``opened`` is needed when ``data`` names a store on disk: that store, or what opens stores by their URI and sees whether they are
-        what they were (``regard.rag.dag.stores.open_store``), which several stores take."""
+        """``opened`` is needed when ``data`` names a store on disk: that store, or what opens stores by their URI and
+        sees whether they are what they were (``regard.rag.dag.stores.open_store``), which several stores take."""
         with parsed(cls, data):
             rows = np.asarray(data["rows"], dtype=np.int64)
             scores = np.asarray(data["scores"], dtype=np.float32)
             steps = tuple(
-                Step(s["stage"], s["space"], np.asarray(s["ranks"], dtype=np.int32), np.asarray(s["scores"], dtype=np.float32))
+                Step(s["stage"], s["space"], np.asarray(s["ranks"], dtype=np.int32),
+                     np.asarray(s["scores"], dtype=np.float32))
                 for s in data["steps"]
             )
-            if {array.shape for array in (rows, scores, *(a for s in steps for a in (s.ranks, s.scores)))} != {(len(rows),)}:
+            shapes = {rows.shape, scores.shape, *(s.ranks.shape for s in steps), *(s.scores.shape for s in steps)}
+            if shapes != {(len(rows),)}:
                 raise ValueError("rows, scores and ranks are not of one length")
             store = store_from_dict(data, rows.tolist(), opened)
             return cls(rows, scores, data["space"], store, steps, evidence_from_dict(data.get("evidence", {})))
@@ -226,6 +238,7 @@ class Ranking:
 
 def _hit_row(hit: Hit) -> dict[str, Any]:
     p = hit.passage
-    touched = {f"{t.stage}_{name}": value for t in hit.history for name, value in (("rank", t.rank), ("score", t.score))}
-    return {"rank": hit.rank, "score": hit.score, "passage_id": p.id, "document_id": p.document_id, "title": p.title, "text": p.text,
-            "start": p.start, "end": p.end, **touched}
+    touched = {f"{t.stage}_{name}": value for t in hit.history
+               for name, value in (("rank", t.rank), ("score", t.score))}
+    return {"rank": hit.rank, "score": hit.score, "passage_id": p.id, "document_id": p.document_id, "title": p.title,
+            "text": p.text, "start": p.start, "end": p.end, **touched}

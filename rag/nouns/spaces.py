@@ -1,7 +1,7 @@
 """What the numbers of a ranking are: names of score spaces and what they mean. In each of them higher is better.
 
-Another distribution brings its own in a table under the entry-point group ``regard.score_spaces``; a session registers one by
-``table("regard.score_spaces").register("hamming", Space("..."))``.
+Another distribution brings its own in a table under the entry-point group ``regard.score_spaces``; a session registers
+one by ``table("regard.score_spaces").register("hamming", Space("..."))``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ RRF = Space("reciprocal rank fusion: a sum of weight / (c + rank)")
 WEIGHTED_SUM = Space("weighted sum of scores that were normalised within their rankings")
 
 SCORE_SPACES = {
-    "cosine": ".spaces:COSINE", "inner-product": ".spaces:INNER_PRODUCT", "bm25": ".spaces:BM25", "logit": ".spaces:LOGIT",
+    "cosine": ".spaces:COSINE", "inner-product": ".spaces:INNER_PRODUCT", "bm25": ".spaces:BM25",
+    "logit": ".spaces:LOGIT",
     "probability": ".spaces:PROBABILITY", "attention-mass": ".spaces:ATTENTION_MASS", "rrf": ".spaces:RRF",
     "weighted-sum": ".spaces:WEIGHTED_SUM",
 }
@@ -43,4 +44,5 @@ def expect_space(name: object) -> None:
     known = table("regard.score_spaces")
     if name not in SCORE_SPACES and name not in known.names():  # most are ours, and then no distribution is asked
         raise StageError(f"the score space {name!r:.80} is not registered", where="Ranking",
-                         hint=f"known: {', '.join(known.names())}; add yours to a table of the group {known.group!r}, or register it")
+                         hint=f"known: {', '.join(known.names())}; add yours to a table of the group {known.group!r}, "
+                              f"or register it")

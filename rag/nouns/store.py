@@ -22,7 +22,8 @@ class PassageStore(Protocol):
 
     @property
     def uri(self) -> str:
-        """Where ``regard.rag.dag.stores.open_store`` finds this store again; empty for a store in memory, and for a federation."""
+        """Where ``regard.rag.dag.stores.open_store`` finds this store again; empty for a store in memory, and for a
+        federation."""
 
     @property
     def fingerprint(self) -> str:
@@ -88,7 +89,8 @@ class PassageList:
         try:
             return [self._passages[int(row)] for row in rows]
         except KeyError:
-            raise StageError(f"a ranking names rows outside the {len(self)} passages of its store", where="PassageList") from None
+            raise StageError(f"a ranking names rows outside the {len(self)} passages of its store",
+                             where="PassageList") from None
 
     def document_ids(self, rows: Sequence[int] | Rows) -> list[str]:
         return [passage.document_id for passage in self.passages(rows)]
@@ -101,7 +103,8 @@ _BITS = 48
 class Federation:
     """Several stores as one, so that rankings of two indexes, or of an index and passages in memory, can be merged.
 
-    Row ``r`` of member ``m`` is row ``m * 2**48 + r``. Passages are the same only where store and row are: two members may hold one text.
+    Row ``r`` of member ``m`` is row ``m * 2**48 + r``. Passages are the same only where store and row are: two members
+    may hold one text.
     """
 
     __slots__ = ("members",)
@@ -133,7 +136,8 @@ class Federation:
         wanted = np.asarray(rows, dtype=np.int64)
         numbers = wanted >> _BITS
         if len(wanted) and not 0 <= numbers.min() <= numbers.max() < len(self.members):
-            raise StageError(f"a ranking names rows outside the {len(self.members)} stores of its federation", where="Federation")
+            raise StageError(f"a ranking names rows outside the {len(self.members)} stores of its federation",
+                             where="Federation")
         for number, member in enumerate(self.members):
             places = np.flatnonzero(numbers == number)
             yield member, wanted[places] - (number << _BITS), places
@@ -147,10 +151,11 @@ class Federation:
 
 
 def united(stores: Sequence[PassageStore], rows: Sequence[Rows]) -> tuple[PassageStore, list[Rows]]:
-    """One store for the rows of several, and those rows in it: the store itself where all are of one, else a federation.
+    """One store for the rows of several, and those rows in it: the store itself where all are of one, else a
+    federation.
 
-    ``rows[i]`` are of ``stores[i]``. The federation does not depend on the order of ``stores``. Raises ``StageError`` for two versions of
-    one stored index, and for a row that does not fit (2**48 and more, or below 0).
+    ``rows[i]`` are of ``stores[i]``. The federation does not depend on the order of ``stores``. Raises ``StageError``
+    for two versions of one stored index, and for a row that does not fit (2**48 and more, or below 0).
     """
     members = _members(stores)
     if len(members) == 1:
@@ -180,7 +185,8 @@ def _parts(store: PassageStore) -> Sequence[PassageStore]:
 def _numbered(store: PassageStore, rows: Rows, numbers: Mapping[str, int]) -> Rows:
     """The rows of ``store`` as the federation's in which ``numbers`` are the members'."""
     if len(rows) and not isinstance(store, Federation) and not 0 <= rows.min() <= rows.max() < 1 << _BITS:
-        raise StageError("a row does not fit into a federation", where=store.uri or "PassageList", hint=f"rows are 0 to 2**{_BITS}")
+        raise StageError("a row does not fit into a federation", where=store.uri or "PassageList",
+                         hint=f"rows are 0 to 2**{_BITS}")
     federated = np.empty(len(rows), dtype=np.int64)
     parts = store.split(rows) if isinstance(store, Federation) else [(store, rows, np.arange(len(rows)))]
     for member, own, places in parts:
@@ -189,17 +195,20 @@ def _numbered(store: PassageStore, rows: Rows, numbers: Mapping[str, int]) -> Ro
 
 
 def store_to_dict(store: PassageStore, rows: Rows) -> dict[str, Any]:
-    """Plain JSON: a store on disk is named, one in memory gives the passages of ``rows``, a federation does so for each member."""
+    """Plain JSON: a store on disk is named, one in memory gives the passages of ``rows``, a federation does so for each
+    member."""
     said: dict[str, Any] = {"store": {"uri": store.uri, "fingerprint": store.fingerprint}, "passages": None}
     if isinstance(store, Federation):
-        return {**said, "members": [{**store_to_dict(part, own), "rows": own.tolist()} for part, own, _ in store.split(rows)]}
+        return {**said, "members": [{**store_to_dict(part, own), "rows": own.tolist()}
+                                    for part, own, _ in store.split(rows)]}
     return said if store.uri else {**said, "passages": [passage.to_dict() for passage in store.passages(rows)]}
 
 
 def store_from_dict(data: Mapping[str, Any], rows: Sequence[int], opened: PassageStore | Opener | None) -> PassageStore:
     """``opened`` is the store that ``data`` names, or what opens it.
 
-    Raises ``ConfigError`` where it is needed and None, and ``FingerprintMismatch`` where what it opens has changed since.
+    Raises ``ConfigError`` where it is needed and None, and ``FingerprintMismatch`` where what it opens has changed
+    since.
     """
     named = data["store"]
     if "members" in data:
@@ -215,5 +224,6 @@ def store_from_dict(data: Mapping[str, Any], rows: Sequence[int], opened: Passag
         return opened
     store = opened(named["uri"])
     if store.fingerprint != named["fingerprint"]:
-        raise FingerprintMismatch("the store is not what it was when this ranking was made", where=str(named["uri"]), hint="rank anew")
+        raise FingerprintMismatch("the store is not what it was when this ranking was made", where=str(named["uri"]),
+                                  hint="rank anew")
     return store

@@ -13,7 +13,8 @@ Metadata = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Media(Flat):
-    """What stands beside a text: its kind (``"image"``, ``"audio"``, ``"table"``), where it is, and a hash of its content; never bytes."""
+    """What stands beside a text: its kind (``"image"``, ``"audio"``, ``"table"``), where it is, and a hash of its
+    content; never bytes."""
 
     kind: str
     uri: str

@@ -14,7 +14,7 @@ from enum import Enum
 from operator import itemgetter
 from pathlib import PurePath
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from ..errors import ConfigError
 
@@ -49,6 +49,10 @@ def same_key(value: Any) -> str:
 
 
 def _content(value: Any) -> Any:
+    if get_origin(value) is not None:  # list[str], Query | Answer
+        return [repr(get_origin(value)), identity(get_args(value))]
+    if isinstance(value, type):
+        return f"{value.__module__}:{value.__qualname__}"
     if hasattr(value, "fingerprint"):  # an encoder, or a stage
         found = value.fingerprint
         return identity(found() if callable(found) else found)
@@ -66,8 +70,6 @@ def _content(value: Any) -> Any:
         return [str(value.dtype), list(value.shape), hashlib.blake2b(value.tobytes(), digest_size=16).hexdigest()]
     if isinstance(value, int | float | str | bytes) or type(value).__module__ in ("datetime", "decimal", "uuid"):
         return repr(value)
-    if isinstance(value, type):
-        return f"{value.__module__}:{value.__qualname__}"
     if isinstance(value, FunctionType) and not value.__closure__:
         return [f"{value.__module__}:{value.__qualname__}", _code(value.__code__), identity(value.__defaults__)]
     raise ConfigError(f"a value of class {type(value).__qualname__} has no identity: {value!r:.80}", where="fingerprint",

@@ -17,7 +17,8 @@ import dataclasses
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform, get_type_hints, overload
 
@@ -45,7 +46,7 @@ class Part:
     version: ClassVar[int] = 1
     """Raise it when the same settings and inputs give another output: it is in the fingerprint."""
 
-    first: ClassVar[str] = ""
+    positional: ClassVar[str] = ""
     """The setting that may be given by position; empty: the one that is declared first."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -53,18 +54,26 @@ class Part:
         if "__init__" in vars(cls):
             raise ConfigError(f"{cls.__qualname__} has a constructor of its own", where=f"{cls.__module__}.{cls.__qualname__}",
                               hint="declare its settings as fields (k: int = 10); check what belongs together in __post_init__")
-        for name, kind in vars(cls).get("__annotations__", {}).items():
+        typed = vars(cls).get("__annotations__", {})
+        for name, kind in typed.items():
             default = vars(cls).get(name)
-            if isinstance(default, dict | list) and "ClassVar" not in str(kind):  # no two parts share it: it is frozen
+            # no two parts share it: it is frozen
+            if isinstance(default, dict | list | set) and "ClassVar" not in str(kind):
                 setattr(cls, name, dataclasses.field(default_factory=functools.partial(frozen, default)))
+        inherited = [name for name in cls.setting_names() if name in vars(cls) and name not in typed]
+        if inherited:
+            raise ConfigError(f"{cls.__qualname__} sets {inherited[0]!r} without its type", where=f"{cls.__module__}.{cls.__qualname__}",
+                              hint=f"it is a setting of a base class: write {inherited[0]}: TYPE = {vars(cls)[inherited[0]]!r:.80}")
+        described = cls.__doc__
         dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=True)(cls)
-        taken = [name for name in cls.setting_names() if name in _RESERVED]
+        cls.__doc__ = described  # not the signature that dataclass writes where there is none
+        taken = [name for name in cls.setting_names() if name in _RESERVED or hasattr(Part, name)]
         if taken:
             raise ConfigError(f"{cls.__qualname__} cannot have a setting {taken[0]!r}", where=f"{cls.__module__}.{cls.__qualname__}",
-                              hint="files use this word themselves: choose another")
+                              hint="files and parts use this word themselves: choose another")
         cls.__signature__ = _signature(cls)  # type: ignore[attr-defined]  # what inspect and editors show
 
-    def __init__(self, *first: Any, **settings: Any) -> None:
+    def __init__(self, /, *first: Any, **settings: Any) -> None:
         """Raises ``ConfigError`` that names the setting that is unknown, missing, or has a value of another type."""
         for name, value in _checked(type(self), first, settings).items():
             object.__setattr__(self, name, value)
@@ -102,7 +111,7 @@ class Part:
     def setting_names(cls) -> list[str]:
         """In the order of their declaration, those of base classes first; but the one that may be given by position before all."""
         names: list[str] = [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
-        return sorted(names, key=lambda name: name != cls.first)
+        return sorted(names, key=lambda name: name != cls.positional)
 
     def settings(self) -> dict[str, Any]:
         """The settings by name, as they are."""
@@ -113,7 +122,7 @@ class Part:
         cls = type(self)
         return {name: value for name, value in self.settings().items() if not _has_default(cls, name) or _default(cls, name) != value}
 
-    def replace(self, **settings: Any) -> Self:
+    def replace(self, /, **settings: Any) -> Self:
         """Another part with these settings changed."""
         return type(self)(**{**self.settings(), **settings})
 
@@ -132,13 +141,13 @@ class Part:
         return type(self) is type(other) and self.settings() == other.settings()
 
     def __hash__(self) -> int:
-        return hash((type(self), repr(self)))
+        return hash((type(self), _hashable(self.settings())))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.changed().items())})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _remade, (type(self), {name: _thawed(value) for name, value in self.settings().items()})
+        return _remade, (type(self), {name: thawed(value) for name, value in self.settings().items()})
 
     # -- as a setting of another part ----------------------------------------------
 
@@ -162,13 +171,16 @@ def part(kind: type[P], value: Any) -> P:
 
     if isinstance(value, kind):
         return value
-    if isinstance(value, str):
-        return kind.from_text(value)
-    if isinstance(value, Mapping):
-        made = from_plain(value, kind)
-        if isinstance(made, kind):
-            return made
-        value = made
+    try:
+        if isinstance(value, str):
+            return kind.from_text(value)
+        if isinstance(value, Mapping):
+            made = from_plain(value, kind)
+            if isinstance(made, kind):
+                return made
+            value = made
+    except RecursionError:
+        raise ConfigError(f"a {kind.__name__} within too many others", where=kind.__name__, hint="nest fewer") from None
     hint = f"call it: {value.__name__}(...)" if isinstance(value, type) else f"give a {kind.__name__}, or the text that names one"
     raise ConfigError(f"{value!r:.80} is no {kind.__name__}", where=kind.__name__, hint=hint)
 
@@ -190,7 +202,10 @@ def register(cls: type[P] | None = None, *, name: str | None = None) -> Any:
         return functools.partial(register, name=name)
     if not (isinstance(cls, type) and issubclass(cls, Part) and cls.group):
         raise ConfigError(f"{cls!r:.80} is no part of a kind that has a table", where="register", hint="register a subclass of Stage, ...")
-    cls.table().register(name or cls.__name__, cls)
+    name = name or cls.__name__
+    if set(name) & set(':,()= \t\n"'):
+        raise ConfigError(f"{name!r:.80} is no name of a part", where=cls.group, hint="leave out spaces and the signs : , ( ) = \"")
+    cls.table().register(name, cls)
     return cls
 
 
@@ -223,7 +238,7 @@ def _per_class(function: Callable[[type[Part]], T]) -> Callable[[type[Part]], T]
 def _checked(cls: type[Part], first: tuple[Any, ...], settings: Mapping[str, Any]) -> dict[str, Any]:
     names = cls.setting_names()
     given = {**dict(zip(names, first, strict=False)), **settings}
-    problems = [f"{name}: there is no such setting" for name in settings if name not in names]
+    problems = [f"{name}: there is no such setting{_near(name, names)}" for name in settings if name not in names]
     if len(first) > min(1, len(names)):
         problems.append("only the first setting may be given by position")
     if first and names and names[0] in settings:
@@ -240,8 +255,15 @@ def _checked(cls: type[Part], first: tuple[Any, ...], settings: Mapping[str, Any
         else:
             problems.append(f"{name}: it must be given")
     if problems:
-        raise ConfigError(f"{cls.__name__} cannot be made: {'; '.join(problems)}", where=cls.__name__, hint=f"settings: {_signature(cls)}")
+        known = (f"{p.name}={p.default!r:.40}" if p.default is not p.empty else p.name for p in _signature(cls).parameters.values())
+        raise ConfigError(f"{cls.__name__} cannot be made: {'; '.join(problems)}", where=cls.__name__,
+                          hint=f"settings: {', '.join(known) or 'none'}")
     return values
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    near = get_close_matches(name, names, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _said(name: str, error: ValueError) -> str:
@@ -306,25 +328,38 @@ def _signature(cls: type[Part]) -> inspect.Signature:
         if field.default is not dataclasses.MISSING:
             default = field.default
         elif field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
+            default = thawed(field.default_factory())
         kind = inspect.Parameter.KEYWORD_ONLY if i else inspect.Parameter.POSITIONAL_OR_KEYWORD
         parameters.append(inspect.Parameter(name, kind, default=default, annotation=field.type))
     return inspect.Signature(parameters)
 
 
 def frozen(value: Any) -> Any:
-    """``value`` with tuples for lists and read-only mappings for dictionaries."""
+    """``value`` with tuples for lists, read-only mappings for dictionaries and frozen sets for sets."""
     if isinstance(value, list | tuple) and type(value) in (list, tuple):
         return tuple(frozen(item) for item in value)
     if type(value) is dict:
         return MappingProxyType({name: frozen(item) for name, item in value.items()})
+    return frozenset(value) if type(value) is set else value
+
+
+def _hashable(value: Any) -> Any:
+    """Equal for equal values."""
+    if isinstance(value, Mapping):
+        return frozenset((name, _hashable(item)) for name, item in value.items())
+    if isinstance(value, tuple):
+        return tuple(_hashable(item) for item in value)
+    try:
+        hash(value)
+    except TypeError:
+        return type(value)
     return value
 
 
-def _thawed(value: Any) -> Any:
+def thawed(value: Any) -> Any:
     if isinstance(value, MappingProxyType):
-        return {name: _thawed(item) for name, item in value.items()}
-    return tuple(_thawed(item) for item in value) if type(value) is tuple else value
+        return {name: thawed(item) for name, item in value.items()}
+    return tuple(thawed(item) for item in value) if type(value) is tuple else value
 
 
 def _remade(cls: type[P], settings: dict[str, Any]) -> P:

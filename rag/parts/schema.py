@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from ..errors import RegardError
@@ -28,12 +29,31 @@ def definitions(*kinds: type[Part]) -> dict[str, Any]:
 
 def of_class(cls: type[Part], held: list[type[Part]] | None = None) -> dict[str, Any]:
     """A part of this very class, as a mapping; the kinds that it refers to are added to ``held``."""
-    settings = {name: _referring(adapter.json_schema(), held if held is not None else []) for name, adapter in adapters(cls).items()}
+    settings = {name: _referring(_shape(adapter), held if held is not None else []) for name, adapter in adapters(cls).items()}
+    needed = [name for name, setting in inspect.signature(cls).parameters.items() if setting.default is setting.empty]
     return {"type": "object", "title": cls.part_name(), "description": (cls.__doc__ or "").strip().partition("\n")[0],
-            "properties": {"part": {"const": cls.part_name()}, **settings}, "required": ["part"], "additionalProperties": False}
+            "properties": {"part": {"const": cls.part_name()}, **settings}, "required": ["part", *needed],
+            "additionalProperties": False}
 
 
-_ELSEWHERE = {"type": "object", "title": "module:Class", "properties": {"part": {"type": "string", "pattern": ":"}}, "required": ["part"]}
+def kinds_of(cls: type[Part], setting: str) -> list[type[Part]]:
+    """The kinds of parts that a setting may hold."""
+    held: list[type[Part]] = []
+    _referring(_shape(adapters(cls)[setting]), held)
+    return list(dict.fromkeys(held))
+
+
+def _shape(adapter: Any) -> Any:
+    from pydantic.errors import PydanticInvalidForJsonSchema
+
+    try:
+        return adapter.json_schema()
+    except PydanticInvalidForJsonSchema:  # a function, a class: files hold its import place
+        return {}
+
+
+_ELSEWHERE = {"type": "object", "title": "module:Class", "properties": {"part": {"type": "string", "pattern": ":"}},
+              "required": ["part"]}
 """A part by its import place, whose settings no table tells."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import PurePath
@@ -19,10 +19,12 @@ from typing import Any, TypeVar
 from ..errors import ConfigError, RegardError
 from ..tables import imported
 from .part import Part, adapters, part
+from .schema import kinds_of
 
 P = TypeVar("P", bound=Part)
 _HEAD = re.compile(r"\s*([^:,()=]+?)\s*(?:[:,](.*))?", re.DOTALL)
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_UNNAMED = re.compile(r"[^\s,()\[\]{}\"=][^,()\[\]{}\"=]*(?<!\s)")
 _PLAIN = re.compile(r"[^\s,()\[\]{}\"=][^,()\[\]{}\"]*(?<!\s)")
 
 
@@ -48,16 +50,23 @@ def parse(kind: type[P], text: str) -> P:
                               hint=f"did you mean {near[0]}?" if near else f"settings: {', '.join(names) or 'none'}")
         if name in settings:
             raise ConfigError(f"the setting {name!r} is given twice", where=f"{kind.__name__} {text!r:.80}", hint="give it once")
+        if not value.strip():
+            raise ConfigError(f"the setting {name!r} has no value", where=f"{kind.__name__} {text!r:.80}",
+                              hint=f'write {name}=VALUE, and {name}="" for an empty text')
         settings[name] = _setting(cls, name, value.strip(), text)
     return cls(**settings)
 
 
-def text_of(one: Part) -> str:
-    """The shortest text that :func:`parse` gives ``one`` back from."""
-    changed, names = one.changed(), one.setting_names()
-    items = [_shown(value) if name == names[0] and _PLAIN.fullmatch(_shown(value)) else f"{name}={_shown(value)}"
-             for name, value in changed.items()]
-    return f"{one.part_name()}:{','.join(items)}" if items else one.part_name()
+def text_of(one: Part, settings: Mapping[str, Any] | None = None) -> str:
+    """The shortest text that :func:`parse` gives ``one`` back from, or that with these of its settings. Raises ``ConfigError`` for a
+    class that is not registered: no text names it."""
+    name, names = one.table().name_of(type(one)), one.setting_names()
+    if name is None:
+        raise ConfigError(f"no text names {one.part_name()}: it is not registered", where=one.group,
+                          hint="list it in a table, or write @register above the class (from regard.rag.parts import register)")
+    items = [_shown(value) if setting == names[0] and _UNNAMED.fullmatch(_shown(value)) else f"{setting}={_shown(value)}"
+             for setting, value in (one.changed() if settings is None else settings).items()]
+    return f"{name}:{','.join(items)}" if items else name
 
 
 def named(kind: type[P], name: str) -> type[P]:
@@ -66,6 +75,9 @@ def named(kind: type[P], name: str) -> type[P]:
     if not (isinstance(found, type) and issubclass(found, kind)):
         raise ConfigError(f"what is registered as {name!r} is no {kind.__name__}: {found!r:.80}", where=kind.group,
                           hint="this is a fault of the distribution that brings it")
+    if kind.table().name_of(found) is None:  # files would not find it again by this name
+        raise ConfigError(f"{name!r} is listed at another place than where {found.__qualname__} is defined", where=kind.group,
+                          hint=f"this is a fault of the distribution that brings it: list {found.__module__}:{found.__qualname__}")
     return found
 
 
@@ -75,9 +87,11 @@ def _forms(kind: type[Part]) -> str:
 
 def _items(text: str, whole: str) -> Iterator[str]:
     """Split at the commas outside parentheses, brackets and quotes."""
-    depth, quoted, start = 0, False, 0
+    depth, quoted, escaped, start = 0, False, False, 0
     for i, char in enumerate(text):
-        if char == '"' and text[i - 1:i] != "\\":
+        if quoted and (escaped or char == "\\"):
+            escaped = not escaped
+        elif char == '"':
             quoted = not quoted
         elif not quoted and char in "([{":
             depth += 1
@@ -95,7 +109,8 @@ def _items(text: str, whole: str) -> Iterator[str]:
 def _setting(cls: type[Part], name: str, text: str, whole: str) -> Any:
     """``text`` as the value of a setting: as what it looks like where the setting takes that, else as text."""
     if text.startswith("(") and text.endswith(")"):
-        return text[1:-1]
+        kinds = kinds_of(cls, name)
+        return part(kinds[0], text[1:-1]) if len(kinds) == 1 else text[1:-1]
     value = _value(text, whole)
     if value is not text and not isinstance(value, str):
         try:
@@ -146,6 +161,8 @@ def plain(value: Any) -> Any:
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
+    if isinstance(value, Set):
+        return sorted(map(plain, value), key=repr)
     if isinstance(value, Enum):
         return plain(value.value)
     if hasattr(value, "to_plain"):  # a plan of stages
@@ -186,7 +203,7 @@ def import_place(thing: Any) -> str:
 def from_plain(data: Mapping[str, Any], kind: type[Part] = Part) -> Part:
     """The part that ``data``, as :func:`plain` gives it, describes. Nothing is imported on its word: a class by its import place must have
     been imported before. Raises ``ConfigError``."""
-    settings = dict(data)
+    settings = {str(name): value for name, value in data.items()}  # a file's keys may be numbers: no setting is called so
     name = settings.pop("part", None)
     if not isinstance(name, str):
         raise ConfigError(f"this names no {kind.__name__}: {dict(data)!r:.80}", where=kind.__name__,

@@ -1,4 +1,5 @@
-"""The attention behind a ranking, for people: each passage's tokens as a language model saw them, marked by the mass that they received."""
+"""The attention behind a ranking, for people: each passage's tokens as a language model saw them, marked by the mass
+that they received."""
 
 from __future__ import annotations
 
@@ -34,9 +35,11 @@ class MarkedToken:
 
 @dataclass(frozen=True, slots=True)
 class MarkedPassage:
-    """A hit as the prompt had it. ``marker`` is the prompt's, ``tokens`` are the passage's; both are empty if it was not in it.
+    """A hit as the prompt had it. ``marker`` is the prompt's, ``tokens`` are the passage's; both are empty if it was
+    not in it.
 
-    ``mass`` is the sum over both, as the reranker sums it before it filters; ``unread`` counts the characters that were cut off.
+    ``mass`` is the sum over both, as the reranker sums it before it filters; ``unread`` counts the characters that were
+    cut off.
     """
 
     hit: Hit
@@ -48,9 +51,11 @@ class MarkedPassage:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class AttentionMap:
-    """The first passages of a ranking with what carried their scores: as HTML in a notebook, as a page by ``save``, as text elsewhere.
+    """The first passages of a ranking with what carried their scores: as HTML in a notebook, as a page by ``save``, as
+    text elsewhere.
 
-    ``largest`` is the mass that all marking is relative to: the largest positive one of a passage's token in the whole ranking.
+    ``largest`` is the mass that all marking is relative to: the largest positive one of a passage's token in the whole
+    ranking.
     """
 
     model: str
@@ -108,9 +113,11 @@ class AttentionMap:
         more = "".join(f'<span><span class="rg-up{level}">{text}</span></span>' for level, text in enumerate(ranges, 1))
         less = '<span><span class="rg-down3">negative</span> the content-free query gave the token more</span>'
         marker = '<span><span class="rg-prompt">[1]</span> the prompt’s, not the passage’s</span>'
-        return (f'<div class="rg-quiet rg-legend">A token’s attention mass as a share of this ranking’s largest, {self.largest:.3g}: '
+        return (f'<div class="rg-quiet rg-legend">A token’s attention mass as a share of this ranking’s largest, '
+                f'{self.largest:.3g}: '
                 f'{more}{less if self._any_negative() else ""}{marker}</div>'
-                '<div class="rg-quiet">A score need not be its tokens’ sum: a policy may leave low outliers out, and may add the first '
+                '<div class="rg-quiet">A score need not be its tokens’ sum: a policy may leave low outliers out, and '
+                'may add the first '
                 "stage’s score.</div>")
 
     def _any_negative(self) -> bool:
@@ -121,17 +128,21 @@ class AttentionMap:
         return bisect_right(STEPS, abs(mass) / self.largest) if self.largest else 0
 
     def _passage(self, passage: MarkedPassage) -> str:
-        about = f"attention mass {_signed(passage.mass)}" if passage.marker or passage.tokens else "not read by the model"
-        head = f'<div><b>{passage.hit.rank}</b> · score <b>{score(passage.hit.score)}</b> <span class="rg-quiet">· {about}</span></div>'
+        given = f"attention mass {_signed(passage.mass)}"
+        about = given if passage.marker or passage.tokens else "not read by the model"
+        head = (f"<div><b>{passage.hit.rank}</b> · score <b>{score(passage.hit.score)}</b> "
+                f'<span class="rg-quiet">· {about}</span></div>')
         return (f'<div class="rg-passage">{head}<div>{heading(passage.hit.passage)}</div>{self._text(passage)}'
                 f"{chips(passage.hit.history)}</div>")
 
     def _text(self, passage: MarkedPassage) -> str:
         if not passage.tokens and not passage.marker:
             return ""
-        marks = "".join(f'<span class="rg-prompt" title="of the prompt: {_signed(token.mass)}">{escape(token.text)}</span>'
+        marks = "".join(f'<span class="rg-prompt" title="of the prompt: '
+                        f'{_signed(token.mass)}">{escape(token.text)}</span>'
                         for token in _joined(passage.marker))
-        unread = f'<div class="rg-quiet">cut off: the last {plural(passage.unread, "character")}</div>' if passage.unread else ""
+        cut = plural(passage.unread, "character")
+        unread = f'<div class="rg-quiet">cut off: the last {cut}</div>' if passage.unread else ""
         text = "".join(self._token(token) for token in passage.tokens)
         return f'<div class="rg-text rg-full rg-tokens" dir="auto">{marks}{text}</div>{unread}'
 
@@ -155,7 +166,8 @@ def attention_map(ranking: Ranking, limit: int = 10) -> AttentionMap:
     evidence = ranking.evidence.get("attention")
     if not isinstance(evidence, TokenEvidence):
         raise StageError("nothing is known of the attention behind this ranking", where=repr(ranking),
-                         hint="rank with AttentionReranker; what it read stays in memory, so a ranking out of a file or a stage cache "
+                         hint="rank with AttentionReranker; what it read stays in memory, so a ranking out of a file "
+                              "or a stage cache "
                               "has none, nor has one that another stage made anew")
     shown = ranking[:max(0, limit)]
     passages = tuple(_marked(evidence, hit, int(row)) for hit, row in zip(shown, shown.rows, strict=True))
@@ -178,7 +190,8 @@ def _marker_tokens(pieces: Sequence[str]) -> int:
     if match is None:
         return 0
     ends = accumulate(map(len, pieces))
-    return max((i for i, (piece, end) in enumerate(zip(pieces, ends, strict=True), 1) if piece and end <= match.end()), default=0)
+    return max((i for i, (piece, end) in enumerate(zip(pieces, ends, strict=True), 1) if piece and end <= match.end()),
+               default=0)
 
 
 def _largest(evidence: TokenEvidence, rows: Iterable[int]) -> float:
@@ -203,12 +216,14 @@ def _whole(pieces: Iterable[tuple[str, float]]) -> tuple[MarkedToken, ...]:
 
 
 def _joined(marker: Sequence[MarkedToken]) -> list[MarkedToken]:
-    return [MarkedToken("".join(token.text for token in marker).strip(), sum(token.mass for token in marker))] if marker else []
+    text = "".join(token.text for token in marker).strip()
+    return [MarkedToken(text, sum(token.mass for token in marker))] if marker else []
 
 
 def _line(passage: MarkedPassage) -> str:
     strongest = sorted(passage.tokens, key=lambda token: -abs(token.mass))[:_STRONGEST]
-    words = "  ".join(f"{one_line(token.text) or _visible(token.text)} {_signed(token.mass)}" for token in strongest) or "not read"
+    named = (f"{one_line(token.text) or _visible(token.text)} {_signed(token.mass)}" for token in strongest)
+    words = "  ".join(named) or "not read"
     name = shorten(one_line(passage.hit.passage.title or passage.hit.passage.id), 32)
     return f"{amount(passage.hit.rank):>3}  {score(passage.hit.score):>8}  {name}:  {words}"
 

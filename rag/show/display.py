@@ -1,8 +1,8 @@
 """Rankings, answers, traces and pipelines as HTML for people: in notebooks, and as the parts of a report.
 
 Each ``*_html`` function gives a fragment with its own style sheet; the ``*_body`` functions give it without, for a page
-that already has ``style.FRAGMENT``. There is no script, nothing is fetched, every value is escaped, and the fragments are
-well-formed XML too.
+that already has ``style.FRAGMENT``. There is no script, nothing is fetched, every value is escaped, and the fragments
+are well-formed XML too.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ _BATCH_SHOWN = 5
 
 
 def ranking_html(ranking: Ranking, limit: int = 10) -> str:
-    """The first ``limit`` passages as a table: rank, score, title and id, text, and what each stage made of the passage."""
+    """The first ``limit`` passages as a table: rank, score, title and id, text, and what each stage made of the
+    passage."""
     return fragment(ranking_body(ranking, limit))
 
 
 def answer_html(answer: Answer) -> str:
-    """The answer with every sentence marked as it was judged, the passages that are similar to it, and the quotes highlighted in place."""
+    """The answer with every sentence marked as it was judged, the passages that are similar to it, and the quotes
+    highlighted in place."""
     return fragment(answer_body(answer))
 
 
@@ -59,12 +61,14 @@ def fragment(body: str, css: str = "") -> str:
 
 
 def page(title: str, body: str, css: str = "") -> str:
-    """``body`` as a page of its own, which fetches nothing and runs nothing; its own policy forbids both. Write it as UTF-8."""
+    """``body`` as a page of its own, which fetches nothing and runs nothing; its own policy forbids both. Write it as
+    UTF-8."""
     called = escape(one_line(title))
     return "\n".join((
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>',
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"/>",
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/><meta name="color-scheme" content="light dark"/>',
+        '<meta name="viewport" content="width=device-width, initial-scale=1"/><meta name="color-scheme" content="light '
+        'dark"/>',
         f"<title>{called}</title>\n<style>{FRAGMENT}{PAGE}{css}</style>\n</head>",
         f'<body class="rg">\n{body}\n</body>\n</html>\n',
     ))
@@ -76,8 +80,10 @@ def _output_body(value: Any) -> str:
     if isinstance(value, Answer):
         return answer_body(value)
     if isinstance(value, Batch):
-        items = [f'<p class="rg-quiet">query {i}</p>{_output_body(item)}' for i, item in enumerate(value[:_BATCH_SHOWN], 1)]
-        rest = f'<p class="rg-quiet">and {amount(len(value) - _BATCH_SHOWN)} more</p>' if len(value) > _BATCH_SHOWN else ""
+        items = [f'<p class="rg-quiet">query {i}</p>{_output_body(item)}'
+                 for i, item in enumerate(value[:_BATCH_SHOWN], 1)]
+        more = len(value) - _BATCH_SHOWN
+        rest = f'<p class="rg-quiet">and {amount(more)} more</p>' if more > 0 else ""
         return "".join(items) + rest
     return f"<pre>{escape(shorten(repr(value), 2000))}</pre>"
 
@@ -126,7 +132,8 @@ def _unfolding(text: str) -> str:
         return '<div class="rg-quiet">(no text)</div>'
     if len(flat) <= _SNIPPET:
         return f'<div class="rg-text" dir="auto">{escape(flat)}</div>'
-    return (f'<details class="rg-more"><summary><span class="rg-cut" dir="auto">{escape(shorten(flat, _SNIPPET))}</span></summary>'
+    return (f'<details class="rg-more"><summary><span class="rg-cut" '
+            f'dir="auto">{escape(shorten(flat, _SNIPPET))}</span></summary>'
             f'<div class="rg-text rg-full" dir="auto">{escape(text.strip())}</div></details>')
 
 
@@ -143,11 +150,14 @@ def chips(history: Sequence[Touch]) -> str:
 
 
 def answer_body(answer: Answer, anchor: str | None = None) -> str:
-    """:func:`answer_html` without the style sheet. ``anchor`` starts the ids that citation marks link to; unique in its page."""
-    anchor = anchor or hashlib.blake2b(repr((answer.text, answer.citations)).encode("utf-8", "replace"), digest_size=5).hexdigest()
+    """:func:`answer_html` without the style sheet. ``anchor`` starts the ids that citation marks link to; unique in its
+    page."""
+    said = repr((answer.text, answer.citations)).encode("utf-8", "replace")
+    anchor = anchor or hashlib.blake2b(said, digest_size=5).hexdigest()
     parts = [f'<div class="rg-answer" dir="auto">{_marked_sentences(answer, anchor)}</div>', _facts(answer)]
     if answer.citations:
-        sources = "".join(_source(number, citation, answer, anchor) for number, citation in enumerate(answer.citations, 1))
+        sources = "".join(_source(number, citation, answer, anchor)
+                          for number, citation in enumerate(answer.citations, 1))
         parts.append(f'<div class="rg-head">Similar passages</div><p class="rg-quiet">support: {escape(SUPPORT_IS)}</p>'
                      f'<ol class="rg-sources">{sources}</ol>')
     if answer.context and answer.context.passages:
@@ -196,7 +206,8 @@ def _facts(answer: Answer) -> str:
         if answer.verifier:
             facts.append(described(answer.verifier))
     if answer.usage.prompt_tokens or answer.usage.completion_tokens:
-        facts.append(f"{amount(answer.usage.prompt_tokens)} prompt + {amount(answer.usage.completion_tokens)} answer tokens")
+        facts.append(f"{amount(answer.usage.prompt_tokens)} prompt + {amount(answer.usage.completion_tokens)} answer "
+                     f"tokens")
     if answer.context and answer.context.dropped:
         facts.append(f"{plural(answer.context.dropped, 'passage')} did not fit the prompt")
     return f'<div class="rg-quiet">{escape(" · ".join(facts))}</div>' if facts else ""
@@ -215,7 +226,8 @@ def _source(number: int, citation: Citation, answer: Answer, anchor: str) -> str
     odd = "" if _stands(citation, answer) else ' <span class="rg-warn">the passage reads otherwise at this span</span>'
     return (f'<li id="rg-{escape(anchor)}-{number}" value="{number}">'
             f'<span class="rg-quote" dir="auto">“{escape(one_line(citation.quote))}”</span>'
-            f'<div class="rg-quiet">{_identity(citation.document_id)} characters {citation.start}–{citation.end} · support '
+            f'<div class="rg-quiet">{_identity(citation.document_id)} characters {citation.start}–{citation.end} · '
+            f'support '
             f'<span class="rg-meter" aria-hidden="true"><span style="width:{support:.0%}"></span></span> '
             f"{citation.support:.2f}{odd}</div></li>")
 
@@ -233,7 +245,8 @@ def _quoted(passage: Passage, citation: Citation) -> str:
 
 
 def _context_passage(passage: Passage, answer: Answer, anchor: str) -> str:
-    cited = [(i, c) for i, c in enumerate(answer.citations, 1) if c.passage_id == passage.id and _quoted(passage, c) == c.quote]
+    cited = [(i, c) for i, c in enumerate(answer.citations, 1) if c.passage_id == passage.id
+             and _quoted(passage, c) == c.quote]
     count = f' <span class="rg-quiet">{plural(len(cited), "citation")}</span>' if cited else ""
     state = ' open=""' if cited else ""
     return (f'<details class="rg-passage"{state}><summary>{heading(passage)}{count}</summary>'
@@ -273,7 +286,8 @@ def _stage_row(entry: StageTrace, longest: float, cells: Iterable[str]) -> str:
     stage, kind = (escape(shorten_middle(one_line(text), 40)) for text in (entry.stage, entry.kind))
     bar = f'<span class="rg-lane" aria-hidden="true"><span style="width:{entry.seconds / longest:.1%}"></span></span>'
     numbers = "".join(f'<td class="rg-num">{escape(text)}</td>' for text in cells)
-    return (f'<tr><td class="rg-stage" title="{escape(_notes(entry))}"><b>{stage}</b> <span class="rg-quiet">{kind}</span></td>'
+    return (f'<tr><td class="rg-stage" title="{escape(_notes(entry))}"><b>{stage}</b> <span '
+            f'class="rg-quiet">{kind}</span></td>'
             f'<td class="rg-time">{bar}</td>{numbers}</tr>')
 
 

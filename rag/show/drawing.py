@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +12,7 @@ from ..dag.graph import Edge, Graph, Node
 from ..dag.trace import StageTrace, Trace
 from ..markup import duration, escape, one_line, setting, shorten, shorten_middle, size, text_width, visible
 from .labels import cached, edge_label, main_settings, node_label, passages, tokens
-from .layout import ARROW, Box, Link, Place, Placement, Stretch, lay_out
+from .layout import ARROW, Box, Link, Placement, Rectangle, Stretch, lay_out
 from .style import DRAWING
 
 _PAGE_WIDTH = 1000.0  # pixels: a drawing that is wider left to right goes top to bottom instead
@@ -23,19 +24,30 @@ _ENDS = ("input", "output")
 
 
 def to_mermaid(graph: Graph) -> str:
-    """A Mermaid flow chart. Names are quoted and escaped, so that any name makes a valid chart."""
-    ids = {node.name: f"n{i}" for i, node in enumerate(graph.nodes)}
+    """A Mermaid flow chart. Names are quoted and escaped, so that any name makes a valid chart. What a stage holds is a
+    subgraph."""
     layers = 1 + max(graph.layers().values(), default=0)
-    lines = [f"flowchart {'LR' if layers <= _LEFT_TO_RIGHT_LAYERS else 'TD'}"]
+    direction = "LR" if layers <= _LEFT_TO_RIGHT_LAYERS else "TD"
+    return "\n".join([f"flowchart {direction}", *_chart(graph, "n", "    ")]) + "\n"
+
+
+def _chart(graph: Graph, prefix: str, indent: str) -> Iterator[str]:
+    ids = {node.name: f"{prefix}{i}" for i, node in enumerate(graph.nodes)}
     for node in graph.nodes:
-        label = _mermaid(node_label(node))
+        label, name = _mermaid(node_label(node)), ids[node.name]
+        lines = [f"<b>{label}</b>", _mermaid(one_line(node.kind)), *map(_mermaid, main_settings(node))]
         if node.kind in _ENDS:
-            lines.append(f'    {ids[node.name]}(["{label}"])')
+            yield f'{indent}{name}(["{label}"])'
+        elif not node.bodies:
+            yield f'{indent}{name}["{"<br/>".join(lines)}"]'
         else:
-            parts = [f"<b>{label}</b>", _mermaid(one_line(node.kind)), *map(_mermaid, main_settings(node))]
-            lines.append(f'    {ids[node.name]}["{"<br/>".join(parts)}"]')
-    lines += [f'    {ids[e.source]} -->|"{_mermaid(edge_label(e, graph))}"| {ids[e.target]}' for e in graph.edges]
-    return "\n".join(lines) + "\n"
+            yield f'{indent}subgraph {name}["{"<br/>".join(lines)}"]'
+            for i, (called, body) in enumerate(node.bodies.items()):
+                yield f'{indent}    subgraph {name}b{i}["{_mermaid(one_line(called))}"]'
+                yield from _chart(body, f"{name}b{i}n", indent + "        ")
+                yield f"{indent}    end"
+            yield f"{indent}end"
+    yield from (f'{indent}{ids[e.source]} -->|"{_mermaid(edge_label(e, graph))}"| {ids[e.target]}' for e in graph.edges)
 
 
 def _mermaid(text: str) -> str:
@@ -56,15 +68,27 @@ class _Line:
 
     @property
     def width(self) -> float:
-        return text_width(self.text, self.font) * (1.15 if self.style == "name" else 1.06 if self.style == "took" else 1.0)
+        return text_width(self.text, self.font) * {"name": 1.15, "took": 1.06}.get(self.style, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """A drawing inside a stage's box: what it is called, its elements, and its size."""
+
+    name: str
+    elements: tuple[str, ...]
+    width: float
+    height: float
 
 
 @dataclass(frozen=True, slots=True)
 class _Card:
-    """What is drawn in a node's box; ``share`` is the part of the run's time that the stage took."""
+    """What is drawn in a node's box; ``share`` is the part of the run's time that the stage took, ``frames`` the plans
+    that it holds."""
 
     node: Node
     lines: tuple[_Line, ...]
+    frames: tuple[_Frame, ...] = ()
     entry: StageTrace | None = None
     share: float | None = None
     slowest: bool = False
@@ -80,38 +104,53 @@ class _Card:
     @property
     def width(self) -> float:
         badge = text_width(self.badge, 9) + 24 if self.badge else 0.0
-        return max(66.0, self.lines[0].width + badge + 28, *(line.width + 28 for line in self.lines))
+        framed = (frame.width + 2 * _INSET for frame in self.frames)
+        return max(66.0, self.lines[0].width + badge + 28, *(line.width + 28 for line in self.lines), *framed)
 
     @property
     def height(self) -> float:
-        return 30.0 if self.pill else 18 + sum(line.font + 4.5 for line in self.lines) + (7 if self.share is not None else 0)
+        framed = sum(frame.height + _FRAME_TITLE + _INSET for frame in self.frames)
+        return 30.0 if self.pill else 18 + sum(line.font + 4.5 for line in self.lines) + (7 if self.share is not None else 0) + framed
 
 
 _MARGIN = 20.0
 _LABEL_FONT = 10.5
 _CARD_WIDTH = 200.0
+_INSET = 12.0
+_FRAME_TITLE = 16.0
 
 
 def to_svg(graph: Graph, trace: Trace | None = None) -> str:
-    """A self-contained SVG: no script, no font, no address. With ``trace``, every stage shows what it took in that run."""
-    cards = {node.name: card for node, card in zip(graph.nodes, _cards(graph, trace), strict=True)}
-    figure = _figure(graph, cards)
-    routes = list(zip(graph.edges, figure.layout.routes, strict=True))
+    """A self-contained SVG: no script, no font, no address. With ``trace``, every stage shows what it took in that run;
+    what a stage holds is drawn in a frame inside it."""
+    drawn = _frame("", graph, trace, "")
     footer = _footer(trace)
-    width = max(figure.width, text_width(footer, 11) + 2 * _MARGIN)
-    height = figure.height + (18 if footer else 0)
+    width = max(drawn.width, text_width(footer, 11) + 2 * _MARGIN)
+    height = drawn.height + (18 if footer else 0)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="rg-dag" role="img" aria-label="{escape(_summary(graph))}" '
-        f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" style="max-width:100%;height:auto">',
+        f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" '
+        f'style="max-width:100%;height:auto">',
         f"<style>{DRAWING}</style>",
         f'<rect class="canvas frame" width="{width:.0f}" height="{height:.0f}" rx="10"/>',
-        *(figure.link(edge, route) for edge, route in routes),
-        *(figure.label(edge, edge_label(edge, graph), route) for edge, route in routes),
-        *(_draw(cards[name], *figure.rectangle(place)) for name, place in figure.layout.places.items()),
+        *drawn.elements,
     ]
     if footer:
         parts.append(f'<text class="small" x="{_MARGIN:.0f}" y="{height - 12:.0f}">{escape(footer)}</text>')
     return "\n".join([*parts, "</svg>"])
+
+
+def _frame(name: str, graph: Graph, trace: Trace | None, path: str) -> _Frame:
+    """A graph drawn; ``path`` is that of the stage that holds it, with a slash."""
+    cards = {node.name: card for node, card in zip(graph.nodes, _cards(graph, trace, path), strict=True)}
+    figure = _figure(graph, cards)
+    routes = list(zip(graph.edges, figure.layout.routes, strict=True))
+    elements = (
+        *(figure.link(edge, route) for edge, route in routes),
+        *(figure.label(edge, edge_label(edge, graph), route) for edge, route in routes),
+        *(_draw(cards[node], *figure.rectangle(place)) for node, place in figure.layout.places.items()),
+    )
+    return _Frame(name, elements, figure.width, figure.height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +175,7 @@ class _Figure:
         x, y = self.centre(along, across)
         return f"{x:.1f},{y:.1f}"
 
-    def rectangle(self, place: Place) -> tuple[float, float, float, float]:
+    def rectangle(self, place: Rectangle) -> tuple[float, float, float, float]:
         x, y, width, height = place.along, place.across, place.length, place.breadth
         if self.turned:
             x, y, width, height = y, x, height, width
@@ -158,8 +197,10 @@ class _Figure:
     def label(self, edge: Edge, text: str, route: Sequence[Stretch]) -> str:
         width = text_width(text, _LABEL_FONT) + 10
         x, y = self.centre(route[-1].end - ARROW - 2 - (16 if self.turned else width) / 2, route[-1].across)
-        return (f'<g class="{_colour(edge.type)}"><rect class="canvas" x="{x - width / 2:.1f}" y="{y - 8:.1f}" width="{width:.1f}" '
-                f'height="16"/><text class="type" text-anchor="middle" x="{x:.1f}" y="{y + 3.7:.1f}">{escape(text)}</text></g>')
+        return (f'<g class="{_colour(edge.type)}"><rect class="canvas" x="{x - width / 2:.1f}" y="{y - 8:.1f}" '
+                f'width="{width:.1f}" '
+                f'height="16"/><text class="type" text-anchor="middle" x="{x:.1f}" '
+                f'y="{y + 3.7:.1f}">{escape(text)}</text></g>')
 
 
 def _figure(graph: Graph, cards: Mapping[str, _Card]) -> _Figure:
@@ -181,7 +222,8 @@ def _lay_out(graph: Graph, cards: Mapping[str, _Card], turned: bool) -> Placemen
     links = []
     for edge in graph.edges:
         width = text_width(edge_label(edge, graph), _LABEL_FONT) + 10
-        links.append(Link(edge.source, edge.target, 16, width + 6) if turned else Link(edge.source, edge.target, width, 19))
+        links.append(Link(edge.source, edge.target, 16, width + 6) if turned
+                     else Link(edge.source, edge.target, width, 19))
     return lay_out(boxes, links, spacing=22 if turned else 18)
 
 
@@ -189,20 +231,38 @@ def _colour(kind: str) -> str:
     return kind.lower() if kind in ("Query", "Ranking", "Answer") else "other"
 
 
-def _cards(graph: Graph, trace: Trace | None) -> Iterable[_Card]:
-    entries = {entry.stage: entry for entry in trace.stages} if trace else {}
-    times = [entry.seconds for entry in entries.values()]
+def _cards(graph: Graph, trace: Trace | None, path: str) -> Iterable[_Card]:
+    """``path`` is a regular expression for what stands before the stages' names in the trace."""
+    entries = {node.name: _entry(trace, path + re.escape(node.name)) for node in graph.nodes}
+    times = [entry.seconds for entry in entries.values() if entry is not None]
     slowest = max(times, default=0.0) if len(times) > 1 else float("inf")
     for node in graph.nodes:
-        name = _fitted(node_label(node), "name", 13)
-        entry = entries.get(node.name)
+        name, entry = _fitted(node_label(node), "name", 13), entries[node.name]
+        frames = tuple(_frame(one_line(called), body, trace, f"{path}{re.escape(node.name)}/{_under(called)}")
+                       for called, body in node.bodies.items())
         if node.kind in _ENDS:
             yield _Card(node, (name,))
         elif entry is None:
-            yield _Card(node, (name, *_about(node)))
+            yield _Card(node, (name, *_about(node)), frames)
         else:
             share = min(1.0, entry.seconds / (trace.seconds if trace and trace.seconds else sum(times) or 1.0))
-            yield _Card(node, (name, *_about(node), *_took(entry)), entry, share, entry.seconds == slowest > 0)
+            yield _Card(node, (name, *_about(node), *_took(entry)), frames, entry, share, entry.seconds == slowest > 0)
+
+
+def _under(body: str) -> str:
+    """What may stand before the names of a body's stages: the number of a hop, and the body's label."""
+    return rf"(?:\d+/)?(?:{re.escape(body.rpartition(': ')[2])}/)?"
+
+
+def _entry(trace: Trace | None, path: str) -> StageTrace | None:
+    """What the stage took, over all hops."""
+    found = [entry for entry in (trace.stages if trace else ()) if re.fullmatch(path, entry.stage)]
+    if len(found) < 2:
+        return found[0] if found else None
+    added = ("queries", "seconds", "open_seconds", "candidates_in", "candidates_out", "tokens_in", "tokens_out",
+             "cache_hits")
+    return replace(found[0], peak_memory=max(entry.peak_memory for entry in found),
+                   **{name: sum(getattr(entry, name) for entry in found) for name in added})
 
 
 def _about(node: Node) -> list[_Line]:
@@ -236,26 +296,41 @@ def _fitted(text: str, style: str, font: float) -> _Line:
 def _draw(card: _Card, x: float, y: float, width: float, height: float) -> str:
     style = "end" if card.pill else "stage slowest" if card.slowest else "stage"
     radius = height / 2 if card.pill and height < 40 else 15 if card.pill else 8
-    parts = [f'<g><title>{escape(_tooltip(card))}</title><rect class="{style}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" '
+    parts = [f'<g><title>{escape(_tooltip(card))}</title><rect class="{style}" x="{x:.1f}" y="{y:.1f}" '
+             f'width="{width:.1f}" '
              f'height="{height:.1f}" rx="{radius:g}"/>']
     if card.pill:
         parts.append(f'<text class="name" text-anchor="middle" x="{x + width / 2:.1f}" y="{y + height / 2 + 4.5:.1f}">'
                      f"{escape(card.lines[0].text)}</text>")
         return "".join([*parts, "</g>"])
-    baseline = y + (height - card.height) / 2 + 9
+    top = y + (height - card.height) / 2
+    baseline = top + 9
     for line in card.lines:
         baseline += line.font + 4.5
-        parts.append(f'<text class="{line.style}{" hot" if card.slowest and line.style == "took" else ""}" x="{x + 14:.1f}" '
+        parts.append(f'<text class="{line.style}{" hot" if card.slowest and line.style == "took" else ""}" '
+                     f'x="{x + 14:.1f}" '
                      f'y="{baseline - 4.5:.1f}">{escape(line.text)}</text>')
+    framed = sum(frame.height + _FRAME_TITLE + _INSET for frame in card.frames)
+    below = top + card.height - framed - (10 if card.share is not None else 0)
+    for frame in card.frames:
+        left = x + (width - frame.width) / 2
+        parts.append(f'<text class="kind" x="{x + 14:.1f}" y="{below + 11:.1f}">{escape(frame.name)}</text>'
+                     f'<g transform="translate({left:.1f},{below + _FRAME_TITLE:.1f})"><rect class="canvas frame" '
+                     f'width="{frame.width:.1f}" height="{frame.height:.1f}" rx="8"/>{"".join(frame.elements)}</g>')
+        below += frame.height + _FRAME_TITLE + _INSET
     if card.badge:
         wide = text_width(card.badge, 9) + 12
-        parts.append(f'<rect class="badge" x="{x + width - wide - 8:.1f}" y="{y + 8:.1f}" width="{wide:.1f}" height="15" rx="7.5"/>'
-                     f'<text class="on-badge" text-anchor="middle" x="{x + width - wide / 2 - 8:.1f}" y="{y + 18.8:.1f}">'
+        parts.append(f'<rect class="badge" x="{x + width - wide - 8:.1f}" y="{y + 8:.1f}" width="{wide:.1f}" '
+                     f'height="15" rx="7.5"/>'
+                     f'<text class="on-badge" text-anchor="middle" x="{x + width - wide / 2 - 8:.1f}" '
+                     f'y="{y + 18.8:.1f}">'
                      f"{escape(card.badge)}</text>")
     if card.share is not None:
         full = width - 28
-        parts.append(f'<rect class="track" x="{x + 14:.1f}" y="{y + height - 10:.1f}" width="{full:.1f}" height="3" rx="1.5"/>'
-                     f'<rect class="bar{" hot-bar" if card.slowest else ""}" x="{x + 14:.1f}" y="{y + height - 10:.1f}" '
+        parts.append(f'<rect class="track" x="{x + 14:.1f}" y="{y + height - 10:.1f}" width="{full:.1f}" height="3" '
+                     f'rx="1.5"/>'
+                     f'<rect class="bar{" hot-bar" if card.slowest else ""}" x="{x + 14:.1f}" '
+                     f'y="{y + height - 10:.1f}" '
                      f'width="{full * card.share:.1f}" height="3" rx="1.5"/>')
     return "".join([*parts, "</g>"])
 
@@ -264,7 +339,8 @@ def _tooltip(card: _Card) -> str:
     node, entry = card.node, card.entry
     lines = [f"{node_label(node)} ({one_line(node.kind)})", *_listed(node.settings)]
     if entry:
-        lines += [f"time: {duration(entry.seconds)} for {entry.queries} queries", f"loading: {duration(entry.open_seconds)}"]
+        lines += [f"time: {duration(entry.seconds)} for {entry.queries} queries",
+                  f"loading: {duration(entry.open_seconds)}"]
         lines += [text for text in (passages(entry), tokens(entry), cached(entry)) if text]
         lines += [f"peak memory: {size(entry.peak_memory)}"] if entry.peak_memory else []
         lines += _listed(entry.notes)
@@ -286,4 +362,4 @@ def _summary(graph: Graph) -> str:
     """The pipeline in a sentence, for those who hear it instead of seeing it."""
     called = {node.name: node_label(node) for node in graph.nodes}
     links = [f"{called[e.source]} to {called[e.target]} ({e.type})" for e in graph.edges]
-    return f"Pipeline of {len(graph.nodes)} nodes: {', '.join(links)}" if links else f"Pipeline of {len(graph.nodes)} nodes"
+    return f"Pipeline of {len(graph.nodes)} nodes{': ' if links else ''}{', '.join(links)}"

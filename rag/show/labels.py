@@ -10,7 +10,8 @@ _TELLING = ("model", "lm", "index", "k", "depth", "method", "encoder", "view", "
 
 
 def node_label(node: Node) -> str:
-    """What a node is called in a drawing; a graph names output ``x`` ``output:x``, so that it cannot meet a stage's name."""
+    """What a node is called in a drawing; a graph names output ``x`` ``output:x``, so that it cannot meet a stage's
+    name."""
     return one_line(node.name.removeprefix("output:") if node.kind == "output" else node.name) or "(no name)"
 
 

@@ -1,9 +1,9 @@
 """Where the boxes of a layered drawing go (Sugiyama, Tagawa and Toda 1981).
 
 Everything is in two directions, so that one computation serves left-to-right and top-to-bottom drawings: *along* the
-flow, from layer to layer, and *across* it, within a layer. Links that skip layers pass through each of them in a lane of
-their own, so that no link runs through a box; every link arrives in a slot of its own, as broad as its label.
-The result depends on the arguments alone.
+flow, from layer to layer, and *across* it, within a layer. Links that skip layers pass through each of them in a lane
+of their own, so that no link runs through a box; every link arrives in a slot of its own, as broad as its label. The
+result depends on the arguments alone.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Rectangle:
     """Where a box is: its corner nearest the origin, and its size."""
 
     along: float
@@ -61,7 +61,7 @@ class Stretch:
 class Placement:
     """Places by name, the runs of each link in the links' order, and the size of the whole."""
 
-    places: dict[str, Place]
+    places: dict[str, Rectangle]
     routes: list[tuple[Stretch, ...]]
     length: float
     breadth: float
@@ -76,7 +76,7 @@ class _Grid:
     chains: list[list[int]]  # for each link its vertices, from the source through lanes to the target
     slots: list[float]
     boxes: int
-    above: list[list[tuple[int, int]]] = field(default_factory=list)  # for each vertex (other vertex, link), one layer up
+    above: list[list[tuple[int, int]]] = field(default_factory=list)  # of each vertex (other vertex, link), a layer up
     below: list[list[tuple[int, int]]] = field(default_factory=list)
 
     def is_lane(self, vertex: int) -> bool:
@@ -96,7 +96,7 @@ def lay_out(boxes: Mapping[str, Box], links: Sequence[Link], *, spacing: float) 
     for i, name in enumerate(names):
         layer = boxes[name].layer
         length = lengths[layer] if boxes[name].stretch else boxes[name].length
-        places[name] = Place(starts[layer], centres[i] - grid.breadth[i] / 2, length, grid.breadth[i])
+        places[name] = Rectangle(starts[layer], centres[i] - grid.breadth[i] / 2, length, grid.breadth[i])
     routes = []
     for link, chain, offset in zip(links, grid.chains, offsets, strict=True):
         layer, place = boxes[link.source].layer, places[link.source]
@@ -156,7 +156,8 @@ def _positions(grid: _Grid) -> dict[int, float]:
     return {v: (i + 0.5) / len(layer) for layer in grid.layers for i, v in enumerate(layer)}
 
 
-def _sort_by_barycentre(layer: list[int], neighbours: list[list[tuple[int, int]]], position: Mapping[int, float]) -> None:
+def _sort_by_barycentre(layer: list[int], neighbours: list[list[tuple[int,
+                                                                      int]]], position: Mapping[int, float]) -> None:
     def barycentre(vertex: int) -> float:
         around = [position[other] for other, _ in neighbours[vertex]]
         return sum(around) / len(around) if around else position[vertex]
@@ -177,7 +178,8 @@ def _crossings(grid: _Grid) -> int:
 
 
 def _arrivals(grid: _Grid) -> list[float]:
-    """For each link how far from its target's centre it arrives: links arrive side by side, in the order they come from."""
+    """For each link how far from its target's centre it arrives: links arrive side by side, in the order they come
+    from."""
     position = _positions(grid)
     offsets = [0.0] * len(grid.chains)
     for vertex in range(grid.boxes):
@@ -193,7 +195,8 @@ def _arrivals(grid: _Grid) -> list[float]:
 
 
 def _centres(grid: _Grid, offsets: Sequence[float], spacing: float) -> list[float]:
-    """Pull every vertex towards its neighbours, layer after layer, without changing the order or closing the spacing."""
+    """Pull every vertex towards its neighbours, layer after layer, without changing the order or closing the
+    spacing."""
     centres = [0.0] * len(grid.breadth)
     for layer in grid.layers:
         edge = -sum(grid.breadth[v] + spacing for v in layer) / 2
@@ -218,7 +221,8 @@ def _centres(grid: _Grid, offsets: Sequence[float], spacing: float) -> list[floa
 def _pulls(
     grid: _Grid, vertex: int, offsets: Sequence[float], centres: Sequence[float], downwards: bool,
 ) -> list[tuple[float, float]]:
-    """Where each neighbour wants ``vertex``, and how strongly: lanes hold each other most, so that long links are straight."""
+    """Where each neighbour wants ``vertex``, and how strongly: lanes hold each other most, so that long links are
+    straight."""
     pulls = []
     for other, link in grid.above[vertex]:
         arrival = offsets[link] if grid.is_lane(other) and not grid.is_lane(vertex) else 0.0
@@ -261,13 +265,15 @@ def _separated(wanted: Sequence[float], weights: Sequence[float], gaps: Sequence
 def _columns(
     grid: _Grid, boxes: Mapping[str, Box], links: Sequence[Link], names: Sequence[str], centres: Sequence[float],
 ) -> tuple[list[float], list[float], list[float]]:
-    """For each layer where it starts, how long it is, and how long the labels before it are; curves get room as they need."""
+    """For each layer where it starts, how long it is, and how long the labels before it are; curves get room as they
+    need."""
     starts: list[float] = []
     lengths: list[float] = []
     zones: list[float] = []
     cursor = 0.0
     for number, layer in enumerate(grid.layers):
-        zone = max((links[i].label + ARROW + 6 for v in layer if not grid.is_lane(v) for _, i in grid.above[v]), default=0.0)
+        zone = max((links[i].label + ARROW + 6 for v in layer if not grid.is_lane(v) for _, i in grid.above[v]),
+                   default=0.0)
         steepest = max((abs(centres[v] - centres[u]) for v in layer for u, _ in grid.above[v]), default=0.0)
         cursor += (zone + min(26 + steepest * 0.12, 60)) if number else 0.0
         starts.append(cursor)

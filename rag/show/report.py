@@ -1,4 +1,5 @@
-"""A run as one self-contained HTML page: the pipeline, and for every question its answer, its passages and its times."""
+"""A run as one self-contained HTML page: the pipeline, and for every question its answer, its passages and its
+times."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class ReportEntry:
 
 
 def report_html(title: str, graph: Graph, entries: Sequence[ReportEntry]) -> str:
-    """The page; write it with ``encoding="utf-8"``. It fetches nothing and runs nothing, which its own policy forbids too.
+    """The page; write it with ``encoding="utf-8"``. It fetches nothing and runs nothing, which its own policy forbids
+    too.
 
     The same arguments give the same page: there is no date in it, so put one into ``title`` where it matters.
     """
@@ -43,7 +45,8 @@ def report_html(title: str, graph: Graph, entries: Sequence[ReportEntry]) -> str
     return page(title, body)
 
 
-_SUMMED = ("queries", "seconds", "open_seconds", "candidates_in", "candidates_out", "tokens_in", "tokens_out", "cache_hits")
+_SUMMED = ("queries", "seconds", "open_seconds", "candidates_in", "candidates_out", "tokens_in", "tokens_out",
+           "cache_hits")
 
 
 def total(traces: Iterable[Trace]) -> Trace:
@@ -61,7 +64,8 @@ def total(traces: Iterable[Trace]) -> Trace:
 
 
 def _caption(runs: int) -> str:
-    return f'<p class="rg-quiet">Times and counts are the sums over the {amount(runs)} questions.</p>' if runs > 1 else ""
+    text = f"Times and counts are the sums over the {amount(runs)} questions."
+    return f'<p class="rg-quiet">{text}</p>' if runs > 1 else ""
 
 
 def _contents(entries: Sequence[ReportEntry]) -> str:
@@ -69,7 +73,8 @@ def _contents(entries: Sequence[ReportEntry]) -> str:
     rows = "".join(_contents_row(number, entry) for number, entry in enumerate(entries, 1))
     head = f'<tr><th scope="col" class="rg-num">#</th>{heads}<th scope="col" class="rg-num">time</th></tr>'
     table = f'<table class="rg-table"><thead>{head}</thead><tbody>{rows}</tbody></table>' if entries else ""
-    return f'<nav id="contents" aria-label="Contents"><h2>Contents</h2><p><a href="#pipeline">Pipeline</a></p>{table}</nav>'
+    links = '<p><a href="#pipeline">Pipeline</a></p>'
+    return f'<nav id="contents" aria-label="Contents"><h2>Contents</h2>{links}{table}</nav>'
 
 
 def _contents_row(number: int, entry: ReportEntry) -> str:

@@ -1,7 +1,8 @@
 """How the views look: the style sheets of drawings, of fragments in notebooks, and of report pages.
 
-Fragments take the colours of the page around them or transparent ones, since a notebook's theme cannot be known; drawings
-and report pages bring their own background, light or dark as the reader's system is. Everything is scoped to ``rg`` classes.
+Fragments take the colours of the page around them or transparent ones, since a notebook's theme cannot be known;
+drawings and report pages bring their own background, light or dark as the reader's system is. Everything is scoped to
+``rg`` classes.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 FRAGMENT = """
-.rg{font:14px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;color:inherit;max-width:64rem}
+.rg{font:14px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;
+color:inherit;max-width:64rem}
 .rg code{font-size:.85em;background:none;color:inherit;opacity:.75;overflow-wrap:anywhere;padding:0}
 .rg .rg-head{font-weight:600;margin:1.1em 0 .35em;padding-bottom:.15em;border-bottom:1px solid rgba(128,128,128,.3)}
 .rg .rg-quiet{opacity:.75;font-size:.9em}
@@ -17,8 +19,8 @@ FRAGMENT = """
 .rg .rg-figure,.rg .rg-scroll{overflow-x:auto}
 .rg .rg-table{border-collapse:collapse;width:100%;table-layout:auto;margin:0 0 1em;font-size:1em;border:0}
 .rg .rg-table caption{text-align:left;opacity:.75;font-size:.9em;padding:0 0 .4em;caption-side:top;color:inherit}
-.rg .rg-table th,.rg .rg-table td{text-align:left;vertical-align:top;padding:.45em .7em;white-space:normal;background:none;
-border:0;border-bottom:1px solid rgba(128,128,128,.25)}
+.rg .rg-table th,.rg .rg-table td{text-align:left;vertical-align:top;padding:.45em .7em;white-space:normal;
+background:none;border:0;border-bottom:1px solid rgba(128,128,128,.25)}
 .rg .rg-table th{font-weight:600;font-size:.85em;opacity:.8}
 .rg .rg-table .rg-num{width:1%;text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 .rg .rg-table .rg-stage{width:1%;white-space:nowrap}
@@ -45,7 +47,8 @@ background:rgba(217,119,6,.22);border:1px solid rgba(217,119,6,.8)}
 .rg .rg-sources li{margin:.45em 0}
 .rg .rg-sources li:target{outline:2px solid}
 .rg .rg-quote{font-style:italic;overflow-wrap:anywhere}
-.rg .rg-meter,.rg .rg-lane{display:inline-block;height:.6em;border-radius:.3em;background:rgba(128,128,128,.25);overflow:hidden}
+.rg .rg-meter,.rg .rg-lane{display:inline-block;height:.6em;border-radius:.3em;
+background:rgba(128,128,128,.25);overflow:hidden}
 .rg .rg-meter{width:5em}
 .rg .rg-lane{width:100%;min-width:6em}
 .rg .rg-meter>span,.rg .rg-lane>span{display:block;height:100%}
@@ -84,7 +87,8 @@ body{padding:0;max-width:none;font-size:11px}
 """
 
 HEAT = tuple(zip((0.08, 0.17, 0.26, 0.36, 0.46), (1, 1.5, 2, 3, 4), strict=True))
-"""Opacity and underline (pixels) of each level of attention, weakest first. Light and dark text alike stay readable on all of them."""
+"""Opacity and underline (pixels) of each level of attention, weakest first. Light and dark text alike stay readable on
+all of them."""
 
 _SIGNS = {"up": ("217,119,6", "solid"), "down": ("56,132,244", "dotted")}
 
@@ -104,15 +108,18 @@ ATTENTION = f"""
 .rg .rg-legend>span>span{{padding:0 .3em}}
 {_heat_rules()}
 """
-"""Beside ``FRAGMENT``: tokens by their attention. The line under a token says what its colour says: its weight, and solid or dotted."""
+"""Beside ``FRAGMENT``: tokens by their attention. The line under a token says what its colour says: its weight, and
+solid or dotted."""
 
 _LIGHT = {
-    "canvas": "#ffffff", "frame": "#d8dee4", "card": "#f6f8fa", "border": "#afb8c1", "end": "#eaeef2", "text": "#1f2328",
+    "canvas": "#ffffff", "frame": "#d8dee4", "card": "#f6f8fa", "border": "#afb8c1", "end": "#eaeef2",
+    "text": "#1f2328",
     "muted": "#57606a", "accent": "#0969da", "hot": "#bc4c00",
     "query": "#0969da", "ranking": "#8250df", "answer": "#1a7f37", "other": "#57606a",
 }
 _DARK = {
-    "canvas": "#0d1117", "frame": "#30363d", "card": "#161b22", "border": "#57606a", "end": "#21262d", "text": "#e6edf3",
+    "canvas": "#0d1117", "frame": "#30363d", "card": "#161b22", "border": "#57606a", "end": "#21262d",
+    "text": "#e6edf3",
     "muted": "#9ea7b3", "accent": "#58a6ff", "hot": "#f0883e",
     "query": "#58a6ff", "ranking": "#bc8cff", "answer": "#56d364", "other": "#9ea7b3",
 }
@@ -131,10 +138,12 @@ _SHAPES = """
 _COLOURS = {
     ".canvas": "fill:{canvas}", ".frame": "stroke:{frame}", ".stage": "fill:{card};stroke:{border}",
     ".end": "fill:{end};stroke:{border}", "text": "fill:{text}", ".kind": "fill:{muted}", ".small": "fill:{muted}",
-    ".slowest": "stroke:{hot}", ".hot": "fill:{hot}", ".track": "fill:{frame}", ".bar": "fill:{accent}", ".hot-bar": "fill:{hot}",
+    ".slowest": "stroke:{hot}", ".hot": "fill:{hot}", ".track": "fill:{frame}", ".bar": "fill:{accent}",
+    ".hot-bar": "fill:{hot}",
     ".badge": "fill:{answer}", ".on-badge": "fill:{canvas}",
     **{f".{kind} .wire": f"stroke:{{{kind}}}" for kind in ("query", "ranking", "answer", "other")},
-    **{f".{kind} .{part}": f"fill:{{{kind}}}" for kind in ("query", "ranking", "answer", "other") for part in ("head", "type")},
+    **{f".{kind} .{part}": f"fill:{{{kind}}}" for kind in ("query", "ranking", "answer", "other")
+       for part in ("head", "type")},
 }
 
 

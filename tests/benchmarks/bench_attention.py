@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,11 @@ from bench_quality import candidates
 from common import DATA, Figures, arguments, collection, collection_index, forget_peak, median, peak_memory
 from regard.indexers import LanceStore
 from regard.rag import Batch, Passage, PassageList, Query, Ranking
+from regard.rag.dag.scope import Scope
 from regard.rag.evaluation import read_beir
 from regard.rag.lm import LanguageModel
-from regard.rerankers import ICR, AttentionReranker, BlockICR
-from regard.rerankers.policies import Policy
+from regard.rerankers import ICR, AttentionReranker, BlockICR, Policy
+from regard.rerankers.attention.stage import OpenReranker
 
 AUTHORS_TURN = ("<|im_start|>user ", "<|im_end|>\n<|im_start|>assistant")
 """The published code writes its own turn, not the model's template."""
@@ -59,7 +61,7 @@ def agreement() -> float:
     (case,) = json.loads((DATA / "icr-reference.json").read_text())["cases"]
     n = len(case["passages"])
     store = PassageList([Passage(str(i), str(i), text, 0, len(text)) for i, text in enumerate(case["passages"])])
-    given = Ranking.ranked(np.arange(n), -np.arange(n), "bm25", store, stage="given")
+    given = Ranking.ranked(np.arange(n), -np.arange(n), "bm25", store)
     stage = AttentionReranker(policy=ICR(first="best-first"), turn=AUTHORS_TURN, device="cpu")
     ranked = rerank(stage, [Query(case["query"])], [given])[0]
     scores = np.empty(n)
@@ -72,11 +74,11 @@ def prompts(figures: Figures, model: LanguageModel, cache: Path) -> None:
     queries, rankings = dl19(cache, 100)
     for name, policy in (("ICR", ICR()), ("BlockICR", BlockICR())):
         stage = AttentionReranker(policy=policy, depth=100, device="cpu")
-        texts = [Ranking.ranked(np.arange(len(r)), r.scores, "bm25", PassageList(r.passages()), stage="bm25") for r in rankings[:10]]
+        texts = [Ranking.ranked(np.arange(len(r)), r.scores, "bm25", PassageList(r.passages())) for r in rankings[:10]]
         seconds = []
         for query, ranking in zip(queries, texts, strict=False):
             start = time.perf_counter()
-            stage._lay(model, query, ranking)(policy.order(len(ranking)))
+            stage._lay(OpenReranker(model, None), query, ranking)(policy.order(len(ranking)))
             seconds.append(time.perf_counter() - start)
         figures.show(f"building the prompt of 100 passages, {name} (median of 10)", 1000 * median(seconds), "ms", bar=("<", 30), digits=1)
 
@@ -84,15 +86,16 @@ def prompts(figures: Figures, model: LanguageModel, cache: Path) -> None:
 def timing(figures: Figures, cache: Path, n: int, depth: int) -> None:
     queries, rankings = dl19(cache, depth)
     stages = {name: AttentionReranker(policy=policy, depth=depth, device="cpu") for name, policy in POLICIES.items()}
-    for stage in stages.values():
-        stage.open()
-        stage.run(Batch(queries[:1]), Batch([rankings[0].top(4)]))  # warms up
     seconds: dict[str, list[float]] = {name: [] for name in stages}
-    for query, ranking in list(zip(queries, rankings, strict=True))[1:n + 1]:
-        for name, stage in stages.items():
-            start = time.perf_counter()
-            stage.run(Batch([query]), Batch([ranking]))
-            seconds[name].append(time.perf_counter() - start)
+    with ExitStack() as opened:
+        runs = {name: opened.enter_context(stage.opened()) for name, stage in stages.items()}
+        for run in runs.values():
+            run(queries[:1], [rankings[0].top(4)])  # warms up
+        for query, ranking in list(zip(queries, rankings, strict=True))[1:n + 1]:
+            for name, run in runs.items():
+                start = time.perf_counter()
+                run([query], [ranking])
+                seconds[name].append(time.perf_counter() - start)
     published = np.array(seconds["ICR"])
     for name, taken in seconds.items():
         figures.show(f"one rerank of {depth} DL19 passages, {name} (median of {n} queries)", median(taken), "s", digits=2)
@@ -100,8 +103,6 @@ def timing(figures: Figures, cache: Path, n: int, depth: int) -> None:
         bar = (">=", 4.0) if name != "BlockICR, all heads" and depth == 50 else None  # all heads: no early exit
         ratio = median((published / np.array(seconds[name])).tolist())
         figures.show(f"published form's time over that of {name}", ratio, "x", bar=bar, digits=2)
-    for stage in stages.values():
-        stage.close()
 
 
 def memory(figures: Figures, cache: Path) -> None:
@@ -121,9 +122,9 @@ def peak(name: str, cache: Path) -> float:
 
     queries, rankings = dl19(cache, MEMORY_DEPTH)
     stage = AttentionReranker(policy=POLICIES.get(name, ICR()), depth=MEMORY_DEPTH, device="cpu")
-    stage.open()
-    stage.run(Batch(queries[:1]), Batch([rankings[0].top(2)]))
-    prompt = stage._lay(stage._model, queries[1], rankings[1])(stage.policy.order(MEMORY_DEPTH))
+    held = stage.open(Scope())  # until the process ends
+    stage.run(held, Batch(queries[:1]), Batch([rankings[0].top(2)]))
+    prompt = stage._lay(held, queries[1], rankings[1])(stage.policy.order(MEMORY_DEPTH))
     if name == EAGER:
         from regard.rag.lm import gguf
         from regard.rag.models import resolve
@@ -134,7 +135,7 @@ def peak(name: str, cache: Path) -> float:
         with torch.inference_mode():
             model(torch.tensor([[*prompt.ids, *prompt.suffixes[0]]]), output_attentions=True, logits_to_keep=1)
     else:
-        stage.run(Batch(queries[1:2]), Batch(rankings[1:2]))
+        stage.run(held, Batch(queries[1:2]), Batch(rankings[1:2]))
     return peak_memory() - before
 
 
@@ -146,11 +147,7 @@ def dl19(cache: Path, depth: int) -> tuple[list[Query], list[Ranking]]:
 
 
 def rerank(stage: AttentionReranker, queries: list[Query], rankings: list[Ranking]) -> Batch[Ranking]:
-    stage.open()
-    try:
-        return stage.run(Batch(queries), Batch(rankings))
-    finally:
-        stage.close()
+    return stage.apply(queries, rankings)
 
 
 if __name__ == "__main__":

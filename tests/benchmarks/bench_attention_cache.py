@@ -8,6 +8,7 @@ cores.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
 
@@ -15,15 +16,14 @@ import numpy as np
 from common import Figures, arguments, collection, forget_peak, median, peak_memory
 from regard.indexers import LanceStore, build_index
 from regard.indexers.corpus import read_corpus
-from regard.rag import Batch, Query, Ranking
+from regard.rag import Query, Ranking
 from regard.rag.dag.stores import open_prefills
 from regard.rag.evaluation import BeirFolder, read_beir, read_run
 from regard.rag.lm import LanguageModel
 from regard.rag.lm.heads import deepest
 from regard.rag.lm.passages import Format
 from regard.rag.markup import size
-from regard.rerankers import AttentionReranker
-from regard.rerankers.policies import ICR, BlockICR
+from regard.rerankers import ICR, AttentionReranker, BlockICR
 from scipy.stats import kendalltau
 
 LM = "smollm2"
@@ -73,7 +73,7 @@ def candidates(folder: BeirFolder, queries: Sequence[Query], cache: Path, bits: 
     print(f"# {index}: {report.total_passages} passages, {report.added} of them new, {perf_counter() - start:.0f} s", flush=True)
     store = LanceStore(index)
     row_of = dict(zip(store.document_ids(store.rows), store.rows.tolist(), strict=True))
-    return [Ranking.ranked([row_of[d] for d, _ in best[q.id]], [s for _, s in best[q.id]], "bm25", store, stage="bm25.run")
+    return [Ranking.ranked([row_of[d] for d, _ in best[q.id]], [s for _, s in best[q.id]], "bm25", store)
             for q in queries]
 
 
@@ -87,27 +87,21 @@ def timed(
     """Seconds and results of each stage for each query, the stages in turns; from the cache the first query is run before, to warm up."""
     times: Times = {name: [] for name in stages}
     results: dict[str, list[Ranking]] = {name: [] for name in stages}
-    for stage in stages.values():
-        stage.open()
-    for name, stage in stages.items():
-        if "bits" in name:
-            rerank(stage, queries[0], given(name, rankings)[0])
-    for i, query in enumerate(queries):
-        for name, stage in list(stages.items())[::-1 if i % 2 else 1]:
-            start = perf_counter()
-            results[name].append(rerank(stage, query, given(name, rankings)[i]))
-            times[name].append(perf_counter() - start)
-    for stage in stages.values():
-        stage.close()
+    with ExitStack() as opened:
+        runs = {name: opened.enter_context(stage.opened()) for name, stage in stages.items()}
+        for name, run in runs.items():
+            if "bits" in name:
+                run([queries[0]], [given(name, rankings)[0]])
+        for i, query in enumerate(queries):
+            for name, run in list(runs.items())[::-1 if i % 2 else 1]:
+                start = perf_counter()
+                results[name] += run([query], [given(name, rankings)[i]])
+                times[name].append(perf_counter() - start)
     return times, results
 
 
 def given(name: str, rankings: dict[int, list[Ranking]]) -> list[Ranking]:
     return rankings[int(name.split()[0])] if "bits" in name else rankings[BITS[0]]
-
-
-def rerank(stage: AttentionReranker, query: Query, ranking: Ranking) -> Ranking:
-    return stage.run(Batch([query]), Batch([ranking]))[0]
 
 
 def report_times(figures: Figures, times: Times) -> None:
@@ -148,12 +142,11 @@ def parts(figures: Figures, lm: LanguageModel, bits: int, rankings: Sequence[Ran
 
 def memory(figures: Figures, bits: int, stage: AttentionReranker, query: Query, ranking: Ranking) -> None:
     """With what it reads of the view: those pages are counted, too."""
-    stage.open()
-    before = forget_peak()
-    rerank(stage, query, ranking)
-    taken = peak_memory() - before
+    with stage.opened() as run:
+        before = forget_peak()
+        run([query], [ranking])
+        taken = peak_memory() - before
     figures.show(f"peak memory above the loaded model, {DEPTH} passages from the cache, {bits} bits", taken, "MB", digits=0)
-    stage.close()
 
 
 def agreement(figures: Figures, bits: int, fresh: Sequence[Ranking], cached: Sequence[Ranking]) -> None:

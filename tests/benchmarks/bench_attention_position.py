@@ -31,9 +31,9 @@ from regard.rag.evaluation.significance import bootstrap_interval, randomisation
 from regard.rag.lm import LanguageModel
 from regard.rag.lm.engine import PREFILL_CHUNK
 from regard.rag.lm.heads import deepest
-from regard.rag.lm.prefill import Plan, Prefill
+from regard.rag.lm.prefill import Prefill, PrefillPlan
 from regard.rerankers import AttentionReranker, BlockICR
-from regard.rerankers.policies import _summed, fused
+from regard.rerankers.attention.policies.scores import fused, summed
 
 COLLECTIONS = {"msmarco-dl19": ("search", 20, 43), "hotpotqa-100": ("qa", 10, 60), "scifact": ("search", 10, 60)}
 """The instruction's wording, candidates a query, and how many queries."""
@@ -91,7 +91,7 @@ def scored(model: LanguageModel, query: Query, ranking: Ranking, task: Any, fres
 
     def by(rule: str, context: Prefill, after: int | None) -> tuple[str, list[float]]:
         mass = model.attention_mass(context, prompt.suffixes, heads=heads, weights=[1.0, -1.0], after=after)
-        return rule, _summed(mass, prompt, POLICY.deviations).tolist()
+        return rule, summed(mass, prompt, POLICY.deviations).tolist()
 
     yield by("longest", context, context.plan.after)
     for distance in DISTANCES:
@@ -104,13 +104,13 @@ def scored(model: LanguageModel, query: Query, ranking: Ranking, task: Any, fres
         yield by(f"aligned {NEAR}, fresh", there, start + NEAR)
 
 
-def aligned(plan: Plan, end: int) -> Plan:
+def aligned(plan: PrefillPlan, end: int) -> PrefillPlan:
     """``plan`` with every block ending before position ``end``."""
     positions = [*range(plan.prefix), *(end - stop + t for start, stop in plan.blocks for t in range(start, stop))]
     return replace(plan, positions=tuple(positions), after=end)
 
 
-def rotated(context: Prefill, plan: Plan, inverse_frequencies: torch.Tensor) -> Prefill:
+def rotated(context: Prefill, plan: PrefillPlan, inverse_frequencies: torch.Tensor) -> Prefill:
     """``context`` with its keys where ``plan`` has them."""
     everything = torch.arange(len(plan.ids))
     shift = torch.tensor(plan.positions) - torch.tensor(context.plan.positions)

@@ -17,16 +17,16 @@ import numpy as np
 from bench_quality import candidates
 from common import arguments, collection, collection_index
 from regard.indexers import LanceStore
-from regard.indexers.views.attention_layout import Layout, room_for, tensor_of
-from regard.rag import Batch, Query, Ranking
+from regard.indexers.views.attention.layout import Layout, tensor_of
+from regard.rag import Query, Ranking
 from regard.rag.evaluation import BeirFolder, evaluate, read_beir
 from regard.rag.evaluation.significance import bootstrap_interval
 from regard.rag.lm import LanguageModel
 from regard.rag.lm.passages import Prompt
 from regard.rag.lm.prefill import Prefill
 from regard.rag.progress import progress_bar
-from regard.rerankers import ICR, AttentionReranker, BlockICR, BlockRank, CoRe, LayerBand, QRHead
-from regard.rerankers.policies import Policy, fused
+from regard.rerankers import ICR, AttentionReranker, BlockICR, BlockRank, CoRe, LayerBand, Policy, QRHead
+from regard.rerankers.attention.policies.scores import fused
 from regard.retrievers import BM25
 
 COLLECTIONS = {"msmarco-dl19": ("search", 20, 0), "scifact": ("search", 10, 40), "hotpotqa-100": ("qa", 20, 50)}
@@ -72,12 +72,7 @@ def first_stage(name: str, folder: BeirFolder, queries: list[Query], index: Path
     """BM25's candidates: over all of MS MARCO as they come with DL19, over the collection for the others."""
     if name == "msmarco-dl19":
         return [ranking.top(depth) for ranking in candidates(folder, LanceStore(index))][:len(queries)]
-    first = BM25(str(index), k=depth)
-    first.open()
-    try:
-        return list(first.run(Batch(queries)))
-    finally:
-        first.close()
+    return list(BM25(index, k=depth).apply(queries))
 
 
 def scored(model: LanguageModel, query: Query, ranking: Ranking, task: Any) -> Iterator[tuple[str, list[float]]]:
@@ -115,7 +110,7 @@ def stored(lay: Callable[[Any], Prompt], bits: int) -> Callable[[Any], Prompt]:
     assert isinstance(exact, Prefill)
     kv_heads, tokens, width = exact.keys[0].shape
     layout = Layout(exact.layers, kv_heads, width, bits)
-    room = room_for((layout.slots, kv_heads, tokens, width), bits)
+    room = layout.room_for(layout.slots, tokens)
     for slot in range(layout.slots):
         room[slot] = tensor_of(exact, slot)
     for start, stop in exact.plan.blocks:

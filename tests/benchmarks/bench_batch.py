@@ -16,8 +16,10 @@ from common import Figures, alternate, arguments, collection, collection_index, 
 from regard.indexers import build_index
 from regard.indexers.corpus import read_corpus
 from regard.rag import Document, Pipeline, Query, Ranking
+from regard.rag.dag.scope import Scope
 from regard.rag.evaluation import read_beir
-from regard.rag.models.encoding import encoder
+from regard.rag.models.encoding import Encoder, OpenEncoder
+from regard.rag.parts import plain
 from regard.retrievers import BM25, Dense, Fuse
 
 
@@ -61,17 +63,31 @@ def pipeline(index: Path) -> Pipeline:
     return p.output(bm25=lexical, dense=dense, fused=p.add(Fuse(), lexical, dense))
 
 
-class RandomPassages:
-    """minilm as far as queries and fingerprint go; passages get random unit vectors."""
+class RandomPassages(Encoder):
+    """minilm as far as its name and description go; passages get random unit vectors."""
 
-    def __init__(self) -> None:
-        self._minilm, self._random = encoder("minilm"), np.random.default_rng(0)
+    like: Encoder = "minilm"
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._minilm, name)
+    @property
+    def name(self) -> str:
+        return self.like.name
 
-    def truncated(self, texts: Sequence[str]) -> int:
-        return 0
+    @property
+    def dimension(self) -> int:
+        return self.like.dimension
+
+    def description(self) -> dict[str, Any]:
+        return {**self.like.description(), "part": plain(self.like)}  # searched with minilm
+
+    def open(self, scope: Scope, /) -> OpenEncoder:
+        return OpenRandom(self.like.dimension)
+
+
+class OpenRandom(OpenEncoder):
+    name = "minilm"
+
+    def __init__(self, dimension: int) -> None:
+        self.dimension, self._random = dimension, np.random.default_rng(0)
 
     def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
         vectors = self._random.standard_normal((len(texts), self.dimension), dtype=np.float32)

@@ -18,11 +18,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from common import Figures, arguments, collection
-from regard.rag.models.encoding import encoder
+from regard.rag.dag.scope import Scope
+from regard.rag.models.encoding import Encoder
+from regard.rag.models.verification import Verifier
 from regard.rag.nouns import Passage
+from regard.rag.parts import part
 from regard.rag.text import sentence_spans
 from regard.readers.citations import Embed, cite
-from regard.readers.verifiers import verifier
 
 KINDS = ("who", "what", "which")
 DO = ("do", "does", "did")
@@ -74,11 +76,9 @@ def _pair(paragraph: Passage, i: int, asked: Sequence[dict]) -> Pair | None:
 
 def embedded(texts: Sequence[str]) -> Embed:
     """The vectors of the sentences of ``texts``, all made in one call."""
-    minilm = encoder("minilm")
-    minilm.open()
     sentences = sorted({text[a:b] for text in texts for a, b in sentence_spans(text)})
-    vectors = dict(zip(sentences, minilm.encode_passages(sentences), strict=True))
-    minilm.close()
+    with Scope() as scope:
+        vectors = dict(zip(sentences, scope.open(part(Encoder, "minilm")).encode_passages(sentences), strict=True))
     return lambda wanted: np.stack([vectors[text] for text in wanted])
 
 
@@ -100,13 +100,13 @@ def main() -> None:
         halves = {f"{options.limit} of the second half": [second[i] for i in sorted(chosen)]}
     every = [pair for half in halves.values() for pair in half]
     embed = embedded([text for p in every for text in (p.right, p.wrong, p.paragraph.text)])
-    judge = verifier(options.verifier)
-    judge.open()
+    judge, scope = part(Verifier, options.verifier), Scope()
+    entails = scope.open(judge).entails
     figures = Figures()
     for name, half in halves.items():
         final = not options.limit and half is second
         cited = [float(p.mean()) for p in _passing(half, embed, None)]
-        right, wrong = _passing(half, embed, judge.entails)
+        right, wrong = _passing(half, embed, entails)
         same = np.array([pair.same_sentence for pair in half])
         print(f"# {name}: {len(half)} right and {len(half)} wrong statements")
         figures.show("right statements that cite something", cited[0])
@@ -117,7 +117,7 @@ def main() -> None:
         figures.show("wrong statements whose answer stands in the right answer's sentence", float(same.mean()))
         figures.show(f"of those, pass {judge.name}", float(wrong[same].mean()))
         figures.show(f"of the others, pass {judge.name}", float(wrong[~same].mean()))
-    judge.close()
+    scope.close()
     figures.exit()
 
 

@@ -79,10 +79,10 @@ def fusions(first: dict[str, Rankings]) -> dict[str, Callable[[], Rankings]]:
     for method in FIRST:
         ce, fused, both = first[f"{method} > ce"], first[method], (first["bm25"], first["dense"])
         for w in WEIGHTS:
-            made[f"z({w:g} ce, {method})"] = lambda w=w, ce=ce, fused=fused: Fuse("zscore", [w, 1]).run(ce, fused)
+            made[f"z({w:g} ce, {method})"] = lambda w=w, ce=ce, fused=fused: Fuse("zscore", weights=[w, 1]).run(ce, fused)
         for w in (0.5, 1, 2):
             made[f"z({w:g} ce, bm25, dense) after {method}"] = (
-                lambda w=w, ce=ce, both=both: Fuse("zscore", [w, 1, 1]).run(ce, *both))
+                lambda w=w, ce=ce, both=both: Fuse("zscore", weights=[w, 1, 1]).run(ce, *both))
         for other in ("rrf", "minmax"):
             made[f"{other}(ce, {method})"] = lambda other=other, ce=ce, fused=fused: Fuse(other).run(ce, fused)
         made[f"rrf(ce, bm25, dense) after {method}"] = lambda ce=ce, both=both: Fuse("rrf").run(ce, *both)
@@ -113,7 +113,7 @@ def read(kept: Path) -> dict[str, dict[int, float]]:
 
 
 def reread(ranking: Ranking, logits: dict[int, float]) -> Ranking:
-    return ranking.rescore([logits[row] for row in ranking.rows.tolist()], "logit", stage="ce")
+    return ranking.rescore([logits[row] for row in ranking.rows.tolist()], "logit").marked("ce")
 
 
 def ndcg(folder: BeirFolder, rankings: Rankings) -> dict[str, float]:

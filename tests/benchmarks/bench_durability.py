@@ -20,30 +20,31 @@ import numpy as np
 from common import Figures, arguments, collection
 from regard.indexers import build_index
 from regard.indexers.corpus import read_corpus
-from regard.rag.models.encoding import Encoder, Vectors, encoder
+from regard.rag.dag.scope import Scope
+from regard.rag.models.encoding import Encoder, OpenEncoder, Vectors
+from regard.rag.parts import part
 
 BAR = (">=", 0.97)
 
 
-class Cheap:
+class OpenCheap(OpenEncoder):
     """Vectors of 384 random numbers that are made once."""
 
-    name = "cheap"
-    dimension = 384
-
-    def __init__(self) -> None:
-        self._made = np.random.default_rng(0).standard_normal((4096, self.dimension)).astype(np.float32)
-
-    def fingerprint(self) -> dict[str, Any]:
-        return {"kind": "cheap", "model": self.name, "dimension": self.dimension, "normalize": False}
-
-    def truncated(self, texts: Sequence[str]) -> int:
-        return 0
+    name, dimension = "cheap", 384
+    _made = np.random.default_rng(0).standard_normal((4096, 384)).astype(np.float32)
 
     def encode_passages(self, texts: Sequence[str]) -> Vectors:
         return self._made[:len(texts)]
 
-    encode_queries = encode_passages
+
+class Cheap(Encoder):
+    name, dimension = "cheap", 384
+
+    def description(self) -> dict[str, Any]:
+        return {"kind": "cheap", "model": self.name, "dimension": self.dimension, "normalize": False}
+
+    def open(self, scope: Scope, /) -> OpenEncoder:
+        return OpenCheap()
 
 
 def seconds(documents: Sequence[Any], one: Encoder, fsync: str) -> float:
@@ -62,7 +63,7 @@ def main() -> None:
     options = parser.parse_args()
     figures = Figures()
     every = list(islice(read_corpus(collection("scifact"), format="beir", on_skip=print), 5000))
-    held = encoder("minilm")
+    held = part(Encoder, "minilm")
     for name, one, documents in (("a free encoder, 5,000 abstracts", Cheap(), every), ("minilm, 500 abstracts", held, every[:500])):
         seconds(documents, one, "1")
         pairs = [(seconds(documents, one, "0"), seconds(documents, one, "1")) for _ in range(options.rounds)]

@@ -14,8 +14,10 @@ from pathlib import Path
 from common import Figures, alternate, arguments, collection, median
 from regard.indexers import build_index
 from regard.indexers.corpus import read_corpus
+from regard.rag.dag.scope import Scope
 from regard.rag.models import device, resolve
-from regard.rag.models.encoding import encoder
+from regard.rag.models.encoding import Encoder
+from regard.rag.parts import part
 
 
 def main() -> None:
@@ -28,8 +30,8 @@ def main() -> None:
     documents = list(islice(read_corpus(collection("scifact"), format="beir", on_skip=print), options.passages))
     texts = [f"{d.title}\n{d.text}" if d.title else d.text for d in documents]  # what the job encodes under "whole"
     model = SentenceTransformer(resolve("minilm").path, device=device())
-    held = encoder("minilm")
-    held.open()  # the job then shares this model rather than load its own
+    scope = Scope()
+    held = scope.open(part(Encoder, "minilm"))  # the job then shares this model rather than load its own
     folder = Path(tempfile.mkdtemp(prefix="regard-encode-"))
     corpus = folder / "corpus.jsonl"
     corpus.write_text("".join(json.dumps({"_id": d.id, "title": d.title, "text": d.text}) + "\n" for d in documents))
@@ -45,7 +47,7 @@ def main() -> None:
     model.encode(texts[:32], show_progress_bar=False)
     held.encode_passages(texts[:32])
     seconds_bare, seconds_job = alternate(bare, job, options.rounds)
-    held.close()
+    scope.close()
     shutil.rmtree(folder)
     figures = Figures()
     figures.show("bare SentenceTransformer.encode", len(texts) / median(seconds_bare), "passages/s", digits=1)

@@ -16,12 +16,15 @@ import numpy as np
 from common import Figures, alternate, arguments, collection, collection_index, median
 from numpy.typing import NDArray
 from regard.indexers import LanceStore
-from regard.indexers.views import FaissView, filtered, parse_view
+from regard.indexers.views import filtered, parse_view
+from regard.indexers.views.faiss_view import FaissView
+from regard.rag.dag.scope import Scope
 from regard.rag.evaluation import read_beir
-from regard.rag.models.encoding import Vectors, encoder
+from regard.rag.models.encoding import Encoder, Vectors
+from regard.rag.parts import part
 
 COLLECTIONS = ("scifact", "vaswani", "msmarco-dl19", "hotpotqa-100")
-KINDS = ("faiss:flat", "faiss:ivf", "faiss:hnsw")
+KINDS = ("flat", "ivf", "hnsw")
 SHARES = (0.5, 0.1, 0.01, 0.002)
 CELLS = 256
 K = 10
@@ -59,7 +62,7 @@ def main() -> None:
         vectors = tiled(vectors, options.rows)
     filters = {**random_filters(len(vectors)), **cell_filters(vectors, queries)}
     for kind in options.kinds:
-        view = FaissView.build(Table(vectors), parse_view(f"{kind}@minilm"))
+        view = parse_view(kind, "minilm").build(Table(vectors), Path())
         print(f"# {kind}, {len(vectors):,} vectors, {len(queries)} queries", flush=True)
         figures.show(f"{kind}, no filter, recall@{K}", unfiltered(view, vectors, queries))
         for name, groups in filters.items():
@@ -69,16 +72,14 @@ def main() -> None:
 
 def load(cache: Path) -> tuple[Vectors, Vectors]:
     """All passages' vectors, and those of ``QUERIES`` queries drawn from all collections."""
-    made = encoder("minilm")
-    made.open()
     passages: list[Vectors] = []
     texts: list[str] = []
     for name in COLLECTIONS:
         passages += LanceStore(collection_index(name, cache, encoder="minilm")).vectors("minilm")
         texts += [query.text for query in read_beir(collection(name)).queries]
     drawn = np.random.default_rng(0).permutation(len(texts))[:QUERIES]
-    queries = made.encode_queries([texts[i] for i in drawn])
-    made.close()
+    with Scope() as scope:
+        queries = scope.open(part(Encoder, "minilm")).encode_queries([texts[i] for i in drawn])
     return np.concatenate(passages), queries
 
 

@@ -22,10 +22,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from regard.indexers.chunkers.chunkers import chunker
+from regard.indexers.chunkers import Chunker
 from regard.indexers.corpus import html, markdown, pdf, trec
 from regard.indexers.corpus.skips import Unreadable
 from regard.rag import Document
+from regard.rag.parts import part
 from regard.rag.text import sentence_spans
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -68,7 +69,7 @@ def _pdf(text: str) -> Any:
 
 
 def _chunk(spec: str) -> Callable[[str], object]:
-    made = chunker(spec)
+    made = part(Chunker, spec)
     return lambda text: made.chunk(Document("d", text))
 
 

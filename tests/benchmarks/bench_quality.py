@@ -55,7 +55,7 @@ def scifact(figures: Figures, cache: Path) -> None:
     figures.show("SciFact, fused (zscore) less the better of BM25 and dense", gain, bar=(">", 0.0), digits=4)
     reranked = rerank(folder.queries, result.zscore, RERANKED, cache)
     figures.show("SciFact, fused (zscore), then the cross-encoder's order of the top 50, nDCG@10", ndcg(folder, reranked), digits=4)
-    ranked = Fuse("zscore", [CROSS_ENCODER_WEIGHT, 1], k=DEPTH).run(reranked, result.zscore)
+    ranked = Fuse("zscore", weights=[CROSS_ENCODER_WEIGHT, 1], k=DEPTH).run(reranked, result.zscore)
     figures.show("SciFact, both fused (the default), nDCG@10", ndcg(folder, ranked), digits=4)
 
 
@@ -93,7 +93,7 @@ def candidates(folder: BeirFolder, store: LanceStore) -> Batch[Ranking]:
     run = read_run(folder.corpus.parent / "bm25.run")
     row_of = {document: row for batch in store.scan(["row", "document_id"])
               for row, document in zip(batch.column("row").to_pylist(), batch.column("document_id").to_pylist(), strict=True)}
-    return Batch(Ranking.ranked([row_of[d] for d in run[q.id]], np.array(list(run[q.id].values())), "bm25", store, stage="bm25.run")
+    return Batch(Ranking.ranked([row_of[d] for d in run[q.id]], np.array(list(run[q.id].values())), "bm25", store)
                  for q in folder.queries)
 
 

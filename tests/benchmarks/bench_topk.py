@@ -18,8 +18,10 @@ from regard.indexers import LanceStore
 from regard.indexers.views.faiss_view import import_faiss
 from regard.kernels.codes import Codes, encode_codes
 from regard.kernels.topk_search import topk_search
+from regard.rag.dag.scope import Scope
 from regard.rag.evaluation import read_beir
-from regard.rag.models.encoding import encoder
+from regard.rag.models.encoding import Encoder
+from regard.rag.parts import part
 from torch import Tensor
 
 K = 100
@@ -55,10 +57,8 @@ def main() -> None:
 def load(name: str, cache: Path) -> tuple[Tensor, Tensor]:
     """A collection's passage vectors and query vectors."""
     store = LanceStore(collection_index(name, cache, encoder="minilm"))
-    made = encoder("minilm")
-    made.open()
-    queries = made.encode_queries([query.text for query in read_beir(collection(name)).queries])
-    made.close()
+    with Scope() as scope:
+        queries = scope.open(part(Encoder, "minilm")).encode_queries([query.text for query in read_beir(collection(name)).queries])
     return torch.from_numpy(np.concatenate([*store.vectors("minilm")])), torch.from_numpy(queries)
 
 

@@ -1,9 +1,11 @@
-"""What holds of every noun: it cannot be changed, has slots, comes back from JSON, refuses garbage, and handing it on copies nothing."""
+"""What holds of every noun: it cannot be changed, has slots, comes back from JSON, refuses garbage, and handing it on
+copies nothing."""
 
 from __future__ import annotations
 
 import copy
 import json
+from contextlib import suppress
 from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 from typing import Any
 
@@ -44,8 +46,8 @@ from regard.rag.tables import table
 TEXT = st.text(max_size=12)
 NAME = st.text(min_size=1, max_size=8)
 LEAF = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT
-METADATA = st.dictionaries(NAME, st.recursive(LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAME, inner, max_size=3)),
-                           max_size=3)
+JSON = st.recursive(LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAME, inner, max_size=3))
+METADATA = st.dictionaries(NAME, JSON, max_size=3)
 SHARES = st.floats(0, 1)
 COUNTS = st.integers(0, 1000)
 NUMBERS = st.floats(-1e6, 1e6, width=32)
@@ -54,26 +56,32 @@ MEDIA = st.builds(Media, NAME, TEXT, TEXT)
 DOCUMENTS = st.builds(Document, NAME, TEXT, TEXT, METADATA)
 PASSAGES = st.builds(Passage, NAME, NAME, TEXT, COUNTS, COUNTS, TEXT, METADATA, st.lists(MEDIA, max_size=2).map(tuple))
 TURNS = st.builds(Turn, st.sampled_from(["user", "assistant"]), TEXT)
-QUERIES = st.builds(Query, TEXT.filter(str.strip), NAME, METADATA, METADATA, TEXT, st.lists(TURNS, max_size=2).map(tuple),
+QUERIES = st.builds(Query, TEXT.filter(str.strip), NAME, METADATA, METADATA, TEXT,
+                    st.lists(TURNS, max_size=2).map(tuple),
                     st.lists(MEDIA, max_size=2).map(tuple), st.none() | NAME)
 VECTORS = st.builds(
     QueryVector, QUERIES,
-    st.lists(NUMBERS, min_size=1, max_size=4).map(np.float32) | st.integers(1, 3).map(lambda n: np.full((n, 2), n / 3, np.float32))
+    st.lists(NUMBERS, min_size=1, max_size=4).map(np.float32) | st.integers(1, 3).map(lambda n: np.full((n, 2), n / 3,
+                                                                                                        np.float32))
     | st.dictionaries(NAME, NUMBERS, max_size=3), NAME, NAME)
 CITATIONS = st.builds(Citation, NAME, NAME, COUNTS, COUNTS, TEXT, SHARES)
 SENTENCES = st.builds(Sentence, COUNTS, COUNTS, st.lists(COUNTS, max_size=2).map(tuple), st.none() | SHARES)
-CONTEXTS = st.builds(Context, st.lists(PASSAGES, max_size=2).map(tuple), st.lists(st.tuples(COUNTS, COUNTS), max_size=2).map(tuple), COUNTS,
+CONTEXTS = st.builds(Context, st.lists(PASSAGES, max_size=2).map(tuple),
+                     st.lists(st.tuples(COUNTS, COUNTS), max_size=2).map(tuple), COUNTS,
                      COUNTS)
 USAGES = st.builds(Usage, COUNTS, COUNTS)
 ANSWERS = st.builds(Answer, TEXT, st.lists(CITATIONS, max_size=2).map(tuple), st.none() | CONTEXTS, USAGES,
-                    st.lists(SENTENCES, max_size=2).map(tuple), st.none() | NAME, st.none() | st.sampled_from(["stop", "length"]))
+                    st.lists(SENTENCES, max_size=2).map(tuple), st.none() | NAME,
+                    st.none() | st.sampled_from(["stop", "length"]))
 VERDICTS = st.builds(Verdict, NAME, st.none() | SHARES, TEXT)
 TOUCHES = st.builds(Touch, NAME, COUNTS, NUMBERS, NAME)
 
 
 def by_stages(rows: Any, store: Any, **scores: Any) -> Ranking:
-    """``rows`` in their order, as a first stage left them that gave the first scores, and then others that gave theirs."""
-    steps = tuple(Step(stage, "bm25", np.arange(1, len(rows) + 1, dtype=np.int32), np.float32(given)) for stage, given in scores.items())
+    """``rows`` in their order, as a first stage left them that gave the first scores, and then others that gave
+    theirs."""
+    steps = tuple(Step(stage, "bm25", np.arange(1, len(rows) + 1, dtype=np.int32), np.float32(given))
+                  for stage, given in scores.items())
     return Ranking(np.array(rows, np.int64), steps[-1].scores, "bm25", store, steps)
 
 
@@ -87,13 +95,16 @@ def rankings(draw: st.DrawFn) -> Ranking:
     return by_stages(rows, store, first=draw(scores), **({"second": draw(scores)} if draw(st.booleans()) else {}))
 
 
-PLAIN = st.one_of(DOCUMENTS, PASSAGES, QUERIES, VECTORS, CITATIONS, ANSWERS, VERDICTS, st.builds(Abstention, TEXT), rankings())
+PLAIN = st.one_of(DOCUMENTS, PASSAGES, QUERIES, VECTORS, CITATIONS, ANSWERS, VERDICTS, st.builds(Abstention, TEXT),
+                  rankings())
 STATES = st.builds(State, QUERIES, st.lists(rankings(), max_size=2).map(tuple), COUNTS, st.booleans(), METADATA)
 GROUPS = st.lists(PLAIN | STATES | METADATA | st.lists(PLAIN, max_size=2).map(Group), max_size=3).map(Group)
 
 NOUNS: dict[type, st.SearchStrategy[Any]] = {
-    Abstention: st.builds(Abstention, TEXT), Answer: ANSWERS, Citation: CITATIONS, Context: CONTEXTS, Document: DOCUMENTS, Group: GROUPS,
-    Media: MEDIA, Passage: PASSAGES, Query: QUERIES, QueryVector: VECTORS, Ranking: rankings(), State: STATES, Touch: TOUCHES, Turn: TURNS,
+    Abstention: st.builds(Abstention, TEXT), Answer: ANSWERS, Citation: CITATIONS, Context: CONTEXTS,
+    Document: DOCUMENTS, Group: GROUPS,
+    Media: MEDIA, Passage: PASSAGES, Query: QUERIES, QueryVector: VECTORS, Ranking: rankings(), State: STATES,
+    Touch: TOUCHES, Turn: TURNS,
     Usage: USAGES, Verdict: VERDICTS,
 }
 PARTS = {Sentence: SENTENCES, Space: st.builds(Space, TEXT), Hit: st.builds(Hit, PASSAGES, NUMBERS, COUNTS),
@@ -139,7 +150,8 @@ def test_a_noun_cannot_be_changed_and_has_slots(kind: type, data: st.DataObject)
         noun.another = 1
 
 
-GARBAGE = [None, 3, "text", [], [1], {}, {"nonsense": 1}, {"text": 3, "id": []}, {"members": 3}, {"members": [{"noun": "os"}]},
+GARBAGE = [None, 3, "text", [], [1], {}, {"nonsense": 1}, {"text": 3, "id": []}, {"members": 3},
+           {"members": [{"noun": "os"}]},
            {"rows": [1], "scores": [], "space": "bm25", "store": {}, "passages": [], "steps": []}]
 
 
@@ -159,10 +171,8 @@ def test_json_with_a_part_of_another_type_or_missing_is_a_typed_error_or_a_noun(
     name = data.draw(st.sampled_from(sorted(said)))
     broken = data.draw(st.sampled_from([None, -1, 2.5, "x", [], {}, [[]], {"x": 1}]))
     for wrong in ({**said, name: broken}, {key: value for key, value in said.items() if key != name}):
-        try:
+        with suppress(ConfigError, EmptyQueryError):
             kind.from_dict(wrong)
-        except (ConfigError, QueryError, EmptyQueryError):
-            pass
 
 
 @given(rankings())
@@ -195,7 +205,8 @@ def test_json_of_before_the_new_fields_is_still_read_and_is_what_old_values_give
     assert ranking.to_dict()["passages"] == [passage]
     context = Context((Passage.from_dict(passage),), ((0, 3),), 3)
     assert list(context.to_dict()["passages"][0]) == list(passage)
-    assert list(Answer("a", context=context).to_dict()) == ["text", "citations", "context", "usage", "sentences", "verifier", "finish"]
+    assert list(Answer("a", context=context).to_dict()) == ["text", "citations", "context", "usage", "sentences",
+                                                            "verifier", "finish"]
 
 
 def test_a_derived_query_is_judged_as_the_original() -> None:
@@ -210,7 +221,8 @@ def test_a_derived_query_is_judged_as_the_original() -> None:
         query.derive(" ")
 
 
-@pytest.mark.parametrize("wrong", [{"turns": "user"}, {"turns": [("user", "hi")]}, {"media": [b"bytes"]}, {"instruction": None},
+@pytest.mark.parametrize("wrong",
+                         [{"turns": "user"}, {"turns": [("user", "hi")]}, {"media": [b"bytes"]}, {"instruction": None},
                                    {"origin": 3}, {"filters": None}, {"id": None}, {"text": 3}], ids=repr)
 def test_a_query_of_wrong_parts_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(QueryError, match="a query's"):
@@ -219,7 +231,8 @@ def test_a_query_of_wrong_parts_is_refused(wrong: dict[str, Any]) -> None:
         Turn("<|system|>", "x")
 
 
-@pytest.mark.parametrize("value", [3.0, [], [[]], np.zeros((0, 2)), [[[1.0]]], [float("nan")], "text", {"a": "b"}, {1: 2.0}, {"a": float("inf")}], ids=repr)
+@pytest.mark.parametrize("value", [3.0, [], [[]], np.zeros((0, 2)), [[[1.0]]], [float("nan")], "text", {"a": "b"},
+                                   {1: 2.0}, {"a": float("inf")}], ids=repr)
 def test_a_query_vector_of_something_else_is_refused(value: Any) -> None:
     with pytest.raises(StageError):
         QueryVector(Query("why"), value)
@@ -229,8 +242,10 @@ def test_query_vectors_are_compared_by_value() -> None:
     query = Query("why")
     dense = QueryVector(query, np.float32([1, 2]), "e", "f")
     assert dense == QueryVector(query, [1.0, 2.0], "e", "f")
-    assert [dense.kind, QueryVector(query, [[1.0]]).kind, QueryVector(query, {"a": 1}).kind] == ["dense", "tokens", "sparse"]
-    others = [replace(dense, value=[1.0, 3.0]), replace(dense, value={"1": 2.0}), replace(dense, encoder="x"), replace(dense, fingerprint="x"),
+    assert [dense.kind, QueryVector(query, [[1.0]]).kind, QueryVector(query, {"a": 1}).kind] == ["dense", "tokens",
+                                                                                                 "sparse"]
+    others = [replace(dense, value=[1.0, 3.0]), replace(dense, value={"1": 2.0}), replace(dense, encoder="x"),
+              replace(dense, fingerprint="x"),
               replace(dense, query=Query("who")), replace(dense, value=[[1.0, 2.0]])]
     assert not any(dense == other for other in others)
     assert dense != "text"

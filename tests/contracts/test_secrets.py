@@ -24,11 +24,13 @@ from regard.indexers import build_index
 from regard.rag import Document, Pipeline
 from regard.rag.app import cli
 from regard.rag.app.batch import run_queries
-from regard.rag.app.terminal import answer_json
+from regard.rag.app.terminal.found import answer_json
+from regard.rag.dag.scope import Scope
 from regard.rag.dag.trace import TextDelta
 from regard.rag.errors import RegardError
-from regard.rag.models.encoding import encoder
+from regard.rag.models.encoding import Encoder, OpenEncoder
 from regard.rag.nouns import Query
+from regard.rag.parts import part
 from regard.rag.show.report import ReportEntry, report_html
 
 from ..wires import HEAD, wire
@@ -41,12 +43,12 @@ LEAST = 8
 
 PARTS = {key[i:i + LEAST] for key in (KEY, *OTHERS.values()) for i in range(len(key) - LEAST + 1)}
 
-FILE = """regard: 1
+FILE = """regard: 2
 stages:
-  bm25: {stage: BM25, inputs: [query], settings: {index: INDEX, k: 3}}
-  read: {stage: RemoteReader, inputs: [query, bm25], settings: SETTINGS}
+  bm25: {part: BM25, inputs: [query], index: INDEX, k: 3}
+  read: {part: RemoteReader, inputs: [query, bm25], model: m, base_url: "URL", api_key_env: PLANTED, retries: 0, timeout: 5, verifier: null}
 outputs: {passages: bm25, answer: read}
-""".replace("SETTINGS", '{model: m, base_url: "URL", api_key_env: PLANTED, retries: 0, timeout: 5, verifier: null}')
+"""
 
 
 def decoded(text: str) -> list[str]:
@@ -107,10 +109,9 @@ def _said(form: str) -> list[bytes]:
 @pytest.fixture(scope="module", autouse=True)
 def _loaded() -> Iterator[None]:
     """The readers' encoder, so that no test waits for it."""
-    minilm = encoder("minilm")
-    minilm.open()
-    yield
-    minilm.close()
+    with Scope() as scope:
+        scope.open(part(Encoder, "minilm"))
+        yield
 
 
 @pytest.fixture
@@ -235,24 +236,20 @@ def test_an_index_holds_no_key(planted: Path) -> None:
     (planted / "docs").mkdir()
     (planted / "docs" / "a.md").write_text("# A\n\nText.")
 
-    class Breaks:
-        name = "breaks"
-        dimension = 4
-
-        def fingerprint(self) -> dict[str, object]:
-            return {"kind": "mine", "model": "breaks", "dimension": 4}
-
-        def open(self) -> None: ...
-
-        def close(self) -> None: ...
-
-        def truncated(self, texts: list[str]) -> int:
-            return 0
+    class OpenBreaks(OpenEncoder):
+        name, dimension = "breaks", 4
 
         def encode_passages(self, texts: list[str]) -> object:
             raise RuntimeError("the job breaks off")
 
-        encode_queries = encode_passages
+    class Breaks(Encoder):
+        name, dimension = "breaks", 4
+
+        def description(self) -> dict[str, object]:
+            return {"kind": "mine", "model": "breaks", "dimension": 4}
+
+        def open(self, scope: Scope, /) -> OpenBreaks:
+            return OpenBreaks()
 
     with pytest.raises(RuntimeError), contextlib.redirect_stderr(io.StringIO()):
         build_index([planted / "docs"], planted / "broken", encoder=Breaks(), progress=False)

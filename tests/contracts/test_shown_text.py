@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from regard.indexers import build_index
 from regard.rag import Pipeline
 from regard.rag.app import terminal
+from regard.rag.app.terminal import found
 from regard.rag.dag.graph import Edge, Graph, Node
 from regard.rag.dag.trace import StageTrace, Trace
 from regard.rag.markup import Streamed, escape, json_escaped, one_line, visible
@@ -107,7 +108,7 @@ def test_an_encoding_that_lacks_a_character_is_no_failure(hostile_index: Path, p
 def views(text: str) -> dict[str, str]:
     """Every page, drawing and terminal view of values made of ``text``."""
     passage = Passage(text, text, text, 0, len(text), text, {"k": text})
-    ranking = Ranking.ranked([0], [1.0], "bm25", PassageList([passage]), stage=text)
+    ranking = Ranking.ranked([0], [1.0], "bm25", PassageList([passage])).marked(text)
     answer = Answer(text, (Citation(text, text, 0, len(text), text, 0.5),), sentences=(Sentence(0, len(text), (0,), 0.1),), verifier=text)
     trace = Trace([StageTrace(text, text, notes={text: text})])
     graph = Graph((Node(text, "input"), Node("s", text, {text: text}), Node(f"output:{text}", "output")),
@@ -115,8 +116,8 @@ def views(text: str) -> dict[str, str]:
     query = Query(f"x{text}", id=text, filters={text: text})
     console, terminal.console = terminal.console, Console(file=StringIO(), highlight=False, color_system=None, width=200)
     try:
-        terminal.show_ranking(text, ranking, trace)
-        terminal.show_citations(answer, trace)
+        found.show_ranking(text, ranking, trace)
+        found.show_citations(answer, trace)
         printed = terminal.console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
     finally:
         terminal.console = console

@@ -54,7 +54,7 @@ def test_garbage_where_values_go(pipeline: Pipeline, index: Path, value: Any) ->
         lambda: pipeline.run(Query("fleas", filters=value)), lambda: pipeline.run(Query("fleas", filters={"year": value})),
         lambda: pipeline.run(Query("fleas", filters={"tags": value})), lambda: LanceStore(index).select({"when": {"in": value}}),
         lambda: BM25(index, filters=value), lambda: BM25(index, k=value), lambda: hits.top(value),
-        lambda: Ranking.ranked(value, value, "bm25", PassageList([]), stage="s"),
+        lambda: Ranking.ranked(value, value, "bm25", PassageList([])),
         lambda: compare(value, value, value), lambda: compare({"a": value}, {"q": {"d": 1}}),
         lambda: compare({"a": {"q": {"d": 1.0}}}, value),
         *(lambda kind=kind: kind.from_dict(value) for kind in (Document, Passage, Query, Answer, Citation, Context, Ranking)),
@@ -69,7 +69,7 @@ def test_what_is_no_path(pipeline: Pipeline, path: Any, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     calls: list[Callable[[], Any]] = [
         lambda: build_index([Document("a", "x")], path, encoder=None, views=["bm25"], progress=False), lambda: LanceStore(path),
-        lambda: delete_documents(path, ["a"]), lambda: BM25(path).open(), lambda: Pipeline.load(path), lambda: pipeline.save(path),
+        lambda: delete_documents(path, ["a"]), lambda: BM25(path).apply(["x"]), lambda: Pipeline.load(path), lambda: pipeline.save(path),
         lambda: read_run(path), lambda: read_qrels(path), lambda: read_queries(path), lambda: read_beir(path),
         lambda: write_run({"q": {"d": 1.0}}, path), lambda: write_qrels({"q": {"d": 1}}, path), lambda: published_heads(path),
         lambda: run_queries(pipeline, path, "out"), *([lambda: examine(path)] if path is not None else []),

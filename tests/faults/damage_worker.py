@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from conftest import HashEncoder  # type: ignore[attr-defined]  # tests/conftest.py
 from regard.indexers import LanceStore, build_index, verify_index
-from regard.indexers.views import open_view, view_specs
+from regard.indexers.views import open_view, view_kinds
 from regard.rag import Document, Query
 from regard.rag.dag.cache import StageCache
 from regard.rag.errors import RegardError
@@ -71,7 +71,7 @@ def look(home: Path, salt: str) -> dict[str, Any]:
 
     def search(view: str) -> Any:
         store = LanceStore(home / "index")
-        spec = next(spec for spec in view_specs(home / "index") if spec.slug == view)
+        spec = next(spec for spec in view_kinds(home / "index") if spec.folders()[0] == view)
         asked = WORDS[:QUERIES] if view == "bm25" else vectors
         opened = open_view(store, spec)
         rows, scores = opened.search(asked, 5)
@@ -88,13 +88,13 @@ def look(home: Path, salt: str) -> dict[str, Any]:
         return [entry and entry.text for entry in entries]
 
     def stored() -> Any:
-        from regard.indexers.views.attention_view import open_prefills
+        from regard.indexers.views.attention.opening import open_prefills
         from regard.rag import Ranking
         from regard.rag.lm.passages import Format
 
         store = LanceStore(home / "index")
         view = open_prefills(str(home / "index"), MODEL, Format(), 3)
-        ranking = Ranking.ranked(store.rows[:8], -np.arange(8.0), "bm25", store, stage="first")
+        ranking = Ranking.ranked(store.rows[:8], -np.arange(8.0), "bm25", store)
         prefill, spans = view.prefill(ranking)
         sums = [round(float(numbers.float().abs().sum()), 2) for numbers in [*prefill.keys, *prefill.values]]
         return [list(map(list, spans)), list(prefill.plan.ids), sums]

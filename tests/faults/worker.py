@@ -27,13 +27,13 @@ from conftest import HashEncoder
 from regard.indexers import LanceStore, build_index, compact, delete_documents
 from regard.indexers.stores.lance.digests import Digest, Ledger
 from regard.indexers.stores.lance.store import DATASET
-from regard.indexers.views import attention_job, view_specs
+from regard.indexers.views import view_kinds
+from regard.indexers.views.attention import job as attention_job
 from regard.indexers.views.files import built_view, fresh_view, load_view
-from regard.rag import Batch, Document, Query, Ranking
+from regard.rag import Document, Ranking
 from regard.rag.errors import RegardError
 from regard.rag.lm import LanguageModel
-from regard.rerankers import AttentionReranker
-from regard.rerankers.policies import BlockICR
+from regard.rerankers import AttentionReranker, BlockICR
 
 WARM = (bm25s, faiss, lance, numba, pa, torch, transformers)
 MODES = {"count": 0, "kill": 1, "halfway": 2, "full": 3}
@@ -120,21 +120,19 @@ def state(path: Path) -> dict[str, Any]:
     table = store._dataset.to_table().to_pylist()
     rows = [record.pop("row") for record in table]
     assert len(set(rows)) == len(rows)
-    found = {str(spec): search(store, spec) for spec in view_specs(path)}
+    found = {str(spec): search(store, spec) for spec in view_kinds(path)}
     return {"passages": sorted(repr(record) for record in table), "encoders": store.encoders, "found": found}
 
 
 def search(store: LanceStore, spec: Any) -> list[Any]:
-    if spec.kind == "attention":
-        ranking = Ranking.ranked(store.rows, -np.arange(len(store)), "bm25", store, stage="first")
-        stage = AttentionReranker(spec.encoder, depth=100, device="cpu", cache=str(store.path), policy=BlockICR(fusion=None))
-        stage.open()
-        result = stage.run(Batch([Query("flea moon")]), Batch([ranking]))[0]
-        stage.close()
+    if spec.model:
+        ranking = Ranking.ranked(store.rows, -np.arange(len(store)), "bm25", store)
+        stage = AttentionReranker(spec.model, depth=100, device="cpu", cache=str(store.path), policy=BlockICR(fusion=None))
+        (result,) = stage.apply(["flea moon"], [ranking])
         scores = dict(zip((p.id for p in store.passages(result.rows)), result.scores.tolist(), strict=True))
         return sorted((name, round(score, 4)) for name, score in scores.items())
-    opened = load_view(fresh_view(store, built_view(store.path, spec).spec))
-    query = HashEncoder(8).encode_passages(["flea moon"]) if spec.dense else ["flea moon"]
+    opened = load_view(fresh_view(store, built_view(store.path, spec).kind))
+    query = HashEncoder(8).encode_passages(["flea moon"]) if spec.queries == "vectors" else ["flea moon"]
     rows, scores = opened.search(query, 5)
     found = rows[0] >= 0
     return sorted((p.id, round(float(s), 5)) for p, s in zip(store.passages(rows[0][found]), scores[0][found], strict=True))

@@ -33,37 +33,33 @@ from faults import Mutant, mutants_of
 ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
 BAR = 0.8
-RUNS = ("rag/test_evaluation_runs.py",)
-METRICS = ("rag/test_evaluation_metrics.py",)
-VIEWS = ("indexers/test_views.py", "indexers/test_faiss_fused.py", "indexers/test_faiss_filtered.py")
-ATTENTION_VIEWS = ("indexers/test_attention_view.py", "rag/test_attention_view.py")
+RUNS = ("rag/evaluation/test_evaluation_runs.py",)
+METRICS = ("rag/evaluation/test_evaluation_metrics.py",)
+VIEWS = ("indexers/views/test_views.py", "indexers/views/test_faiss_fused.py", "indexers/views/test_faiss_filtered.py")
+ATTENTION_VIEWS = ("indexers/views/test_attention_view.py", "rag/test_attention_view.py")
 TARGETS: dict[str, tuple[str, ...]] = {  # module or folder -> its tests, the telling ones first
-    "rag/evaluation/significance.py": ("rag/test_significance.py", *METRICS),
+    "rag/evaluation/significance.py": ("rag/evaluation/test_significance.py", *METRICS),
     "rag/evaluation/metrics.py": METRICS,
     "rag/evaluation/answers.py": METRICS,
     "rag/evaluation/runs.py": RUNS,
     "rag/evaluation/trec.py": RUNS,
     "rag/evaluation/beir.py": RUNS,
-    "rag/evaluation/order.py": ("rag/test_order_sensitivity.py",),
-    "rag/dag/stage.py": ("rag/test_stage.py", "rag/test_pipeline.py", "rag/test_config.py", "retrievers/test_retrievers.py"),
-    "rag/dag/ports.py": ("rag/test_ports.py", "rag/test_pipeline.py"),  # out of rag/dag/stage.py
+    "rag/evaluation/order.py": ("rag/evaluation/test_order_sensitivity.py",),
+    "rag/dag/stage.py": ("rag/dag/test_stage.py", "rag/dag/test_pipeline.py", "rag/dag/test_config.py", "retrievers/test_retrievers.py"),
+    "rag/dag/ports.py": ("rag/dag/test_ports.py", "rag/dag/test_pipeline.py"),  # out of rag/dag/stage.py
     "indexers/views": VIEWS,
-    "indexers/views/files.py": (*VIEWS, "indexers/test_attention_view.py::test_a_damaged_shard_is_refused_and_mended"),
-    "indexers/views/spec.py": (
-        "indexers/test_views.py::test_names_of_views_round_trip_and_wrong_ones_are_refused",
-        "indexers/test_views.py::test_the_help_names_the_settings_with_their_defaults",
-        "indexers/test_views.py::test_folders_of_views_are_names_and_never_shared",
-        "indexers/test_views.py::test_a_view_without_its_encoder_or_with_one_it_does_not_take",
-        "indexers/test_attention_view.py::test_names_of_attention_views",
-        "indexers/test_attention_view.py::test_a_head_set_says_which_layers_a_view_needs",
+    "indexers/views/files.py": (*VIEWS, "indexers/views/test_attention_view.py::test_a_damaged_shard_is_refused_and_mended"),
+    "indexers/views/kind.py": (
+        "indexers/views/test_views.py::test_names_of_views_round_trip_and_wrong_ones_are_refused",
+        "indexers/views/test_views.py::test_every_setting_decides_a_folder_and_only_it",
+        "indexers/views/test_views.py::test_folders_of_views_are_names_and_never_shared",
+        "indexers/views/test_views.py::test_a_view_without_its_encoder_or_with_one_it_does_not_take",
+        "indexers/views/test_attention_view.py::test_names_of_attention_views",
+        "indexers/views/test_attention_view.py::test_a_head_set_says_which_layers_a_view_needs",
     ),
-    "indexers/views/attention_job.py": ATTENTION_VIEWS,
-    "indexers/views/attention_layout.py": ATTENTION_VIEWS,
-    "indexers/views/attention_shards.py": ATTENTION_VIEWS,
-    "indexers/views/attention_view.py": ATTENTION_VIEWS,
-    "indexers/views/footprint.py": ATTENTION_VIEWS,
+    "indexers/views/attention": ATTENTION_VIEWS,
     "retrievers": ("retrievers",),
-    "rerankers/policies.py": ("rerankers/test_policies.py", "rerankers/test_attention.py"),
+    "rerankers/attention/policies": ("rerankers/test_policies.py", "rerankers/test_attention.py"),
 }
 LIBRARIES = ("numpy", "pytest", "_hypothesis_pytestplugin", "hypothesis.strategies", "pydantic", "pyarrow", "ir_measures", "scipy.stats",
              "typer", "rich.table", "yaml", "faiss", "bm25s", "Stemmer", "onnxruntime", "torch", "transformers")

@@ -220,17 +220,17 @@ def test_who_indexes_with_a_model_searches_without_a_word(tmp_path: Path) -> Non
 def test_a_yes_on_a_terminal_is_remembered(theirs: Path, monkeypatch) -> None:
     import sys
 
-    from regard.rag.app import cli
+    from regard.rag.app.cli import opening
 
     asked = []
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr("typer.confirm", lambda text, err: asked.append(text) or True)
-    cli._consent([theirs], trust=False)
+    opening.consent([theirs], trust=False)
     assert "model" in asked[0]
     chosen._this_process.clear()
     Scope().open(Dense(theirs))
-    cli._consent([theirs], trust=False)
+    opening.consent([theirs], trust=False)
     assert len(asked) == 1
 
 
@@ -238,7 +238,7 @@ def test_a_yes_on_a_terminal_is_remembered(theirs: Path, monkeypatch) -> None:
 def test_nor_the_chunkers_tokenizer_nor_a_views_language_model(named: str, tmp_path: Path, lexical: Path, monkeypatch) -> None:
     from regard.indexers import delete_documents
     from regard.indexers.jobs import chosen as named_models
-    from regard.indexers.views import ViewSpec
+    from regard.indexers.views import AttentionCache
 
     index = tmp_path / "index"
     shutil.copytree(lexical, index)
@@ -252,8 +252,8 @@ def test_nor_the_chunkers_tokenizer_nor_a_views_language_model(named: str, tmp_p
         with pytest.raises(UntrustedModel, match="tokenizer"):
             build_index([Document("e", "Wide.")], index, encoder=None, progress=False)
     else:
-        spec = ViewSpec("attention", "evil/model", {"bits": 16, "last": 1})
-        monkeypatch.setattr(named_models, "view_specs", lambda path: [spec])
+        spec = AttentionCache("evil/model", last=1)
+        monkeypatch.setattr(named_models, "view_kinds", lambda path: [spec])
         with pytest.raises(UntrustedModel, match="language model"):
             build_index([Document("e", "Wide.")], index, encoder=None, progress=False)
         with pytest.raises(UntrustedModel, match="language model"):

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from regard.rag.models.encoding import encoder
+from regard.rag.dag.scope import Scope
+from regard.rag.models.encoding import Encoder
 from regard.rag.nouns import Passage
+from regard.rag.parts import part
 from regard.rag.text import sentence_spans
 from regard.readers.citations import MIN_SUPPORT, cite
 from regard.readers.lexical import LexicalVerifier
@@ -32,10 +34,8 @@ def _passages(cut: int = 55) -> list[Passage]:
 
 @pytest.fixture(scope="module")
 def embed():
-    minilm = encoder("minilm")
-    minilm.open()
-    yield minilm.encode_passages
-    minilm.close()
+    with Scope() as scope:
+        yield scope.open(part(Encoder, "minilm")).encode_passages
 
 
 def test_each_sentence_cites_the_span_that_supports_it(embed):

@@ -14,6 +14,7 @@ from regard.rag.dag import trace
 from regard.rag.errors import ConfigError, RemoteError
 from regard.rag.models import resolve
 from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
+from regard.rag.parts import plain
 from regard.readers import RemoteReader, chat
 from regard.readers.base import NOTHING_FOUND
 
@@ -114,19 +115,17 @@ GOOD = streams(_piece("The Eiffel Tower "), _piece("is 330 metres tall."), _piec
 
 def _ranking(*texts: str) -> Ranking:
     store = PassageList([Passage(f"p{i}", f"d{i}", text, 0, len(text), "Tower") for i, text in enumerate(texts)])
-    return Ranking.ranked(range(len(texts)), [1.0 - i / 10 for i in range(len(texts))], "cosine", store, stage="first")
+    return Ranking.ranked(range(len(texts)), [1.0 - i / 10 for i in range(len(texts))], "cosine", store)
 
 
 def _read(stub: Stub, queries=(QUERY,), rankings=None, **settings):
-    reader = RemoteReader("a-model", stub.url, timeout=5, **settings)
+    reader = RemoteReader("a-model", base_url=stub.url, timeout=5, **settings)
     events, entry = [], trace.StageTrace("read", "RemoteReader")
-    reader.open()
     try:
-        with trace.tracing(entry), trace.listening(events.append):
-            answers = reader.run(Batch(queries), Batch(rankings or [_ranking(TEXT) for _ in queries]))
+        with trace.tracing(trace.Running(entry)), trace.listening(events.append):
+            answers = reader.apply(Batch(queries), Batch(rankings or [_ranking(TEXT) for _ in queries]))
     finally:
-        reader.close()
-        assert KEY not in repr(reader) + repr(entry) + json.dumps(reader.settings())
+        assert KEY not in repr(reader) + repr(entry) + json.dumps(plain(reader))
     return answers, events, entry
 
 
@@ -263,11 +262,9 @@ def test_no_server_is_an_error(stub):
 
 def test_a_silent_server_runs_into_the_timeout(stub):
     stub.answers = [lambda handler: time.sleep(1.5)]
-    reader = RemoteReader("m", stub.url, timeout=0.2, retries=0)
-    reader.open()
+    reader = RemoteReader("m", base_url=stub.url, timeout=0.2, retries=0)
     with pytest.raises(RemoteError, match="ReadTimeout"):
-        reader.run(Batch([QUERY]), Batch([_ranking(TEXT)]))
-    reader.close()
+        reader.apply([QUERY], [_ranking(TEXT)])
 
 
 def test_a_batch_runs_at_the_same_time_and_keeps_its_order(stub):
@@ -321,10 +318,10 @@ def test_without_a_key_none_is_sent(stub, monkeypatch):
 
 def test_settings_that_cannot_work_are_refused(stub, monkeypatch):
     with pytest.raises(ConfigError, match="password") as caught:
-        RemoteReader("m", "http://user:hunter2@host/v1")
+        RemoteReader("m", base_url="http://user:hunter2@host/v1")
     assert "hunter2" not in str(caught.value)
     with pytest.raises(ConfigError, match="not an http address"):
-        RemoteReader("m", "ftp://host")
+        RemoteReader("m", base_url="ftp://host")
     with pytest.raises(ConfigError, match=r"passages.*question"):
         RemoteReader("m", instruction="Answer!")
     monkeypatch.setenv("OPENAI_API_KEY", "with\nline")
@@ -335,7 +332,7 @@ def test_settings_that_cannot_work_are_refused(stub, monkeypatch):
 
 def test_problems_are_found_before_a_request(stub, monkeypatch):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    assert not list(RemoteReader("m", stub.url).check())
+    assert not list(RemoteReader("m", base_url=stub.url).check())
     monkeypatch.delenv("OPENAI_API_KEY")
     (problem,) = RemoteReader("m").check()
     assert "OPENAI_API_KEY" in problem.what

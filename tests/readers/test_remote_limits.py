@@ -9,9 +9,11 @@ import time
 import tracemalloc
 
 import pytest
+from regard.rag.dag.scope import Scope
 from regard.rag.errors import RemoteError
-from regard.rag.models.encoding import encoder
-from regard.rag.nouns import Answer, Batch, Passage, PassageList, Query, Ranking, Usage
+from regard.rag.models.encoding import Encoder
+from regard.rag.nouns import Answer, Passage, PassageList, Ranking, Usage
+from regard.rag.parts import part
 from regard.readers import RemoteReader, chat
 
 from ..wires import HEAD, wire
@@ -22,10 +24,8 @@ MB = 1024 * 1024
 @pytest.fixture(scope="module", autouse=True)
 def _loaded():
     """Every reader's encoder, so that no test waits for it."""
-    minilm = encoder("minilm")
-    minilm.open()
-    yield
-    minilm.close()
+    with Scope() as scope:
+        yield scope.open(part(Encoder, "minilm"))
 
 
 def _piece(text: str, finish: str | None = None) -> bytes:
@@ -34,10 +34,9 @@ def _piece(text: str, finish: str | None = None) -> bytes:
 
 def _ask(url: str, **settings) -> Answer:
     text = "The tower is 330 metres tall."
-    ranking = Ranking.ranked([0], [1.0], "bm25", PassageList([Passage("p", "d", text, 0, len(text))]), stage="first")
-    reader = RemoteReader("m", url, api_key_env=None, verifier=None, **{"timeout": 5, "retries": 0, **settings})
-    with reader:
-        (answer,) = reader.run(Batch([Query("How tall?")]), Batch([ranking]))
+    ranking = Ranking.ranked([0], [1.0], "bm25", PassageList([Passage("p", "d", text, 0, len(text))]))
+    reader = RemoteReader("m", base_url=url, api_key_env=None, verifier=None, **{"timeout": 5, "retries": 0, **settings})
+    (answer,) = reader.apply(["How tall?"], [ranking])
     return answer
 
 
@@ -145,7 +144,7 @@ def test_data_that_is_no_chunk_is_an_error(data):
     ("<b>" * 1000, "It is.", "other", "ended by the server: other"),
 ])
 def test_how_an_answer_ended(reason, text, finish, note):
-    from regard.rag.app.terminal import answer_json
+    from regard.rag.app.terminal.found import answer_json
     from regard.rag.show.display import answer_html
 
     with wire(lambda c: c.sendall(HEAD + _piece(text) + _piece("", reason))) as server:

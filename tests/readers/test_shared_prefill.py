@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import pytest
 import torch
 from regard.rag.dag.pipeline import Pipeline
-from regard.rag.dag.trace import StageTrace, tracing
+from regard.rag.dag.scope import Scope
+from regard.rag.dag.trace import Running, StageTrace, tracing
 from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
 from regard.readers import Reader
 from regard.readers.base import NOTHING_FOUND
@@ -25,31 +28,39 @@ QUESTIONS = ["How tall is the Eiffel Tower?", "How long does a flea live?", "How
 
 def candidates() -> Ranking:
     store = PassageList([Passage(n, n, text, 0, len(text), n) for n, text in FACTS.items()])
-    return Ranking.ranked(range(len(FACTS)), [1.0 - i / 10 for i in range(len(FACTS))], "bm25", store, stage="first")
+    return Ranking.ranked(range(len(FACTS)), [1.0 - i / 10 for i in range(len(FACTS))], "bm25", store)
 
 
 @pytest.fixture(scope="module")
 def stages():
     reranker = AttentionReranker(policy=BlockICR(), share=3, device="cpu")
     reader = Reader(mask="block", depth=3, max_new_tokens=24, device="cpu")
-    reranker.open()
-    reader.open()
-    yield reranker, reader
-    reader.close()
-    reranker.close()
+    with Scope() as scope:
+        yield Open(reranker, scope.open(reranker)), Open(reader, scope.open(reader))
 
 
-def read(reader: Reader, question: str, ranking: Ranking):
+class Open(NamedTuple):
+    """A stage with what it has opened."""
+
+    stage: Any
+    held: Any
+
+    def run(self, question: str, ranking: Ranking) -> Any:
+        (given,) = self.stage.run(self.held, Batch([Query(question)]), Batch([ranking]))
+        return given
+
+
+def read(reader: Open, question: str, ranking: Ranking):
     entry = StageTrace("read", "Reader")
-    with tracing(entry):
-        (answer,) = reader.run(Batch([Query(question)]), Batch([ranking]))
+    with tracing(Running(entry)):
+        answer = reader.run(question, ranking)
     return answer, entry
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_the_answer_is_that_of_a_fresh_prefill_and_the_tokens_are_saved(stages, question):
     reranker, reader = stages
-    (ranking,) = reranker.run(Batch([Query(question)]), Batch([candidates()]))
+    ranking = reranker.run(question, candidates())
     shared, saved = read(reader, question, ranking)
     fresh, unsaved = read(reader, question, Ranking.from_dict(ranking.to_dict()))  # a ranking from a file carries no prefill
     assert shared == fresh
@@ -63,9 +74,9 @@ def test_the_answer_is_that_of_a_fresh_prefill_and_the_tokens_are_saved(stages, 
 
 def test_what_is_handed_on_is_a_fresh_prefill_to_1e_5(stages):
     reranker, reader = stages
-    lm = reader._lm
-    (ranking,) = reranker.run(Batch([Query(QUESTIONS[0])]), Batch([candidates()]))
-    laid = lay_out(lm, FORM, QUESTIONS[0], reader.instruction, ranking.top(3).passages(), 1000)
+    lm = reader.held.lm
+    ranking = reranker.run(QUESTIONS[0], candidates())
+    laid = lay_out(lm, FORM, QUESTIONS[0], reader.stage.instruction, ranking.top(3).passages(), 1000)
     shared, saved = prefilled(lm, laid, ranking)
     fresh, none = prefilled(lm, laid, Ranking.from_dict(ranking.to_dict()))
     assert (saved, none) == (len(laid.context), 0)
@@ -76,23 +87,22 @@ def test_what_is_handed_on_is_a_fresh_prefill_to_1e_5(stages):
 
 def test_only_what_was_carried_is_reused(stages):
     reranker, _ = stages
-    (ranking,) = reranker.run(Batch([Query(QUESTIONS[1])]), Batch([candidates()]))
+    ranking = reranker.run(QUESTIONS[1], candidates())
     assert len(ranking.evidence["attention"].prefill.plan.blocks) == 3
     deep = Reader(mask="block", depth=4, max_new_tokens=1, device="cpu")
-    deep.open()
-    _, entry = read(deep, QUESTIONS[1], ranking)
-    deep.close()
+    with Scope() as scope:
+        _, entry = read(Open(deep, scope.open(deep)), QUESTIONS[1], ranking)
     assert entry.notes["prefill_saved"] == 0
 
 
 def test_a_budget_keeps_the_best_passages_whole(stages):
     _, reader = stages
-    lm = reader._lm
+    lm = reader.held.lm
     sizes = [len(block.ids) for block in FORM.blocks(lm, candidates().passages())]
-    laid = lay_out(lm, FORM, "q", reader.instruction, candidates().passages(), sizes[0] + min(sizes[1:]))
+    laid = lay_out(lm, FORM, "q", reader.stage.instruction, candidates().passages(), sizes[0] + min(sizes[1:]))
     assert laid.prompt.passages[0].id == "Eiffel Tower"
     assert (len(laid.blocks), laid.prompt.dropped) == (2, 2)
-    tight = lay_out(lm, FORM, "q", reader.instruction, candidates().passages(), 20)
+    tight = lay_out(lm, FORM, "q", reader.stage.instruction, candidates().passages(), 20)
     (passage,) = tight.prompt.passages
     assert FACTS["Eiffel Tower"].startswith(passage.text)
     assert 0 < len(passage.text) < len(FACTS["Eiffel Tower"])

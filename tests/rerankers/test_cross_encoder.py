@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from regard.rag import models
-from regard.rag.dag.trace import StageTrace, tracing
-from regard.rag.errors import ConfigError, ModelNotFound, StageError, UnsupportedModel
+from regard.rag.dag.trace import Running, StageTrace, tracing
+from regard.rag.errors import ConfigError, ModelNotFound, UnsupportedModel
 from regard.rag.models.packing import pack
 from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
 from regard.rerankers.cross_encoder import CrossEncoder
@@ -25,15 +25,13 @@ OTHER = Query("How tall is the Eiffel Tower?", id="tower")
 def _ranking(texts: list[str], title: str = "") -> Ranking:
     store = PassageList([Passage(f"p{i}", f"d{i}", text, 0, len(text), title) for i, text in enumerate(texts)])
     scores = np.linspace(1.0, 0.1, len(texts), dtype=np.float32)
-    return Ranking.ranked(np.arange(len(texts)), scores, "bm25", store, stage="first")
+    return Ranking.ranked(np.arange(len(texts)), scores, "bm25", store).marked("first")
 
 
 @pytest.fixture(scope="module")
 def embedded():
-    stage = CrossEncoder(depth=5)
-    stage.open()
-    yield stage
-    stage.close()
+    with CrossEncoder(depth=5).opened() as run:
+        yield run
 
 
 @pytest.fixture(scope="module")
@@ -55,48 +53,45 @@ def torch_folder(tmp_path_factory):
 
 
 def test_the_passage_that_answers_comes_first(embedded):
-    (first, second) = embedded.run(Batch([QUESTION, OTHER]), Batch([_ranking(TEXTS), _ranking(TEXTS)]))
+    (first, second) = embedded(Batch([QUESTION, OTHER]), Batch([_ranking(TEXTS), _ranking(TEXTS)]))
     assert first.passages()[0].id == "p1"
     assert second.passages()[0].id == "p0"
     assert first.space == "logit"
-    assert [touch.stage for touch in first[0].history] == ["first", "CrossEncoder"]
+    assert [touch.stage for touch in first[0].history] == ["first"]  # the executor adds this one
 
 
 def test_scores_do_not_depend_on_the_batch(embedded):
-    together = embedded.run(Batch([QUESTION, OTHER]), Batch([_ranking(TEXTS), _ranking(TEXTS[:2])]))
-    alone = embedded.run(Batch([OTHER]), Batch([_ranking(TEXTS[:2])]))
+    together = embedded(Batch([QUESTION, OTHER]), Batch([_ranking(TEXTS), _ranking(TEXTS[:2])]))
+    alone = embedded(Batch([OTHER]), Batch([_ranking(TEXTS[:2])]))
     assert np.array_equal(together[1].scores, alone[0].scores)
-    single = {text: embedded.run(Batch([QUESTION]), Batch([_ranking([text])]))[0].scores[0] for text in TEXTS}
+    single = {text: embedded(Batch([QUESTION]), Batch([_ranking([text])]))[0].scores[0] for text in TEXTS}
     assert [single[p.text] for p in together[0].passages()] == together[0].scores.tolist()
 
 
 def test_hits_beyond_the_depth_are_dropped():
-    stage = CrossEncoder(depth=2)
-    stage.open()
-    (ranking,) = stage.run(Batch([QUESTION]), Batch([_ranking(TEXTS)]))
-    stage.close()
+    (ranking,) = CrossEncoder(depth=2).apply([QUESTION], [_ranking(TEXTS)])
     assert sorted(p.id for p in ranking.passages()) == ["p0", "p1"]
 
 
 def test_a_title_is_read(embedded):
     text = "Deletes everything below the given path."
-    untitled = embedded.run(Batch([QUESTION]), Batch([_ranking([text])]))[0]
-    titled = embedded.run(Batch([QUESTION]), Batch([_ranking([text], "shutil.rmtree directory tree")]))[0]
+    untitled = embedded(Batch([QUESTION]), Batch([_ranking([text])]))[0]
+    titled = embedded(Batch([QUESTION]), Batch([_ranking([text], "shutil.rmtree directory tree")]))[0]
     assert titled.scores[0] > untitled.scores[0]
 
 
 def test_empty_rankings_stay_empty(embedded):
-    empty, full = embedded.run(Batch([OTHER, QUESTION]), Batch([_ranking([]), _ranking(TEXTS)]))
+    empty, full = embedded(Batch([OTHER, QUESTION]), Batch([_ranking([]), _ranking(TEXTS)]))
     assert len(empty) == 0
     assert empty.space == "logit"
     assert len(full) == 5
-    assert embedded.run(Batch(), Batch()) == Batch()
+    assert embedded(Batch(), Batch()) == Batch()
 
 
 def test_long_passages_are_cut_and_counted(embedded):
     entry = StageTrace("rerank", "CrossEncoder")
-    with tracing(entry):
-        embedded.run(Batch([QUESTION]), Batch([_ranking(["word " * 2000, TEXTS[1]])]))
+    with tracing(Running(entry)):
+        embedded(Batch([QUESTION]), Batch([_ranking(["word " * 2000, TEXTS[1]])]))
     assert entry.notes["truncated"] == 1
     assert 512 < entry.tokens_in < 600
 
@@ -107,11 +102,9 @@ def test_sentence_transformers_scores_equal_one_by_one_logits(torch_folder):
 
     texts = [*TEXTS, "fits " * 80]
     stage = CrossEncoder(str(torch_folder), depth=10, max_length=64, batch_tokens=128, device="cpu")
-    stage.open()
     entry = StageTrace("rerank", "CrossEncoder")
-    with tracing(entry):
-        (ranking,) = stage.run(Batch([QUESTION]), Batch([_ranking(texts)]))
-    stage.close()
+    with tracing(Running(entry)):
+        (ranking,) = stage.apply([QUESTION], [_ranking(texts)])
     published = Published(str(torch_folder), device="cpu", max_length=64)
     expected = {t: published.predict([(QUESTION.text, t)], activation_fn=nn.Identity())[0] for t in texts}
     assert np.std(list(expected.values())) > 0.01  # the random model tells the pairs apart
@@ -126,15 +119,12 @@ def test_a_model_with_several_outputs_is_refused(torch_folder, tmp_path):
     BertForSequenceClassification(config).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(torch_folder).save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModel, match="3 outputs"):
-        CrossEncoder(str(tmp_path), device="cpu").open()
+        CrossEncoder(str(tmp_path), device="cpu").apply([QUESTION], [_ranking(TEXTS)])
 
 
 def test_an_encoder_is_refused():
-    stage = CrossEncoder("bge-small")
-    stage.open()
-    with pytest.raises(UnsupportedModel, match="one score each"):
-        stage.run(Batch([QUESTION]), Batch([_ranking(TEXTS)]))
-    stage.close()
+    with CrossEncoder("bge-small").opened() as run, pytest.raises(UnsupportedModel, match="one score each"):
+        run([QUESTION], [_ranking(TEXTS)])
 
 
 def test_problems_are_found_before_loading():
@@ -143,20 +133,18 @@ def test_problems_are_found_before_loading():
     assert "no model" in missing.what
     (gguf,) = CrossEncoder("smollm2").check()
     assert "GGUF" in gguf.what
-    with pytest.raises(ModelNotFound):
-        CrossEncoder("./no-such-model").open()
+    with pytest.raises(ModelNotFound), CrossEncoder("./no-such-model").opened():
+        pass
     with pytest.raises(ConfigError, match="depth"):
         CrossEncoder(depth=0)
-    with pytest.raises(StageError, match="not open"):
-        CrossEncoder().run(Batch([QUESTION]), Batch([_ranking(TEXTS)]))
 
 
-def test_settings_and_state_are_plain():
+def test_settings_and_identity_are_plain():
     stage = CrossEncoder()
     assert stage.settings() == {
         "model": "minilm-cross-encoder", "depth": 50, "max_length": 512, "batch_tokens": 4096, "device": None,
     }
-    assert stage.state() == models.weights_hash(models.resolve("minilm-cross-encoder"))
+    assert stage.identity() == models.weights_hash(models.resolve("minilm-cross-encoder"))
 
 
 @pytest.mark.parametrize("lengths", [[], [5], [3, 900, 3, 4, 100, 50, 50], [7] * 40])

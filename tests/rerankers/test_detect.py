@@ -10,7 +10,7 @@ from regard.rag.lm import describe
 from regard.rag.lm.heads import HeadSet, chosen
 from regard.rag.nouns import Passage, PassageList, Query, Ranking
 from regard.rerankers import CoRe, QRHead
-from regard.rerankers.detect import _BOUNDS, _head_set, contrast_of, detect_heads, filtered, ndcg_of
+from regard.rerankers.attention.detect import _BOUNDS, _head_set, contrast_of, detect_heads, filtered, ndcg_of
 
 PASSAGES = ["Bread is baked in an oven.", "A flea lives for about a hundred days.", "The Eiffel Tower is in Paris.",
             "The Rhine flows through Basel and Cologne."]
@@ -20,7 +20,7 @@ QRELS = {"flea": {"d1": 1}, "tower": {"d2": 2, "d3": 0}}
 
 def rankings() -> list[Ranking]:
     store = PassageList([Passage(f"p{i}", f"d{i}", text, 0, len(text)) for i, text in enumerate(PASSAGES)])
-    return [Ranking.ranked(range(4), [4, 3, 2, 1], "bm25", store, stage="first")] * len(QUERIES)
+    return [Ranking.ranked(range(4), [4, 3, 2, 1], "bm25", store)] * len(QUERIES)
 
 
 def test_the_measures_of_a_perfect_a_blind_and_a_contrary_head():

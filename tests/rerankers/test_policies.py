@@ -18,17 +18,16 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
-from regard.rag.dag.trace import StageTrace, tracing
+from regard.rag.dag.trace import Running, StageTrace, tracing
 from regard.rag.errors import BudgetError, ConfigError
 from regard.rag.lm import LanguageModel, gguf
 from regard.rag.lm.heads import HeadSet, chosen, published_heads
 from regard.rag.lm.passages import Prompt
 from regard.rag.models import resolve
-from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
-from regard.rerankers import ICR, AttentionReranker, AttentionSorting, BlockICR, BlockRank, CoRe, LayerBand, QRHead
-from regard.rerankers.detect import detect_heads
-from regard.rerankers.policies import Policy, Scored
+from regard.rag.nouns import Passage, PassageList, Query, Ranking
+from regard.rerankers import ICR, AttentionReranker, AttentionSorting, BlockICR, BlockRank, CoRe, LayerBand, Policy, QRHead
+from regard.rerankers.attention.detect import detect_heads
+from regard.rerankers.attention.policies.policy import Scored
 
 TEXTS = ["Bread is baked in an oven.", "A flea lives for about a hundred days, on cats mostly.", "The Eiffel Tower is in Paris.",
          "Fleas lay eggs, many of them."]
@@ -141,16 +140,12 @@ def icr_scores(
 
 def first_stage(texts: Sequence[str], name: str = "d") -> Ranking:
     store = PassageList([Passage(f"p{i}", f"{name}{i}", t, 0, len(t)) for i, t in enumerate(texts)])
-    return Ranking.ranked(np.arange(len(texts)), -np.arange(len(texts), dtype=np.float32), "bm25", store, stage="first")
+    return Ranking.ranked(np.arange(len(texts)), -np.arange(len(texts), dtype=np.float32), "bm25", store).marked("first")
 
 
 def reranked(lm: str, policy: Policy, texts: Sequence[str] = TEXTS, **settings: object) -> Ranking:
     stage = AttentionReranker(lm, policy=policy, depth=50, device="cpu", **settings)
-    stage.open()
-    try:
-        return stage.run(Batch([Query(QUERY)]), Batch([first_stage(texts)]))[0]
-    finally:
-        stage.close()
+    return stage.apply([Query(QUERY)], [first_stage(texts)])[0]
 
 
 def scores_of(ranking: Ranking) -> np.ndarray:
@@ -344,7 +339,7 @@ def test_windows_rank_a_longer_list_as_the_published_loop_does(
 class Scripted(ICR):
     """Scores that depend on everything that a window shows, without a model."""
 
-    def _scored(self, lm: object, prompt: Prompt) -> Scored:
+    def scored(self, lm: object, prompt: Prompt) -> Scored:
         scores = np.zeros(len(prompt.spans), dtype=np.float32)
         scores[prompt.context] = script(prompt.context)
         return Scored(scores, np.array(prompt.context, dtype=np.float32), prompt)
@@ -385,7 +380,8 @@ def test_one_window_that_holds_all_is_no_window(tiny: str) -> None:
 
 
 def test_windows_let_more_passages_in_than_fit_one_prompt(tiny: str) -> None:
-    with tracing(StageTrace("attention", "AttentionReranker")) as entry:
+    entry = StageTrace("attention", "AttentionReranker")
+    with tracing(Running(entry)):
         result = reranked(tiny, CoRe(window=20, stride=20, heads=LISTED), ["word " * 40 for _ in range(50)])
     assert len(result) == 50
     assert entry.tokens_in > 2048
@@ -393,10 +389,10 @@ def test_windows_let_more_passages_in_than_fit_one_prompt(tiny: str) -> None:
     assert "400 passages do not fit" in str(problem)
     assert list(AttentionReranker(tiny, policy=ICR(window=20), depth=400).check()) == []
     for wrong in ({"window": 4, "stride": 5}, {"stride": 2}, {"window": 1}, {"window": 4, "fusion": 0.5}):
-        with pytest.raises(ValidationError):
+        with pytest.raises(ConfigError):
             ICR(**wrong)
         with pytest.raises(ConfigError):
-            AttentionReranker(policy={"kind": "ICR", **wrong})
+            AttentionReranker(policy={"part": "ICR", **wrong})
 
 
 # -- detection ---------------------------------------------------------------------
@@ -468,7 +464,7 @@ def test_cores_measure_is_that_of_the_eager_matrices(tiny: str, oracle: Oracle, 
 
 
 def test_temperatures_are_the_authors() -> None:
-    from regard.rerankers.detect import temperature_for
+    from regard.rerankers.attention.detect import temperature_for
 
     wanted = {"meta-llama/Llama-3.1-8B": 0.1, "microsoft/phi-4": 0.1, "mistralai/Mistral-7B": 0.001, "granite": 0.001, "smollm2": 0.001}
     assert {name: temperature_for(name) for name in wanted} == wanted

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,12 +14,14 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from regard.rag.dag.scope import Scope
 from regard.rag.errors import BudgetError
 from regard.rag.lm import LanguageModel, gguf
 from regard.rag.lm.passages import TOKENS_A_WORD, Format, suffix_position
 from regard.rag.models import resolve
 from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
 from regard.rerankers import AttentionReranker, BlockICR
+from regard.rerankers.attention.stage import OpenReranker
 
 SHAPE = {"vocab_size": 49152, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
          "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 2048, "initializer_range": 0.4,
@@ -30,23 +34,34 @@ WORDS = ["a", "flea", "lives", "about", "one", "hundred", "days", "on", "cats", 
 
 def ranking_of(texts: list[str]) -> Ranking:
     store = PassageList([Passage(f"p{i}", f"d{i}", t, 0, len(t)) for i, t in enumerate(texts)])
-    return Ranking.ranked(np.arange(len(texts)), -np.arange(len(texts), dtype=np.float32), "bm25", store, stage="first")
+    return Ranking.ranked(np.arange(len(texts)), -np.arange(len(texts), dtype=np.float32), "bm25", store)
 
 
-def scores_of(stage: AttentionReranker, texts: list[str], query: Query = QUERY) -> np.ndarray:
+class Open(NamedTuple):
+    """A stage with what it has opened."""
+
+    stage: AttentionReranker
+    held: OpenReranker
+
+    def prompt(self, texts: list[str]):
+        return self.stage._lay(self.held, QUERY, ranking_of(texts))(None)
+
+
+def scores_of(opened: Open, texts: list[str], query: Query = QUERY) -> np.ndarray:
     """In the order of ``texts``."""
-    (result,) = stage.run(Batch([query]), Batch([ranking_of(texts)]))
+    (result,) = opened.stage.run(opened.held, Batch([query]), Batch([ranking_of(texts)]))
     scores = np.empty(len(texts))
     scores[result.rows] = result.scores
     return scores
 
 
-def opened(lm: str, max_words: int = 300, **policy) -> AttentionReranker:
+@contextmanager
+def opened(lm: str, max_words: int = 300, **policy) -> Iterator[Open]:
     """Without separators, which take a share and are in no score."""
     stage = AttentionReranker(lm, policy=BlockICR(fusion=None, deviations=None, separator="", **policy), max_words=max_words,
                               device="cpu")
-    stage.open()
-    return stage
+    with Scope() as scope:
+        yield Open(stage, stage.open(scope))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,12 +96,10 @@ def saved(folder: Path, model) -> str:
 
 
 @pytest.fixture(scope="module")
-def stages(blind) -> Iterator[tuple[AttentionReranker, AttentionReranker]]:
+def stages(blind) -> Iterator[tuple[Open, Open]]:
     """Calibrated, and not."""
-    both = opened(blind), opened(blind, calibration=None)
-    yield both
-    for stage in both:
-        stage.close()
+    with opened(blind) as calibrated, opened(blind, calibration=None) as uncalibrated:
+        yield calibrated, uncalibrated
 
 
 passages = st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=40).map(" ".join), min_size=2, max_size=4)
@@ -123,10 +136,9 @@ def test_calibrated_scores_change_by_what_the_share_explains(stages):
     np.testing.assert_allclose(scores_of(stage, more)[:-1], wanted, atol=1e-4)
 
 
-def attention_by_row(stage: AttentionReranker, texts: list[str]) -> list[np.ndarray]:
+def attention_by_row(stage: Open, texts: list[str]) -> list[np.ndarray]:
     """Of each suffix, what each of its rows pays each passage: float64 [rows, layers, heads, passages]."""
-    model = stage._model
-    prompt = stage._lay(model, QUERY, ranking_of(texts))(None)
+    model, prompt = stage.held.model, stage.prompt(texts)
     context = model.prefill(prompt.context, blocks=prompt.blocks, mask=prompt.mask, positions=prompt.positions)
     return [np.stack([model.head_scores(context, [suffix], prompt.spans, query_rows=[(row, row + 1)], after=prompt.after)
                       for row in range(len(suffix))]).astype(np.float64) for suffix in prompt.suffixes]
@@ -134,13 +146,10 @@ def attention_by_row(stage: AttentionReranker, texts: list[str]) -> list[np.ndar
 
 def test_a_long_passage_hardly_reorders_the_others():
     """The model as it is, which reads what it attends to: behind the longest passage Kendall's tau was .85."""
-    stage = opened("smollm2")
     texts = [f"{a} {b}." for a in ("A flea lives", "The tower stands", "Bread is baked") for b in
              ("for about a hundred days", "near the river in Paris", "in a very hot oven", "on cats and dogs")]
-    try:
+    with opened("smollm2") as stage:
         alone, beside = (scores_of(stage, some)[:len(texts)] for some in (texts, [*texts, " ".join(WORDS * 15)]))
-    finally:
-        stage.close()
     assert kendall(alone, beside) > 0.9
 
 
@@ -161,19 +170,12 @@ def test_the_distance_follows_from_settings_window_and_query(monkeypatch, smollm
 
 
 def test_a_passage_longer_than_the_distance_loses_its_end():
-    stage = opened("smollm2", max_words=20, heads="shipped")
-    try:
-        prompt = stage._lay(stage._model, QUERY, ranking_of(["1234567890" * 40, "a flea"]))(None)
-        assert prompt.cut == 1
-        assert prompt.spans[0][1] - prompt.spans[0][0] == prompt.after - prompt.blocks[0][0] == 20 * TOKENS_A_WORD
-    finally:
-        stage.close()
+    with opened("smollm2", max_words=20, heads="shipped") as stage:
+        prompt = stage.prompt(["1234567890" * 40, "a flea"])
+    assert prompt.cut == 1
+    assert prompt.spans[0][1] - prompt.spans[0][0] == prompt.after - prompt.blocks[0][0] == 20 * TOKENS_A_WORD
 
 
 def test_a_query_that_leaves_no_room_is_refused():
-    stage = opened("smollm2", heads="shipped")
-    try:
-        with pytest.raises(BudgetError):
-            scores_of(stage, [" ".join(WORDS)], Query("word " * 8140))
-    finally:
-        stage.close()
+    with opened("smollm2", heads="shipped") as stage, pytest.raises(BudgetError):
+        scores_of(stage, [" ".join(WORDS)], Query("word " * 8140))

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManager, CallbackManagerForRetrieverRun
-from langchain_core.documents import Document as LangChainDocument
-from langchain_core.retrievers import BaseRetriever
-from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import get_config_list
 from pydantic import SkipValidation
 
+from ....indexers.corpus.langchain import one_from_langchain
 from ...dag.pipeline import Pipeline, Result
 from ...dag.threads import in_thread
 from ...errors import ConfigError
+from ...extras import missing
 from ...nouns import Document, Ranking
 from ...parts.settings import Count
+
+try:
+    from langchain_core.callbacks import (
+        AsyncCallbackManagerForRetrieverRun,
+        CallbackManager,
+        CallbackManagerForRetrieverRun,
+    )
+    from langchain_core.documents import Document as LangChainDocument
+    from langchain_core.retrievers import BaseRetriever
+    from langchain_core.runnables import RunnableConfig
+    from langchain_core.runnables.config import get_config_list
+except ImportError as error:
+    raise missing("langchain_core", where=__name__) from error
 
 
 class RegardRetriever(BaseRetriever):
     """A Regard pipeline wherever LangChain takes a retriever.
 
-    ``output`` names the pipeline's ranking output; ``k`` limits the documents, as does ``invoke(query, k=...)`` for one call. A document's
-    metadata has the passage's own, and ``passage_id``, ``document_id``, ``title``, ``start``, ``end`` and ``score``. ``batch`` runs the
-    pipeline once for all its queries. A query without text finds nothing, as a lexical retriever's does: it is no error here.
+    ``output`` names the pipeline's ranking output; ``k`` limits the documents, as does ``invoke(query, k=...)`` for one
+    call. A document's metadata has the passage's own, and ``passage_id``, ``document_id``, ``title``, ``start``,
+    ``end`` and ``score``. ``batch`` runs the pipeline once for all its queries. A query without text finds nothing, as
+    a lexical retriever's does: it is no error here.
     """
 
     pipeline: SkipValidation[Pipeline]
@@ -45,11 +55,13 @@ class RegardRetriever(BaseRetriever):
         return (await in_thread(self._find, [query], k))[0]
 
     def batch(
-        self, inputs: list[str], config: RunnableConfig | list[RunnableConfig] | None = None, *, return_exceptions: bool = False,
-        k: int | None = None, **kwargs: Any,
+        self, inputs: list[str], config: RunnableConfig | list[RunnableConfig] | None = None, *,
+        return_exceptions: bool = False, k: int | None = None, **kwargs: Any,
     ) -> list[list[LangChainDocument]]:
-        """One run of the pipeline for all ``inputs``; callbacks hear of each query by itself. An error is every query's error."""
-        runs = [self._started(query, one) for query, one in zip(inputs, get_config_list(config, len(inputs)), strict=True)]
+        """One run of the pipeline for all ``inputs``; callbacks hear of each query by itself. An error is every query's
+        error."""
+        configs = get_config_list(config, len(inputs))
+        runs = [self._started(query, one) for query, one in zip(inputs, configs, strict=True)]
         try:
             found = self._find(inputs, k)
         except Exception as error:
@@ -63,8 +75,8 @@ class RegardRetriever(BaseRetriever):
         return found
 
     async def abatch(
-        self, inputs: list[str], config: RunnableConfig | list[RunnableConfig] | None = None, *, return_exceptions: bool = False,
-        k: int | None = None, **kwargs: Any,
+        self, inputs: list[str], config: RunnableConfig | list[RunnableConfig] | None = None, *,
+        return_exceptions: bool = False, k: int | None = None, **kwargs: Any,
     ) -> list[list[LangChainDocument]]:
         """:meth:`batch` in a worker thread."""
         return await in_thread(partial(self.batch, inputs, config, return_exceptions=return_exceptions, k=k, **kwargs))
@@ -72,8 +84,10 @@ class RegardRetriever(BaseRetriever):
     def _started(self, query: str, config: RunnableConfig) -> CallbackManagerForRetrieverRun:
         manager = CallbackManager.configure(
             config.get("callbacks"), None, inheritable_tags=config.get("tags"), local_tags=self.tags,
-            inheritable_metadata={**(config.get("metadata") or {}), **self._get_ls_params()}, local_metadata=self.metadata)
-        return manager.on_retriever_start(None, query, name=config.get("run_name") or self.get_name(), run_id=config.get("run_id"))
+            inheritable_metadata={**(config.get("metadata") or {}), **self._get_ls_params()},
+            local_metadata=self.metadata)
+        name = config.get("run_name") or self.get_name()
+        return manager.on_retriever_start(None, query, name=name, run_id=config.get("run_id"))
 
     def _find(self, queries: Sequence[str], k: int | None) -> list[list[LangChainDocument]]:
         k = self.k if k is None else k
@@ -84,7 +98,8 @@ class RegardRetriever(BaseRetriever):
         if asked:
             rankings = self._rankings(self.pipeline.run([queries[i] for i in asked]))
             for i, ranking in zip(asked, rankings, strict=True):
-                found[i] = [LangChainDocument(hit.passage.text, id=hit.passage.id, metadata=_metadata(hit)) for hit in ranking.top(k)]
+                found[i] = [LangChainDocument(hit.passage.text, id=hit.passage.id, metadata=_metadata(hit))
+                            for hit in ranking.top(k)]
         return found
 
     def _rankings(self, result: Result) -> Sequence[Ranking]:
@@ -96,24 +111,13 @@ class RegardRetriever(BaseRetriever):
 
 
 def from_langchain(documents: Iterable[LangChainDocument]) -> Iterator[Document]:
-    """LangChain documents (what its loaders and splitters give) as a corpus; ``build_index`` takes them as they are, too.
+    """LangChain documents (what its loaders and splitters give) as a corpus; ``build_index`` takes them as they are,
+    too.
 
-    The id is the document's own, else its ``source`` metadata, else a hash of its text. Where several documents of these share a source
-    (the pages of a PDF), the second is ``SOURCE#2``, and so on. ``title`` is taken from the metadata.
+    See ``indexers.corpus.langchain`` for their ids.
     """
     seen: Counter[str] = Counter()
     return (one_from_langchain(document, seen) for document in documents)
-
-
-def one_from_langchain(document: LangChainDocument, seen: Counter[str]) -> Document:
-    """One document of a stream; ``seen`` counts the stream's sources."""
-    metadata: dict[str, Any] = dict(document.metadata)
-    identity, source = document.id, metadata.get("source")
-    if identity is None and source:
-        seen[str(source)] += 1
-        identity = f"{source}#{seen[str(source)]}" if seen[str(source)] > 1 else str(source)
-    identity = identity or hashlib.blake2b(document.page_content.encode(), digest_size=12).hexdigest()
-    return Document(str(identity), document.page_content, str(metadata.pop("title", "") or ""), metadata)
 
 
 def _metadata(hit: Any) -> dict[str, Any]:

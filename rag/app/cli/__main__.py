@@ -1,0 +1,5 @@
+"""``python -m regard.rag.app.cli``."""
+
+from . import main
+
+main()

@@ -1,0 +1,53 @@
+"""Queries to vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ..indexers.encoders.stored import encoder_key
+from ..rag.dag.scope import Scope
+from ..rag.dag.stage import Problem, Stage
+from ..rag.dag.trace import record
+from ..rag.errors import RegardError
+from ..rag.models.chosen import hub
+from ..rag.models.encoding import Encoder, OpenEncoder
+from ..rag.nouns import Batch, Query, QueryVector
+from ..rag.trust import Connection
+
+
+class OpenEncode(NamedTuple):
+    encoder: OpenEncoder
+    key: str
+
+
+class Encode(Stage):
+    """The vector of each query by ``encoder`` (see ``models.encoding.Encoder``), for stages that work on it, and for ``Search``.
+
+    A query longer than the encoder's window is cut there, and counted in the trace as ``truncated``. The last digit of a vector may hang
+    on the batch that its query is encoded in.
+    """
+
+    encoder: Encoder = "minilm"  # type: ignore[assignment]  # a text is made an encoder when it is asked for
+
+    def open(self, scope: Scope, /) -> OpenEncode:
+        return OpenEncode(scope.open(self.encoder), encoder_key(self.encoder.description()))
+
+    def check(self) -> Iterator[Problem]:
+        """The model is there."""
+        try:
+            self.encoder.description()
+        except RegardError as error:
+            yield Problem(error.what, hint=error.hint or "")
+
+    def connections(self) -> Iterator[Connection]:
+        return hub([self.encoder.name])
+
+    def run(self, opened: OpenEncode, queries: Batch[Query]) -> Batch[QueryVector]:
+        texts = [query.text for query in queries]
+        cut = opened.encoder.truncated(texts)
+        if cut:
+            record(truncated=cut)
+        vectors = opened.encoder.encode_queries(texts) if texts else ()
+        return Batch(QueryVector(query, vector, opened.encoder.name, opened.key)
+                     for query, vector in zip(queries, vectors, strict=True))
