@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, ClassVar, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from pydantic import BeforeValidator, WithJsonSchema
 
@@ -57,8 +57,6 @@ class Function(Stage):
     function: _Callable
     takes: tuple[_Type, ...] | None = None
     gives: _Type = None
-
-    _read: ClassVar[_Read]  # of this object
 
     def __post_init__(self) -> None:
         self.ports()  # says at once what is wrong
