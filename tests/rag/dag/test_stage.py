@@ -331,7 +331,7 @@ class Holds(Stage):
 
 APART: list[Any] = [
     None, True, 1, 1.0, "1", [1], [[1]], {"1": 1}, {1: 1}, np.int64(1), np.float32(1), np.array([1]), np.array([1.0]), np.zeros(5000),
-    np.ones(5000), Model(), MyModel(), Model(weight=2), Piece(), Piece((Model(),)), Piece((MyModel(),)), Colour.RED, {"a"},
+    np.ones(5000), Model(), MyModel(), Model(weight=2), Piece(), Piece((Model(),)), Piece((MyModel(),)), Colour.RED,
     frozenset("a"), {"a", "b"}, datetime.date(2020, 1, 1), "2020-01-01", Counted(), Counted(3), Split(), Split(2), MySplit(), b"1",
 ]
 

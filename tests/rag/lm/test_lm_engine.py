@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from regard.rag.dag.trace import StageTrace, tracing
+from regard.rag.dag.trace import Running, StageTrace, tracing
 from regard.rag.errors import BudgetError, ConfigError, ModelNotFound, UnsupportedModel
 from regard.rag.lm import LanguageModel, describe, engine, gguf
 from regard.rag.models import resolve, sharing
@@ -186,7 +186,7 @@ def test_out_of_memory_splits_and_says_so(tiny, monkeypatch):
 
     monkeypatch.setattr(LanguageModel, "_look", tight)
     entry = StageTrace("s", "S")
-    with tracing(entry):
+    with tracing(Running(entry)):
         np.testing.assert_allclose(tiny.attention_mass(CONTEXT, SUFFIXES, **settings), wanted, atol=2e-5)
     assert entry.notes["splits"] == 4  # 1024, 512, 256, 128 tokens at once did not go
     monkeypatch.setattr(LanguageModel, "_look", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("none left")))
