@@ -31,7 +31,7 @@ from regard.rag.models import resolve, weights_hash
 from regard.rag.models.encoding import Encoder
 from regard.rag.models.verification import Verifier
 from regard.rag.nouns import State, Verdict
-from regard.rag.parts import Part, part
+from regard.rag.parts import Part
 from regard.rag.tables import table
 from regard.rerankers import CrossEncoder, Margin, Policy
 from regard.retrievers import BM25
