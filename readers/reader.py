@@ -62,7 +62,7 @@ class Reader(BaseReader):
     temperature: Annotated[float, Field(ge=0)] = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     seed: int = 0
-    stop: tuple[str, ...] = ()
+    stop: Sequence[str] = ()
     mask: Mask = "causal"
     device: str | None = None
 

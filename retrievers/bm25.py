@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from ..rag.dag.scope import Scope
 from ..rag.dag.stage import Problem, Stage
 from ..rag.nouns import Batch, Query, Ranking
 from ..rag.parts import Card, Count
-from .search import OpenIndex, Search
+from .search import IndexPlace, OpenIndex, Search
 
 
 class BM25(Stage):
@@ -23,7 +22,7 @@ class BM25(Stage):
 
     card = Card("Robertson et al.", 1994, note="Lucene's variant as in Kamphuis et al. 2020")
 
-    index: Path | None = None
+    index: IndexPlace = None
     k: Count = 100
     filters: Mapping[str, Any] = {}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..indexers.encoders.stored import chosen_encoder, column_name, own_model, require_same, stored_encoder
@@ -13,14 +12,14 @@ from ..indexers.stores.protocols import Store
 from ..indexers.views import ViewKind
 from ..rag.dag.scope import Scope
 from ..rag.dag.stage import Problem, Stage
-from ..rag.errors import RegardError
+from ..rag.errors import IndexNotFound, RegardError
 from ..rag.models.chosen import hub
 from ..rag.models.encoding import Encoder
 from ..rag.nouns import Batch, Query, Ranking
-from ..rag.parts import Card, Count
+from ..rag.parts import Card, Count, part
 from ..rag.trust import Connection
 from .encode import Encode, OpenEncode
-from .search import OpenIndex, Search
+from .search import IndexPlace, OpenIndex, Search
 
 
 class OpenDense(NamedTuple):
@@ -40,31 +39,43 @@ class Dense(Stage):
 
     card = Card("Karpukhin et al.", 2020, arxiv="2004.04906")
 
-    index: Path | None = None
+    index: IndexPlace = None
     k: Count = 100
     filters: Mapping[str, Any] = {}
-    encoder: Encoder | None = None
+    encoder: str | Encoder | None = None
     view: str | ViewKind = "flat"
     device: str | None = None
 
     @functools.cached_property
     def search(self) -> Search:
         """The second half."""
-        column = column_name(self.encoder.name) if self.encoder is not None else ""
+        column = column_name(self.named.name) if self.named is not None else ""
         return Search(self.index, view=self.view, column=column, k=self.k, filters=self.filters)
 
     @property
     def store_uri(self) -> str:
         return self.search.store_uri
 
+    @functools.cached_property
+    def named(self) -> Encoder | None:
+        """The encoder that is asked for. Raises what ``rag.models.resolve`` raises for a model that is not there."""
+        return None if self.encoder is None else part(Encoder, self.encoder)
+
     def encode(self, store: Store) -> Encode:
         """The first half, with the index's encoder, or the one that was named, if it is the index's."""
+        named, index = self.named, self.search.path
+        if named is not None and store.encoders and self.search.column not in store.encoders:
+            raise IndexNotFound(f"the index has no vectors of {named.name!r}; it has {', '.join(store.encoders)}", where=index,
+                                hint="leave encoder out, or index with this encoder too")
         column = self.search.encoder_of(store)
         stored = store.encoders[column]
-        made = self.encoder if self.encoder is not None else chosen_encoder(stored, self.search.path, self.device)
-        if made.changed().keys() <= {"model", "device"} and own_model(stored) == made.name:
-            made = stored_encoder(stored, self.device)  # a model's name alone means: as the index uses it
-        require_same(column, stored, made.description(), str(self.search.path))
+        if named is None:
+            made = chosen_encoder(stored, index, self.device)
+        elif isinstance(self.encoder, str) and named.changed().keys() <= {"model"} and own_model(stored) == named.name:
+            made = stored_encoder(stored, self.device)
+        else:
+            made = named
+        require_same(column, stored, made.description(), index)
         return Encode(made)
 
     def open(self, scope: Scope, /) -> OpenDense:
@@ -77,7 +88,7 @@ class Dense(Stage):
         return [self.search.identity(), store.encoders[self.search.encoder_of(store)]]
 
     def connections(self) -> Iterator[Connection]:
-        return hub([] if self.encoder is None else [self.encoder.name])
+        return hub([] if self.named is None else [self.named.name])
 
     def check(self) -> Iterator[Problem]:
         try:

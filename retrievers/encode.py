@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..indexers.encoders.stored import encoder_key
 from ..rag.dag.scope import Scope
@@ -13,6 +14,7 @@ from ..rag.errors import RegardError
 from ..rag.models.chosen import hub
 from ..rag.models.encoding import Encoder, OpenEncoder
 from ..rag.nouns import Batch, Query, QueryVector
+from ..rag.parts import part
 from ..rag.trust import Connection
 
 
@@ -28,20 +30,28 @@ class Encode(Stage):
     on the batch that its query is encoded in.
     """
 
-    encoder: Encoder = "minilm"  # type: ignore[assignment]  # a text is made an encoder when it is asked for
+    encoder: str | Encoder = "minilm"
+
+    @functools.cached_property
+    def made(self) -> Encoder:
+        """The encoder. Raises what ``rag.models.resolve`` raises for a model that is not there."""
+        return part(Encoder, self.encoder)
 
     def open(self, scope: Scope, /) -> OpenEncode:
-        return OpenEncode(scope.open(self.encoder), encoder_key(self.encoder.description()))
+        return OpenEncode(scope.open(self.made), encoder_key(self.made.description()))
+
+    def identity(self) -> Any:
+        return self.made.description()
 
     def check(self) -> Iterator[Problem]:
         """The model is there."""
         try:
-            self.encoder.description()
+            self.made.description()
         except RegardError as error:
             yield Problem(error.what, hint=error.hint or "")
 
     def connections(self) -> Iterator[Connection]:
-        return hub([self.encoder.name])
+        return hub([self.made.name])
 
     def run(self, opened: OpenEncode, queries: Batch[Query]) -> Batch[QueryVector]:
         texts = [query.text for query in queries]

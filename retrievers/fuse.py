@@ -31,7 +31,7 @@ class Fuse(Stage):
     """
 
     method: Literal["rrf", "minmax", "zscore"] = "rrf"
-    weights: tuple[float, ...] | None = None
+    weights: Sequence[float] | None = None
     c: float = 60.0
     k: Count = 100
 

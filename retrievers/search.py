@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import AfterValidator
 
 from ..indexers.encoders.stored import encoder_key
 from ..indexers.stores.opening import open_index, shared_store
@@ -37,6 +38,9 @@ from .encode import Encode
 
 _TRIES = 3
 
+IndexPlace = Annotated[str | Path | None, AfterValidator(lambda place: None if place is None else str(place))]
+"""An index as a setting: its folder, or its store's URI; kept as text."""
+
 
 @dataclass(frozen=True, slots=True)
 class OpenIndex:
@@ -60,7 +64,7 @@ class Search(Stage):
     encoder made it, and is not looked up among another's.
     """
 
-    index: Path | None = None
+    index: IndexPlace = None
     view: str | ViewKind = "flat"
     column: str = ""
     k: Count = 100
@@ -72,11 +76,11 @@ class Search(Stage):
         return Ports((queries,), (Port("ranking", Ranking),))
 
     @property
-    def path(self) -> Path:
-        """The index folder. Raises ``ConfigError`` when none was named."""
+    def path(self) -> str:
+        """The index: a folder, or a store's URI. Raises ``ConfigError`` when none was named."""
         if self.index is None:
             raise ConfigError("no index is named", where="Search", hint="set index=..., or pass --index")
-        return self.index
+        return str(self.index)
 
     @property
     def store_uri(self) -> str:
@@ -92,10 +96,10 @@ class Search(Stage):
             return ""
         names = list(store.encoders)
         if not names:
-            raise IndexNotFound("the index has no dense vectors", where=str(self.path),
+            raise IndexNotFound("the index has no dense vectors", where=self.path,
                                 hint=f"add them: regard index --index {self.path} --encoder minilm --view flat")
         if self.column and self.column not in names:
-            raise IndexNotFound(f"the index has no vectors of {self.column!r}; it has {', '.join(names)}", where=str(self.path),
+            raise IndexNotFound(f"the index has no vectors of {self.column!r}; it has {', '.join(names)}", where=self.path,
                                 hint="leave encoder out, or index with this encoder too")
         return self.column or names[-1]
 
@@ -146,12 +150,14 @@ class Search(Stage):
             if isinstance(stage, Encode):
                 try:
                     store = self.store()
-                    self._expect_made_by(store, self.encoder_of(store), encoder_key(stage.encoder.description()), stage.encoder.name)
+                    self._expect_made_by(store, self.encoder_of(store), encoder_key(stage.made.description()), stage.made.name)
                 except RegardError as error:
                     yield Problem(f"{error.what} (by stage {name!r})", hint=error.hint or "")
 
     def run(self, opened: OpenIndex, queries: Batch[Any]) -> Batch[Ranking]:
         """The best passages of each query. Raises ``FingerprintMismatch`` for a vector of another encoder."""
+        if not queries:
+            return Batch()
         column = opened.version.kind.column
         if column is None:
             space: ScoreSpace = "bm25"
@@ -189,7 +195,7 @@ class Search(Stage):
     def _expect_made_by(self, store: Store, column: str, key: str, encoder: str) -> None:
         if column and key != encoder_key(store.encoders[column]):
             raise FingerprintMismatch(f"the index's vectors of {column!r} were not made by the encoder {encoder!r}, as it is used here",
-                                      where=str(self.path), hint="encode queries with the encoder that the index was made with")
+                                      where=self.path, hint="encode queries with the encoder that the index was made with")
 
     def _groups(self, opened: OpenIndex, queries: list[Query]) -> Iterator[tuple[list[int], Rows | None]]:
         """Positions of the queries that have the same filters, and the rows that these allow."""

@@ -84,6 +84,36 @@ class _OfMany(Protocol[A, R]):
     def run(self, *each: Batch[A]) -> Batch[R]: ...
 
 
+class _OpenOfOne(Protocol[A, R]):
+    """A stage that opens something, which its ``run`` gets first."""
+
+    def run(self, opened: Any, a: Batch[A], /) -> Batch[R]: ...
+
+
+class _OpenOfTwo(Protocol[A, B, R]):
+    def run(self, opened: Any, a: Batch[A], b: Batch[B], /) -> Batch[R]: ...
+
+
+class _OpenOfThree(Protocol[A, B, C, R]):
+    def run(self, opened: Any, a: Batch[A], b: Batch[B], c: Batch[C], /) -> Batch[R]: ...
+
+
+class _OpenOfMany(Protocol[A, R]):
+    def run(self, opened: Any, /, *each: Batch[A]) -> Batch[R]: ...
+
+
+class _Bundle(Protocol):
+    """A ``NamedTuple`` of batches."""
+
+    _fields: tuple[str, ...]
+
+
+class _Giving(Protocol):
+    """A stage with several outputs."""
+
+    def run(self, *batches: Any, **named: Any) -> _Bundle: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Result(Mapping[str, Any]):
     """What a run gave: its outputs by name (also as attributes) and its trace. One value an output for one query, else a batch."""
@@ -183,16 +213,38 @@ class Pipeline:
     def add(self, stage: _OfTwo[A, B, R], a: Wire[A], b: Wire[B], /, *, name: str | None = None) -> Wire[R]: ...
 
     @overload
-    def add(self, stage: _OfThree[A, B, C, R], a: Wire[A], b: Wire[B], c: Wire[C], /, *, name: str | None = None) -> Wire[R]: ...
+    def add(
+        self, stage: _OfThree[A, B, C, R], a: Wire[A], b: Wire[B], c: Wire[C], /, *, name: str | None = None,
+    ) -> Wire[R]: ...
 
     @overload
     def add(self, stage: _OfMany[A, R], /, *inputs: Wire[A], name: str | None = None) -> Wire[R]: ...
 
     @overload
+    def add(self, stage: _OpenOfOne[A, R], a: Wire[A], /, *, name: str | None = None) -> Wire[R]: ...
+
+    @overload
+    def add(self, stage: _OpenOfTwo[A, B, R], a: Wire[A], b: Wire[B], /, *, name: str | None = None) -> Wire[R]: ...
+
+    @overload
+    def add(
+        self, stage: _OpenOfThree[A, B, C, R], a: Wire[A], b: Wire[B], c: Wire[C], /, *, name: str | None = None,
+    ) -> Wire[R]: ...
+
+    @overload
+    def add(self, stage: _OpenOfMany[A, R], /, *inputs: Wire[A], name: str | None = None) -> Wire[R]: ...
+
+    @overload
     def add(self, stage: Callable[[A], R], a: Wire[A], /, *, name: str | None = None) -> Wire[R]: ...
 
     @overload
-    def add(self, stage: Any, /, *inputs: Wire[Any], name: str | None = None, **named: Wire[Any]) -> Any: ...
+    def add(self, stage: Callable[[A, B], R], a: Wire[A], b: Wire[B], /, *, name: str | None = None) -> Wire[R]: ...
+
+    @overload
+    def add(self, stage: _Giving, /, *inputs: Wire[Any], name: str | None = None, **named: Wire[Any]) -> Any: ...
+
+    @overload
+    def add(self, stage: Any, /, *, name: str | None = None, **named: Wire[Any]) -> Any: ...
 
     def add(self, stage: Any, /, *inputs: Wire[Any], name: str | None = None, **named: Wire[Any]) -> Any:
         """Add ``stage``, fed by ``inputs`` in the order of its ports, and by ``named`` ones. An annotated function is a stage, too.

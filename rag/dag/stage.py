@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from ..errors import StageError
 from ..nouns import Batch, Query
@@ -56,6 +56,12 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" + (f"\n  -> {self.hint}" if self.hint else "")
+
+
+class HasPlan(Protocol):
+    """A pipeline."""
+
+    def plan(self) -> Any: ...
 
 
 class Stage(Part):
@@ -144,7 +150,7 @@ class Stage(Part):
         """``BM25(index) >> CrossEncoder()``: a pipeline of both (``rag.dag.compose``)."""
         return table("regard.operators")["then"](self, following)
 
-    def __call__(self, *before: Any) -> Any:
+    def __call__(self, *before: Stage | HasPlan) -> Any:
         """``Fuse()(BM25(index), Dense(index))``: a pipeline of this stage fed by those (``rag.dag.compose``)."""
         return table("regard.operators")["together"](self, *before)
 

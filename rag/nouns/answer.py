@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..tables import html
-from .plain import Flat, parsed
+from .plain import PlainNoun, parsed
 from .text import Passage
 
 ENTAILED = 0.5
@@ -15,7 +15,7 @@ ENTAILED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Context(Flat):
+class Context(PlainNoun):
     """What the reader was shown: passages in prompt order, each with its half-open token span in the prompt."""
 
     passages: tuple[Passage, ...]
@@ -34,7 +34,7 @@ class Context(Flat):
 
 
 @dataclass(frozen=True, slots=True)
-class Citation(Flat):
+class Citation(PlainNoun):
     """A character span ``[start, end)`` of the source document that is similar to a sentence.
 
     ``support`` in [0, 1] is how similar (``readers.citations``), not whether the sentence is true: that is the
@@ -70,7 +70,7 @@ class Sentence:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage(Flat):
+class Usage(PlainNoun):
     """Tokens of the prompt and of the completion."""
 
     prompt_tokens: int = 0
@@ -82,7 +82,7 @@ _NOTES = {"stop": "", "repetition": "", "filter": "cut by the server's filter", 
 
 
 @dataclass(frozen=True, slots=True)
-class Answer(Flat):
+class Answer(PlainNoun):
     """An answer with its evidence.
 
     ``verifier`` names who judged the sentences (``rag.models.verification`` says how well it does that), None when

@@ -40,7 +40,7 @@ def parsed(kind: type, data: object) -> Iterator[None]:
                           hint="give what to_dict gave") from error
 
 
-class Flat:
+class PlainNoun:
     """``to_dict`` and ``from_dict`` of a dataclass that holds plain values."""
 
     __slots__ = ()

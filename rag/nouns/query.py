@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, EmptyQueryError, QueryError, StageError
-from .plain import UNLESS_EMPTY, Flat, parsed
+from .plain import UNLESS_EMPTY, PlainNoun, parsed
 from .text import Media, Metadata
 
 ROLES = ("user", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
-class Turn(Flat):
+class Turn(PlainNoun):
     """An earlier turn of a conversation: who said it (one of ``ROLES``), and what."""
 
     role: str
@@ -30,7 +30,7 @@ class Turn(Flat):
 
 
 @dataclass(frozen=True, slots=True)
-class Query(Flat):
+class Query(PlainNoun):
     """A question. ``filters`` maps a metadata field to a value, a list of values, or bounds (``{"gte": 2020, "lt":
     2024}``).
 

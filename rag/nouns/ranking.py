@@ -14,7 +14,7 @@ from ..errors import ConfigError, StageError
 from ..tables import html, table
 from .evidence import Evidence, evidence_from_dict, evidence_to_dict
 from .frames import Figure, data_frame
-from .plain import Flat, parsed
+from .plain import PlainNoun, parsed
 from .query import read_only
 from .spaces import ScoreSpace, expect_space
 from .store import Opener, PassageStore, Rows, store_from_dict, store_to_dict
@@ -24,7 +24,7 @@ Scores = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Touch(Flat):
+class Touch(PlainNoun):
     """What one stage did to one hit: its rank there (from 1) and its score."""
 
     stage: str

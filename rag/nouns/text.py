@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from .plain import UNLESS_EMPTY, Flat, parsed
+from .plain import UNLESS_EMPTY, PlainNoun, parsed
 
 Metadata = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Media(Flat):
+class Media(PlainNoun):
     """What stands beside a text: its kind (``"image"``, ``"audio"``, ``"table"``), where it is, and a hash of its
     content; never bytes."""
 
@@ -22,7 +22,7 @@ class Media(Flat):
 
 
 @dataclass(frozen=True, slots=True)
-class Document(Flat):
+class Document(PlainNoun):
     """What a corpus reader yields: one source text with its identity."""
 
     id: str
@@ -32,7 +32,7 @@ class Document(Flat):
 
 
 @dataclass(frozen=True, slots=True)
-class Passage(Flat):
+class Passage(PlainNoun):
     """A chunk of a document; ``text == document.text[start:end]``, offsets in characters."""
 
     id: str

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .plain import Flat
+from .plain import PlainNoun
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict(Flat):
+class Verdict(PlainNoun):
     """A choice: its label, how sure whoever made it is (None where it gives no number), and why."""
 
     label: str
@@ -17,7 +17,7 @@ class Verdict(Flat):
 
 
 @dataclass(frozen=True, slots=True)
-class Abstention(Flat):
+class Abstention(PlainNoun):
     """In place of an answer: why none is given."""
 
     reason: str

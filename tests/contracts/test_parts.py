@@ -115,8 +115,7 @@ EXAMPLES: dict[str, list[Callable[[], dict[str, Any]]]] = {
     "Cascade": [lambda: {"stages": [_made("CrossEncoder")], "enough": sure},
                 lambda: {"stages": [_made("CrossEncoder")], "enough": _made("Margin")},
                 lambda: {"stages": [_made("CrossEncoder"), _made("AttentionReranker")], "enough": sure}],
-    "Function": [lambda: {"function": shout}, lambda: {"function": whisper},
-                 lambda: {"function": shout, "takes": (Query,), "gives": Query}],
+    "Function": [lambda: {"function": shout}, lambda: {"function": whisper}],  # one whose types are given is in no file
 }
 """What holds plans or functions: settings that fit together are no matter of types."""
 

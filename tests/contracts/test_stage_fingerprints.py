@@ -88,7 +88,7 @@ def _rebuilt_from_nothing(slug: str) -> Change:
         (folder,) = Path(world.index, "views", slug).glob("*/")
         spec = json.loads((folder / "view.json").read_text())["spec"]
         shutil.rmtree(folder)
-        build_view(store, parse_view(ViewKind.from_text(spec["part"]), spec["encoder"]), progress=False)
+        build_view(store, parse_view(ViewKind.from_text(spec["part"]), spec.get("encoder", "")), progress=False)
     return change
 
 
@@ -211,6 +211,13 @@ CASES: dict[str, Case] = {
             "index version": (_first(view="faiss:flat"), _index_shrinks),
             "view's build": (_first(view="faiss:hnsw"), _rebuilt_from_nothing("faiss-hnsw-hash_encoder")),
         }),  # other weights of the encoder are refused by check and open: test_check_shows_both_fingerprints_of_another_encoder
+    "Search": Case(
+        _first(view="bm25"),
+        lambda world: {"index": world.other, "k": 7, "view": "flat", "column": "hash_encoder", "filters": {"id": "d1"}},
+        {"index version": (_first(view="flat"), _index_shrinks), "view's build": (_first(view="bm25"), _rebuilt_from_nothing("bm25"))}),
+    "Encode": Case(lambda world: {"encoder": f"SentenceTransformerEncoder:{world.fake}"},
+                   lambda world: {"encoder": f"SentenceTransformerEncoder:{world.fake2}"},
+                   _files_of("fake", lambda world: {"encoder": f"SentenceTransformerEncoder:{world.fake}"})),
     "Fuse": Case(lambda world: {}, lambda world: {"weights": [1.0, 2.0]}),
     "CrossEncoder": Case(
         lambda world: {"model": world.fake},

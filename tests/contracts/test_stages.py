@@ -113,7 +113,7 @@ def sample(kind: Any, i: int) -> Any:
     values: dict[Any, Callable[[], Any]] = {
         Query: lambda: QUERIES[i], Ranking: lambda: ranking(6 - 2 * i, seed=i),
         State: lambda: State(QUERIES[i], (ranking(3, seed=i),)[:i]), Verdict: lambda: Verdict("long", i / 3),
-        QueryVector: lambda: QueryVector(QUERIES[i], np.ones(8, np.float32) * i), Answer: lambda: Answer(f"answer {i}"),
+        QueryVector: lambda: QueryVector(QUERIES[i], np.ones(384, np.float32) * (i + 1)), Answer: lambda: Answer(f"answer {i}"),
         str: lambda: f"text {i}", int: lambda: i, float: lambda: i / 2, bool: lambda: bool(i),
     }
     if kind not in values:
@@ -146,6 +146,8 @@ def alike(a: Any, b: Any) -> bool:
         return a.rows.tolist() == b.rows.tolist() and a.space == b.space and np.allclose(a.scores, b.scores, atol=1e-5)
     if isinstance(a, Group | tuple):
         return len(a) == len(b) and all(map(alike, a, b))
+    if isinstance(a, QueryVector):
+        return a.query == b.query and a.fingerprint == b.fingerprint and np.allclose(a.value, b.value, atol=1e-5)
     if isinstance(a, State):
         return (a.query, a.hop, a.done, a.notes) == (b.query, b.hop, b.done, b.notes) and alike(a.rankings, b.rankings)
     return bool(a == b)

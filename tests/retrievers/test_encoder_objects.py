@@ -191,7 +191,9 @@ def test_an_object_of_ours_is_found_again_by_name(facts: list[Document], tmp_pat
     _build(facts, tmp_path, one)
     by_object, by_name = (_search(Dense(tmp_path, encoder=e)).run("how long does a flea live").hits for e in (one, None))
     assert by_object.rows.tolist() == by_name.rows.tolist()
-    for other in ("minilm", part(Encoder, "minilm")):
+    by_model = _search(Dense(tmp_path, encoder="minilm")).run("how long does a flea live").hits
+    assert by_model.rows.tolist() == by_name.rows.tolist(), "a model's name alone means it as the index uses it"
+    for other in (part(Encoder, "minilm"), "minilm:normalize=false"):
         with pytest.raises(FingerprintMismatch), Dense(tmp_path, encoder=other).opened():
             pass
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ...errors import ConfigError
-from .options import AllowKey, IndexOption, Json, OtherPipeline, Qrels, Trust
+from .options import AllowKey, IndexOption, Json, OtherPipeline, QrelsFile, Trust
 from .output import print_json
 
 if TYPE_CHECKING:
     from ...dag.pipeline import Pipeline
 
-Correction = Literal["holm", "none"]
+CorrectionOption = Literal["holm", "none"]
 _ORDER = ("Instead of scoring runs: rerank a pipeline's candidates best first, best last and shuffled, and compare.")
 
 app = typer.Typer(add_completion=False)
@@ -24,12 +24,12 @@ app = typer.Typer(add_completion=False)
                             "regard eval --order-sensitivity --pipeline p.yaml --index my-index "
                             "--queries queries.jsonl --qrels qrels/test.tsv")
 def evaluate(
-    qrels: Qrels,
+    qrels: QrelsFile,
     runs: Annotated[list[Path] | None, typer.Argument(
         metavar="RUN...", show_default=False, help="TREC runs; the others are compared with the first.")] = None,
     metric: Annotated[list[str] | None, typer.Option(
         "-m", "--metric", help="nDCG@10, AP, RR@10, R@100, P@10, ...")] = None,
-    correction: Annotated[Correction, typer.Option(
+    correction: Annotated[CorrectionOption, typer.Option(
         help="Of the p values, over all comparisons of the table.")] = "holm",
     order_sensitivity: Annotated[bool, typer.Option("--order-sensitivity", help=_ORDER)] = False,
     pipeline: OtherPipeline = None,
@@ -59,7 +59,7 @@ def evaluate(
     _compare(runs, qrels, metric or ["nDCG@10", "AP", "R@100"], correction, as_json)
 
 
-def _compare(runs: list[Path], qrels: Path, metrics: list[str], correction: Correction, as_json: bool) -> None:
+def _compare(runs: list[Path], qrels: Path, metrics: list[str], correction: CorrectionOption, as_json: bool) -> None:
     from ...evaluation.significance import compare
     from ...evaluation.trec import read_qrels, read_run
 
@@ -76,7 +76,7 @@ def _compare(runs: list[Path], qrels: Path, metrics: list[str], correction: Corr
 
 def _evaluate_order(
     pipeline: Pipeline, queries: Path, qrels: Path, reranker: str | None, k: int, metrics: list[str] | None,
-    correction: Correction, as_json: bool,
+    correction: CorrectionOption, as_json: bool,
 ) -> None:
     from ...evaluation.order import pipeline_order_sensitivity
 

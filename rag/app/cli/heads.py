@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .options import Json, Qrels, Queries
+from .options import Json, QrelsFile, Queries
 from .output import print_json, say
 
 _EXAMPLE = ("Example: regard heads detect --model smollm2 --queries xquad/queries.jsonl --index xquad-index "
@@ -28,7 +28,7 @@ def detect(
     queries: Queries,
     index: Annotated[Path, typer.Option(
         metavar="DIR", help="An index with a BM25 view, which gives the candidates.")],
-    qrels: Qrels,
+    qrels: QrelsFile,
     out: Annotated[Path, typer.Option("-o", "--out", help="The head set to write.")],
     model: Annotated[str, typer.Option(
         help="The language model: smollm2, a GGUF file, a folder or a Hugging Face id.")] = "smollm2",

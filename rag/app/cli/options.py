@@ -27,4 +27,4 @@ Trust = Annotated[bool, typer.Option("--trust", help="Load the models that an in
 Filters = Annotated[list[str] | None, typer.Option(
     "--filter", metavar="FIELD=VALUE", help="Only passages with this metadata.")]
 Queries = Annotated[Path, typer.Option("--queries", help="Queries: JSON lines with _id (or id) and text.")]
-Qrels = Annotated[Path, typer.Option("--qrels", help="Relevance judgments: TREC's four columns or BEIR's three.")]
+QrelsFile = Annotated[Path, typer.Option("--qrels", help="Relevance judgments: TREC's four columns or BEIR's three.")]

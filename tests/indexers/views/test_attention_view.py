@@ -32,7 +32,7 @@ from regard.indexers.views.attention.shards import CUT, TOKENS
 from regard.rag import Document, Passage, PassageList, Query, Ranking
 from regard.rag.app.cli import app
 from regard.rag.app.doctor import examine
-from regard.rag.dag.trace import StageTrace, tracing
+from regard.rag.dag.trace import Running, StageTrace, tracing
 from regard.rag.errors import (
     BudgetError,
     ConfigError,
@@ -226,9 +226,9 @@ def test_a_passage_that_does_not_fit_the_window_is_cut_and_counted(llama: str, t
         assert spans[0][1] - spans[0][0] <= 256 - len(Format().prefix(lm)) - 1 - 128
     finally:
         lm.release()
-    with tracing(StageTrace("attention", "AttentionReranker")) as entry:
+    with tracing(Running(StageTrace("attention", "AttentionReranker"))) as now:
         cached = reranked(ranking_of(store), llama, tmp_path)
-    assert entry.notes["passages_cut"] == 1
+    assert now.entry.notes["passages_cut"] == 1
     assert difference(cached, reranked(ranking_of(store), llama)) < 1e-5  # cut alike when it is not stored
     with pytest.raises(BudgetError, match=r"the query leaves \d+ tokens for a passage, and stored ones are longer"):
         reranked(ranking_of(store), llama, tmp_path, query=Query("flea " * 150))

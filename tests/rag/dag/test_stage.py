@@ -439,6 +439,8 @@ def two_facts(tmp_path: Path) -> Path:
 
 
 def _rebuild(index: Path, view: str) -> None:
+    """The index's view in the place of the one it had."""
+    shutil.rmtree(index / "views")
     build_index(None, index, views=[view], progress=False)
 
 
