@@ -130,7 +130,7 @@ def parts(figures: Figures, lm: LanguageModel, bits: int, rankings: Sequence[Ran
     gather, forward = [], []
     for query, ranking in list(zip(queries, rankings, strict=True)) * 3:
         start = perf_counter()
-        prefill, _ = view.prefill(ranking)
+        prefill, _ = view.prefill(ranking, "cpu")
         gathered = perf_counter()
         lm.attention_mass(prefill, [Format().suffix(lm, f"Query: {text}") for text in (query.text, "N/A")],
                           heads=heads, weights=[1, -1])

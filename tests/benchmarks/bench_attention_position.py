@@ -34,6 +34,7 @@ from regard.rag.lm.heads import deepest
 from regard.rag.lm.prefill import Prefill, PrefillPlan
 from regard.rerankers import AttentionReranker, BlockICR
 from regard.rerankers.attention.policies.scores import fused, summed
+from regard.rerankers.attention.stage import OpenReranker
 
 COLLECTIONS = {"msmarco-dl19": ("search", 20, 43), "hotpotqa-100": ("qa", 10, 60), "scifact": ("search", 10, 60)}
 """The instruction's wording, candidates a query, and how many queries."""
@@ -82,7 +83,7 @@ def measure(model: LanguageModel, name: str, cache: Path, until: float, fresh: b
 def scored(model: LanguageModel, query: Query, ranking: Ranking, task: Any, fresh: bool) -> Iterator[tuple[str, list[float]]]:
     """Each rule's scores of one query's candidates, in the ranking's order."""
     stage = AttentionReranker(policy=POLICY, task=task, depth=len(ranking), device="cpu")
-    prompt = stage._lay(model, query, ranking)(None)
+    prompt = stage._lay(OpenReranker(model, None), query, ranking)(None)
     heads = POLICY.heads_in("smollm2")
     last = deepest(heads, model.info.layers)
     context = model.prefill(prompt.context, blocks=prompt.blocks, mask="block", positions="shared", last=last)

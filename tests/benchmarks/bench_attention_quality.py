@@ -27,6 +27,7 @@ from regard.rag.lm.prefill import Prefill
 from regard.rag.progress import progress_bar
 from regard.rerankers import ICR, AttentionReranker, BlockICR, BlockRank, CoRe, LayerBand, Policy, QRHead
 from regard.rerankers.attention.policies.scores import fused
+from regard.rerankers.attention.stage import OpenReranker
 from regard.retrievers import BM25
 
 COLLECTIONS = {"msmarco-dl19": ("search", 20, 0), "scifact": ("search", 10, 40), "hotpotqa-100": ("qa", 20, 50)}
@@ -98,7 +99,7 @@ def scored(model: LanguageModel, query: Query, ranking: Ranking, task: Any) -> I
 def prefilled(model: LanguageModel, query: Query, ranking: Ranking, policy: Policy, task: Any) -> Callable[[Any], Prompt]:
     """A way to lay the prompt that has run its passages already."""
     stage = AttentionReranker(policy=policy, task=task, depth=len(ranking), device="cpu")
-    prompt = stage._lay(model, query, ranking)(policy.order(len(ranking)))
+    prompt = stage._lay(OpenReranker(model, None), query, ranking)(policy.order(len(ranking)))
     ready = replace(prompt, context=model.prefill(prompt.context, blocks=prompt.blocks, mask=prompt.mask, positions=prompt.positions))
     return lambda _: ready
 
