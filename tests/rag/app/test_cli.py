@@ -223,7 +223,7 @@ def test_schema_is_that_of_what_init_writes(tmp_path: Path) -> None:
     _run("init", tmp_path / "p.yaml")
     said = json.loads(_run("schema"))
     assert json.loads((_run("schema", "-o", tmp_path / "s.json"), (tmp_path / "s.json").read_text())[1]) == said
-    known = {one["title"]: one["properties"] for one in said["$defs"]["regard.stages"]["anyOf"] if "title" in one}
+    known = {one["title"]: one["properties"] for one in said["$defs"]["node"]["anyOf"] if "title" in one}
     written = yaml.safe_load((tmp_path / "p.yaml").read_text())
     assert set(written) <= set(said["properties"])
     for stage in written["stages"].values():
