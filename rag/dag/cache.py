@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import RegardError
+from ..files import replacing
 from ..nouns import PassageStore, Ranking
 from ..parts.identity import same_key
 from .stores import open_store
@@ -61,15 +60,9 @@ class StageCache:
         path = self._path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent)
-            try:
-                body = json.dumps(value.to_dict()).encode()
-                with os.fdopen(handle, "wb") as file:
-                    file.write(_digest(key, body) + b"\n" + body)
-                Path(temporary).replace(path)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+            body = json.dumps(value.to_dict()).encode()
+            with replacing(path) as file:
+                file.write(_digest(key, body) + b"\n" + body)
         except (OSError, TypeError, ValueError) as error:  # the disk, or metadata that is no JSON
             log.warning("the stage cache at %s cannot be written (%s); going on without", self.folder, error)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .options import Json, Trust
-from .output import print_json, say
+from .output import say, show
 
 _FORMAT = "auto, folder, jsonl, beir, trec, parquet or python."
 _ENCODER = ("Dense encoder: minilm, bge-small, a folder, a Hugging Face id, or none. auto: the index's own, minilm "
@@ -54,6 +54,7 @@ def index(
     done."""
     from ...dag.stores import index_exists
     from ...tables import table
+    from ..terminal.jobs import show_report
 
     if index_exists(index):
         from .opening import consent
@@ -66,9 +67,4 @@ def index(
     except KeyboardInterrupt as stop:
         say(f"interrupted: {stop or 'the same command goes on from what is committed'}", error=True)
         raise typer.Exit(130) from None  # as shells report a process that Ctrl-C ended
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        from ..terminal.jobs import show_report
-
-        show_report(report)
+    show(report, as_json, show_report)
