@@ -12,7 +12,7 @@ RERANKERS = {"BestSentence": "acme_rerankers:BestSentence"}
 
 
 class BestSentence(Stage):
-    """A passage is as good as its best sentence: the cosine of that one's vector with the question's."""
+    """A passage is as good as its best sentence: by the cosine with the question."""
 
     needs = frozenset({Need.TEXT})
 
