@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from common import Figures, arguments
+from regard.rag.dag.scope import Scope
+from regard.rag.models.encoding import Encoder, OpenEncoder
 
 MB = 1_000_000
 WORDS_A_DOCUMENT, VOCABULARY, DIMENSION = 60, 50_000, 384
@@ -81,7 +83,7 @@ def measure(kind: str, n: int) -> dict[str, float]:
 def build(index: Path, kind: str, n: int) -> None:
     from regard.indexers import build_index
 
-    views = ["faiss:flat", "bm25"] if kind == "views" else []
+    views = ["flat", "bm25"] if kind == "views" else []
     report = build_index(documents(n), index, encoder=StubEncoder(), chunker="whole", views=views, progress=False)
     assert report.total_passages == n, report
 
@@ -100,21 +102,8 @@ def documents(n: int) -> Iterator[Any]:
             yield Document(f"doc-{i}", " ".join([*row, f"number{i}"]))
 
 
-class StubEncoder:
-    """Unit vectors that depend on what is encoded, at no cost worth the name."""
-
-    name = "stub"
-    dimension = DIMENSION
-
-    def fingerprint(self) -> dict[str, Any]:
-        return {"kind": "stub", "model": self.name, "dimension": DIMENSION, "normalize": True}
-
-    def open(self) -> None: ...
-
-    def close(self) -> None: ...
-
-    def truncated(self, texts: Sequence[str]) -> int:
-        return 0
+class OpenStub(OpenEncoder):
+    name, dimension = "stub", DIMENSION
 
     def encode_passages(self, texts: Sequence[str]) -> Any:
         import numpy as np
@@ -123,7 +112,17 @@ class StubEncoder:
         vectors = np.random.default_rng(seed).standard_normal((len(texts), DIMENSION), dtype=np.float32)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
-    encode_queries = encode_passages
+
+class StubEncoder(Encoder):
+    """Unit vectors that depend on what is encoded, at no cost worth the name."""
+
+    name, dimension = "stub", DIMENSION
+
+    def description(self) -> dict[str, Any]:
+        return {"kind": "stub", "model": self.name, "dimension": DIMENSION, "normalize": True}
+
+    def open(self, scope: Scope, /) -> OpenEncoder:
+        return OpenStub()
 
 
 class Sampler:

@@ -40,7 +40,7 @@ def make(index: Path, passages: int, dimension: int) -> None:
             shard = Changes([Passage(f"p{start + i}", f"p{start + i}", text, 0, len(text)) for i, text in enumerate(texts)],
                           [b"0" * 16] * BLOCK, {"random": vectors})
             writer.commit(shard, start)
-    for view in ("faiss:flat", "bm25"):
+    for view in ("flat", "bm25"):
         build_view(LanceStore(index), parse_view(view, "random"), progress=False)
 
 
@@ -65,7 +65,7 @@ def main() -> None:
     found: dict[str, Any] = {"passages": arguments.passages}
     with tempfile.TemporaryDirectory() as cache:
         os.environ["REGARD_CACHE"] = cache
-        for view in ("faiss:flat", "bm25"):
+        for view in ("flat", "bm25"):
             spec = parse_view(view, "random")
 
             def opened(spec: Any = spec) -> None:

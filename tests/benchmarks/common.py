@@ -61,7 +61,7 @@ def collection_index(name: str, cache: Path, *, encoder: str | None = None) -> P
     from regard.indexers import build_index
 
     index = cache / f"{name}-{encoder or 'text'}"
-    views = ["faiss:flat", "bm25"] if encoder else ["bm25"]
+    views = ["flat", "bm25"] if encoder else ["bm25"]
     report = build_index(collection(name), index, format="beir", encoder=encoder, chunker="whole", views=views)
     print(f"# {index}: {report.total_passages} passages, {report.encoded} encoded now in {report.encode_seconds:.0f} s", flush=True)
     return index
