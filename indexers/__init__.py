@@ -13,25 +13,18 @@ from typing import TYPE_CHECKING
 from ..rag.tables import lazy
 
 if TYPE_CHECKING:
-    from .jobs.compaction import CompactionReport, compact
-    from .jobs.deletion import DeletionReport, delete_documents
-    from .jobs.index import IndexReport, build_index
-    from .jobs.verify import Report, verify_index
+    from .jobs.compaction import compact
+    from .jobs.deletion import delete_documents
+    from .jobs.index import build_index
+    from .jobs.verify import verify_index
     from .stores.opening import open_index
-    from .stores.protocols import Store
 
 _PLACES = {
-    "CompactionReport": ".jobs.compaction:CompactionReport",
-    "DeletionReport": ".jobs.deletion:DeletionReport",
-    "IndexReport": ".jobs.index:IndexReport",
-    "Report": ".jobs.verify:Report",
-    "Store": ".stores.protocols:Store",
     "build_index": ".jobs.index:build_index",
     "compact": ".jobs.compaction:compact",
     "delete_documents": ".jobs.deletion:delete_documents",
     "open_index": ".stores.opening:open_index",
     "verify_index": ".jobs.verify:verify_index",
 }
-__all__ = ["CompactionReport", "DeletionReport", "IndexReport", "Report", "Store", "build_index", "compact",
-           "delete_documents", "open_index", "verify_index"]
+__all__ = ["build_index", "compact", "delete_documents", "open_index", "verify_index"]
 __getattr__ = lazy(__name__, _PLACES)

@@ -1,15 +1,20 @@
-"""The core: the nouns, the DAG and how it runs, the language-model engine, evaluation, the command line.
+"""The core: the nouns, parts, the DAG and how it runs, models, the language-model engine, evaluation, the command line.
 
-Lives here: ``documents`` (Document, Passage, Query, Ranking, ...), ``stage``, ``ports``, ``settings`` and ``pipeline`` (the typed DAG),
-``identity`` (what a value is, for fingerprints), ``config`` (YAML), ``executor``, ``scope`` (what its stages open together),
-``threads``, ``cache``, ``trace`` (running it); ``files`` (paths, whole or not at all, lines);
-``plain``, ``inert``, ``trust`` (YAML and JSON, model folders, keys and models of others: what they may do); ``models`` (finding and
-sharing models), ``lm`` (the language-model engine), ``verification`` (what judges an answer's sentences), ``evaluation``, ``display``
-with ``markup`` (views for people), ``cli`` with ``terminal`` (the ``regard`` command), ``integrations``, and ``top`` (the package
-``regard`` itself).
+Lives here, floor by floor; each may import those before it:
 
-May import: ``kernels`` and nothing else of Regard. Stages of the other folders are found through the registry
-(entry-point group ``regard.stages``). Importing this package loads no torch.
+- ``errors``, ``tables`` (names to places), ``files``, ``text``, ``markup``, ``progress``, ``plain`` (limited YAML and JSON),
+  ``trust`` (which key may go where), ``extras`` (what is optional);
+- ``nouns`` (Document, Passage, Query, Ranking, Answer, ...);
+- ``parts`` (things with settings: how they are made, named and told apart);
+- ``dag`` (stages, plans, pipelines, control, files, running);
+- ``models`` (where they come from, how they are shared; encoders and verifiers);
+- ``lm`` (the language-model engine);
+- ``evaluation``; ``show`` (views for people);
+- ``app``, the roof (the command line, ``RAG``, presets, adapters), and ``top`` (the package ``regard`` itself): they may
+  import every folder, and nothing imports them.
+
+May import: ``kernels``, and nothing else of Regard but in the roof. What lives in the other folders is found through
+tables. Importing this package loads no torch.
 """
 
 from typing import TYPE_CHECKING

@@ -139,6 +139,19 @@ def link_tree(source: Path, target: Path) -> None:
             shutil.copyfile(entry, target / entry.name)
 
 
+def size_of(folder: Path) -> int:
+    """The bytes of all files below ``folder``, each once however many links it has."""
+    found: dict[tuple[int, int], int] = {}
+    for file in folder.rglob("*"):
+        try:
+            state = file.lstat()
+        except FileNotFoundError:
+            continue
+        if not file.is_dir():
+            found[state.st_dev, state.st_ino] = state.st_size
+    return sum(found.values())
+
+
 @contextmanager
 def replacing(file: Path) -> Iterator[BinaryIO]:
     """A file that takes the place of ``file`` only when all was written, whoever else writes it; nothing waits for the

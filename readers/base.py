@@ -83,7 +83,7 @@ class BaseReader(Stage):
                 if look is not None:
                     look()
             except RegardError as error:
-                yield Problem(error.what, hint=error.hint or "")
+                yield Problem.of(error)
 
     def _prompt(self, query: Query, ranking: Ranking, budget: int, size: Size) -> ReaderPrompt | None:
         """The prompt for one query, or None when its ranking has no passage that could be shown."""

@@ -84,7 +84,7 @@ class Reader(BaseReader):
         try:
             window = describe(self.lm).window
         except RegardError as error:
-            yield Problem(error.what, hint=error.hint or "")
+            yield Problem.of(error)
             return
         around = len((self.system or "") + self.instruction) // 3 + _QUESTION_TOKENS  # no tokenizer yet: three characters a token
         needed = self.budget + around + self.max_new_tokens

@@ -101,7 +101,7 @@ class RemoteReader(BaseReader):
             if self.tokenizer is not None:
                 models.resolve(self.tokenizer)
         except RegardError as error:
-            yield Problem(error.what, hint=error.hint or "")
+            yield Problem.of(error)
             return
         if asked.refused:
             yield Problem(asked.refused, hint=asked.hint)

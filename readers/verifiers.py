@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,22 +28,30 @@ QUESTION = ("Text: {premise}\n\nStatement: {hypothesis}\n\nDoes the text say tha
 _YES, _NO = ("yes", "Yes", " yes", " Yes"), ("no", "No", " no", " No")
 
 
-class NLIVerifier(Verifier):
-    """A sequence classifier trained on natural language inference (cross-encoder): the softmax probability of its label *entailment*.
+class ModelVerifier(Verifier):
+    """A verifier with a model, which answers name as ``family:MODEL``."""
 
-    The label's place is read from the model's own ``id2label``. ``model`` is a folder or a Hugging Face id; weights are read from
-    safetensors only.
-    """
+    family: ClassVar[str]
 
     model: str
     device: str | None = None
 
     @property
     def name(self) -> str:
-        return f"nli:{self.model}"
+        return f"{self.family}:{self.model}"
 
     def models(self) -> Sequence[str]:
         return (self.model,)
+
+
+class NLIVerifier(ModelVerifier):
+    """A sequence classifier trained on natural language inference (cross-encoder): the softmax probability of its label *entailment*.
+
+    The label's place is read from the model's own ``id2label``. ``model`` is a folder or a Hugging Face id; weights are read from
+    safetensors only.
+    """
+
+    family = "nli"
 
     def identity(self) -> str:
         """The model's weights hash."""
@@ -121,22 +129,14 @@ def _entailment(config: Any, name: str) -> int:
     return found[0]
 
 
-class LMVerifier(Verifier):
+class LMVerifier(ModelVerifier):
     """A language model asked whether the premise says what the hypothesis states: P(yes) / (P(yes) + P(no)) of the answer's first token.
 
     No text is generated. ``model`` is as in ``Reader.lm``, with which it is shared. The verdict is as good as the model: SmolLM2-135M
     leans to "no" whatever it reads, so that nothing passes (``rag.models.verification.MEASURED``).
     """
 
-    model: str
-    device: str | None = None
-
-    @property
-    def name(self) -> str:
-        return f"lm:{self.model}"
-
-    def models(self) -> Sequence[str]:
-        return (self.model,)
+    family = "lm"
 
     def identity(self) -> str:
         """The model's weights hash."""

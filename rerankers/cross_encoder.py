@@ -58,7 +58,7 @@ class CrossEncoder(Stage):
         try:
             kind = models.resolve(self.model).kind
         except RegardError as error:
-            yield Problem(error.what, hint=error.hint or "")
+            yield Problem.of(error)
             return
         if kind == "gguf":
             yield Problem(f"{self.model!r} is a GGUF language model, not a cross-encoder",

@@ -94,7 +94,7 @@ class Dense(Stage):
         try:
             self.encode(open_index(self.search.path))
         except RegardError as error:
-            yield Problem(error.what, hint=error.hint or "")
+            yield Problem.of(error)
             return
         yield from self.search.check()
 

@@ -48,7 +48,7 @@ class Encode(Stage):
         try:
             self.made.description()
         except RegardError as error:
-            yield Problem(error.what, hint=error.hint or "")
+            yield Problem.of(error)
 
     def connections(self) -> Iterator[Connection]:
         return hub([self.made.name])

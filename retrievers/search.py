@@ -138,11 +138,11 @@ class Search(Stage):
             version = self.built(store)
             half = incomplete(store.path)
             if half is not None:
-                yield Problem(half.what, hint=half.hint or "", fatal=False)
+                yield Problem.of(half, fatal=False)
             parse_view(self.view, self.encoder_of(store)).expect_installed()
             yield from _whole(version)
         except RegardError as error:
-            yield Problem(error.what, hint=error.hint or "")
+            yield Problem.of(error)
 
     def check_inputs(self, upstream: Mapping[str, Stage]) -> Iterator[Problem]:
         """Whether a vector that comes from an ``Encode`` is of the view's encoder."""
@@ -219,4 +219,4 @@ def _whole(version: Version) -> Iterator[Problem]:
     try:
         version.expect_whole("never")
     except IndexFormatError as error:
-        yield Problem(error.what, hint=error.hint or "", fatal=False)
+        yield Problem.of(error, fatal=False)

@@ -83,9 +83,7 @@ def _circles() -> Iterator[set[str]]:
 
 @pytest.mark.parametrize("folder",
                          [*TOPS[:1], *(f"rag.{path.name}" for path in sorted((ROOT / "rag").glob("*/"))), *TOPS[2:]])
-def test_there_are_no_circles(folder: str, request: pytest.FixtureRequest) -> None:
-    if folder == "rag.parts":
-        request.applymarker(pytest.mark.xfail(strict=True, reason="part and spec import each other"))
+def test_there_are_no_circles(folder: str) -> None:
     assert not [circle for circle in _circles() if any(f"{module}.".startswith(f"{folder}.") for module in circle)]
 
 

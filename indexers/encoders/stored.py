@@ -5,8 +5,6 @@ An index keeps an encoder's description, and under ``part`` the encoder itself a
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +13,7 @@ from ...rag.errors import ConfigError, FingerprintMismatch, ModelNotFound, Regar
 from ...rag.models.chosen import expect_chosen
 from ...rag.models.encoding import Encoder
 from ...rag.parts import part, plain
+from ...rag.parts.identity import hashed
 from .dense import DenseEncoder, OnnxEncoder, SentenceTransformerEncoder
 
 _DESCRIPTIVE = {"model", "part"}  # a model that moved to another folder is still the same encoder
@@ -41,8 +40,7 @@ def same_encoder(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 def encoder_key(description: Mapping[str, Any]) -> str:
     """A hash that two descriptions share where they give the same vectors: what a query's vector says of its encoder."""
-    content = json.dumps({key: value for key, value in description.items() if key not in _DESCRIPTIVE}, sort_keys=True)
-    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+    return hashed({key: value for key, value in description.items() if key not in _DESCRIPTIVE})
 
 
 def require_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:

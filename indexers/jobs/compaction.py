@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ...rag.errors import ConfigError, RegardError, StorageError
+from ...rag.files import size_of
 from ..stores import unfinished
 from ..stores.locks import locked, storage_errors
 from ..stores.opening import located
@@ -84,7 +85,7 @@ def compact_locked(
     kind: StoreKind, path: Path, *, keep: int = KEEP, purge: bool = False, wait: float = 0.0,
 ) -> CompactionReport:
     """``compact`` for who holds the index's lock."""
-    report, start = CompactionReport(str(path), _size(path), purged=purge), time.perf_counter()
+    report, start = CompactionReport(str(path), size_of(path), purged=purge), time.perf_counter()
     store = kind.upkeep(path)
     if purge:
         store.expect_removable(1, wait)
@@ -103,7 +104,7 @@ def compact_locked(
         _sweep_views(path, store.version, purge)
         if purge:
             _purge_notes(kind, path)
-    report.bytes_after = _size(path)
+    report.bytes_after = size_of(path)
     report.seconds = time.perf_counter() - start
     return report
 
@@ -162,16 +163,3 @@ def _purge_notes(kind: StoreKind, path: Path) -> None:
     with closing(Sources(path)) as places:
         unfinished.forget(path, places.emptied(held))
         places.forget_all_but(held)
-
-
-def _size(path: Path) -> int:
-    """The bytes of all files under ``path``, each once however many links it has."""
-    found: dict[tuple[int, int], int] = {}
-    for file in path.rglob("*"):
-        try:
-            state = file.lstat()
-        except FileNotFoundError:
-            continue
-        if not file.is_dir():
-            found[state.st_dev, state.st_ino] = state.st_size
-    return sum(found.values())

@@ -17,7 +17,7 @@ from .. import models
 from ..dag.stores import open_store, store_uri
 from ..errors import RegardError
 from ..extras import install
-from ..files import local_path
+from ..files import local_path, size_of
 from ..markup import size
 from ..tables import table
 
@@ -121,19 +121,13 @@ def _view(file: Path, passages: int) -> Diagnosis:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return {"name": file.parent.name, "ok": False, "detail": f"its footprint cannot be read: {error}",
                 "hint": "build the view again"}
-    here, free = _on_disk(file.parent), shutil.disk_usage(file.parent).free
+    here, free = size_of(file.parent), shutil.disk_usage(file.parent).free
     later = max(0, passages - held) * octets / max(held, 1)
     lacking = max(0, round(octets + later) - here)
     detail = f"{size(here)} on disk, {size(lacking)} to come, {size(free)} free" if lacking else f"{size(here)} on disk"
     hint = ("" if lacking <= free else
             "it will not fit: free some space, store 8 bits (bits=8), or fewer layers (heads= or last=)")
     return {"name": name, "ok": not hint, "detail": detail, "hint": hint}
-
-
-def _on_disk(folder: Path) -> int:
-    """Bytes of the files below ``folder``; one that has several names counts once."""
-    found = {(stat := file.stat()).st_ino: stat.st_size for file in folder.rglob("*") if file.is_file()}
-    return sum(found.values())
 
 
 def _devices() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import asdict, dataclass
 from importlib.metadata import entry_points
 from typing import Any
@@ -15,7 +16,7 @@ _CARD = ("authors", "year", "arxiv", "code", "note")
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """An entry of a table. ``summary`` is the first line of its docstring, ``card`` what its paper is, where it has one
+    """An entry of a table. ``summary`` is the first sentence of its docstring, ``card`` what its paper is, where it has one
     (authors, year, arxiv, code, note). ``error`` says why it cannot be imported; empty for one that can."""
 
     group: str
@@ -57,9 +58,12 @@ def _method(held: Table, name: str) -> Method:
 
 
 def _summary(thing: Any) -> str:
-    """The first line of the docstring of a class or function; what else is listed has none of its own."""
+    """The first sentence of the docstring of a class or function; what else is listed has none of its own."""
     documented = inspect.isclass(thing) or inspect.isroutine(thing)
-    return inspect.cleandoc(thing.__doc__ or "").partition("\n")[0] if documented else ""
+    if not documented:
+        return ""
+    paragraph = " ".join(inspect.cleandoc(thing.__doc__ or "").partition("\n\n")[0].split())
+    return re.split(r"(?<=[.!?]) (?=[A-Z])", paragraph, maxsplit=1)[0]
 
 
 def _card(thing: Any) -> dict[str, Any] | None:

@@ -9,18 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import RegardError
-from ..nouns import PassageStore, Ranking
+from ..errors import ConfigError, FingerprintMismatch, RegardError
+from ..files import replacing
+from ..nouns import Group, Ranking, State
 from ..parts.identity import same_key
 from .stores import open_store
 
 log = logging.getLogger(__name__)
+
+_OF_STORES = (Ranking, Group, State)
+"""Nouns that may hold rankings, which name the stores of their passages."""
 
 
 class StageCache:
@@ -28,7 +30,6 @@ class StageCache:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
-        self._stores: dict[str, PassageStore] = {}
 
     def keeps(self, kind: Any) -> bool:
         """Whether outputs of this type can be kept: the nouns of ``documents`` and others that go to JSON and back."""
@@ -48,9 +49,9 @@ class StageCache:
             digest, _, body = path.read_bytes().partition(b"\n")
             if digest != _digest(key, body):
                 raise ValueError("its content is not what was written")
-            data = json.loads(body)
-            return self._ranking(data) if kind is Ranking else kind.from_dict(data)  # type: ignore[attr-defined]  # every noun has it
-        except FileNotFoundError:
+            data, opened = json.loads(body), (open_store,) if kind in _OF_STORES else ()
+            return kind.from_dict(data, *opened)  # type: ignore[attr-defined]  # every noun has it
+        except (FileNotFoundError, FingerprintMismatch):  # nothing, or over an index that is another now
             return None
         except (OSError, ValueError, KeyError, TypeError, RegardError) as error:
             log.warning("cache entry %s cannot be read (%s); it is computed again", path, error)
@@ -61,16 +62,10 @@ class StageCache:
         path = self._path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent)
-            try:
-                body = json.dumps(value.to_dict()).encode()
-                with os.fdopen(handle, "wb") as file:
-                    file.write(_digest(key, body) + b"\n" + body)
-                Path(temporary).replace(path)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
-        except (OSError, TypeError, ValueError) as error:  # the disk, or metadata that is no JSON
+            body = json.dumps(value.to_dict()).encode()
+            with replacing(path) as file:
+                file.write(_digest(key, body) + b"\n" + body)
+        except (OSError, TypeError, ValueError, ConfigError) as error:  # the disk, or metadata that is no JSON
             log.warning("the stage cache at %s cannot be written (%s); going on without", self.folder, error)
 
     def clear(self) -> int:
@@ -82,15 +77,6 @@ class StageCache:
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.json"
-
-    def _ranking(self, data: dict[str, Any]) -> Ranking | None:
-        uri, fingerprint = data["store"]["uri"], data["store"]["fingerprint"]
-        if not uri:
-            return Ranking.from_dict(data)
-        store = self._stores.get(uri)
-        if store is None or store.fingerprint != fingerprint:
-            store = self._stores[uri] = open_store(uri)
-        return Ranking.from_dict(data, store) if store.fingerprint == fingerprint else None
 
 
 class Names:

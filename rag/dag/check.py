@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from ..errors import RegardError
-from .plan import Plan
+from .plan import Plan, bodies
 from .stage import Need, Problem
 from .stores import open_store
 
@@ -24,19 +23,8 @@ def _within(plan: Plan, prefix: str) -> Iterator[Problem]:
         found = [*node.stage.check(), *_without_text(plan, name), *node.stage.check_inputs(plan.above(name))]
         for problem in found:
             yield Problem(problem.what, problem.where or f"stage {prefix + name!r}", problem.hint, problem.fatal)
-        for body in _bodies(node.stage.settings()):
+        for _, body in bodies(node.stage):
             yield from _within(body, f"{prefix}{name}/")
-
-
-def _bodies(value: Any) -> Iterator[Plan]:
-    if isinstance(value, Plan):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _bodies(item)
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _bodies(item)
 
 
 def _unused(plan: Plan, prefix: str) -> Iterator[Problem]:

@@ -33,13 +33,22 @@ _OLDER = ("write regard: 2, and for each stage {part: NAME, inputs: [...], SETTI
           "regard init writes an example")
 
 
+class _Dumper(yaml.SafeDumper):
+    """Line breaks are written as such: ``"\n\n"``."""
+
+
+_Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar(
+    "tag:yaml.org,2002:str", text, style='"' if "\n" in text else None))
+
+
 def dump(plan: Plan, name: str) -> str:
     """The plan as YAML text, which is read back to see that it gives the same plan.
 
     Raises ``ConfigError`` for a part that a file cannot name, and for a setting that it would give back as something else.
     """
     try:
-        text: str = yaml.safe_dump({"regard": FORMAT, "name": name, **plan.to_plain()}, sort_keys=False, allow_unicode=True, width=120)
+        text: str = yaml.dump({"regard": FORMAT, "name": name, **plan.to_plain()}, Dumper=_Dumper, sort_keys=False,
+                              allow_unicode=True, width=120, default_flow_style=None)
     except yaml.YAMLError as error:
         raise ConfigError(f"a setting is no plain value: {error}", where=name,
                           hint="name things instead of passing objects; a file holds text, numbers, lists and mappings") from None

@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import FrozenInstanceError, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_origin
 
 from ..errors import ConfigError, StageError
 from ..nouns import Batch, Query, Ranking
@@ -208,9 +208,9 @@ class Executor:
     def _cached(self, call: _Call, cache: StageCache) -> Outputs:
         """Look up each query by itself, compute the rest as one batch."""
         stage, ports = call.node.stage, self._ports[call.name]
-        if ports.bundle or not stage.marks or not stage.deterministic or not cache.keeps(ports.outputs[0].type):
+        kind = get_origin(ports.outputs[0].type) or ports.outputs[0].type
+        if ports.bundle or not stage.marks or not stage.deterministic or not cache.keeps(kind):
             return self._compute(call)
-        kind = ports.outputs[0].type
         names = [Names(items, call.path) for items in zip(*call.arguments, strict=True)]
         try:
             fingerprint = self._fingerprint(call.name)

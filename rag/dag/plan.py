@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ConfigError
 from ..parts import plain
+from ..parts.identity import hashed
 from .graph import Edge, Graph, Node
 from .ports import Port, Ports, type_name
 
@@ -98,14 +97,14 @@ class Plan:
         for name in self.needed():
             node = self.nodes[name]
             sources = [[port.name, keys[ref.node], ref.output] for ref, port in node.sources]
-            keys[name] = _hash([node.stage.fingerprint(), sources])
-        return _hash([list(self.inputs), {name: [keys[ref.node], ref.output] for name, ref in self.outputs.items()}])
+            keys[name] = hashed([node.stage.fingerprint(), sources])
+        return hashed([list(self.inputs), {name: [keys[ref.node], ref.output] for name, ref in self.outputs.items()}])
 
     def graph(self) -> Graph:
         """Nodes and edges, for drawing."""
         nodes = [Node(name, "input") for name in self.inputs]
-        nodes += [Node(name, type(node.stage).__name__, _settings(node.stage), dict(_bodies(node.stage)))
-                  for name, node in self.nodes.items()]
+        nodes += [Node(name, type(node.stage).__name__, _settings(node.stage),
+                       {label: plan.graph() for label, plan in bodies(node.stage)}) for name, node in self.nodes.items()]
         nodes += [Node(f"output:{name}", "output") for name in self.outputs]
         edges = [Edge(ref.node, name, port.name, type_name(self.type_of(ref)))
                  for name, node in self.nodes.items() for ref, port in node.sources]
@@ -136,7 +135,7 @@ def _plain_node(name: str, node: StageNode) -> dict[str, Any]:
 
 def _settings(stage: Stage) -> dict[str, Any]:
     """A stage's settings for people: plans stand in a frame of their own."""
-    return {name: _shown(value) for name, value in stage.settings().items() if not (isinstance(value, Plan) or _plans(value))}
+    return {name: _shown(value) for name, value in stage.settings().items() if not any(_plans(name, value))}
 
 
 def _shown(value: Any) -> Any:
@@ -146,20 +145,16 @@ def _shown(value: Any) -> Any:
         return getattr(value, "__qualname__", repr(value))
 
 
-def _bodies(stage: Stage) -> Iterator[tuple[str, Graph]]:
-    """The plans that a stage holds, drawn inside it."""
+def bodies(stage: Stage) -> Iterator[tuple[str, Plan]]:
+    """The plans that a stage holds, each with its label: the setting's name, and its own in a mapping or a tuple."""
     for name, value in stage.settings().items():
-        if isinstance(value, Plan):
-            yield name, value.graph()
-        else:
-            yield from ((f"{name}: {label}", plan.graph()) for label, plan in _plans(value))
+        yield from _plans(name, value)
 
 
-def _plans(value: Any) -> list[tuple[str, Plan]]:
+def _plans(label: str, value: Any) -> Iterator[tuple[str, Plan]]:
+    if isinstance(value, Plan):
+        yield label, value
+        return
     items = value.items() if isinstance(value, Mapping) else enumerate(value, 1) if isinstance(value, tuple) else ()
-    return [(str(label), item) for label, item in items if isinstance(item, Plan)]
-
-
-def _hash(content: Any) -> str:
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
-
+    for name, item in items:
+        yield from _plans(f"{label}: {name}", item)

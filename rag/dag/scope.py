@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol, Self, TypeVar
 
@@ -46,11 +46,6 @@ class Scope:
     def open(self, part: Opens[T]) -> T:
         """What ``part`` opens; equal parts open once."""
         return self.share(("part", part), lambda: part.open(self))
-
-    def enter(self, manager: AbstractContextManager[T]) -> T:
-        """What a context manager gives, which is left when the scope closes."""
-        with self._lock:
-            return self._closing.enter_context(manager)
 
     def callback(self, close: Callable[..., Any], *arguments: Any) -> None:
         """Call ``close(*arguments)`` when the scope closes; the last one first."""

@@ -24,7 +24,7 @@ from enum import Enum
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-from ..errors import StageError
+from ..errors import RegardError, StageError
 from ..nouns import Batch, Query
 from ..parts import Part
 from ..tables import table
@@ -53,6 +53,11 @@ class Problem:
     where: str = ""
     hint: str = ""
     fatal: bool = True
+
+    @classmethod
+    def of(cls, error: RegardError, *, fatal: bool = True) -> Self:
+        """What was raised, as a problem."""
+        return cls(error.what, hint=error.hint or "", fatal=fatal)
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" + (f"\n  -> {self.hint}" if self.hint else "")

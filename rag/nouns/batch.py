@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from ..errors import ConfigError
@@ -60,6 +60,10 @@ class State:
     hop: int = 0
     done: bool = False
     notes: Metadata = field(default_factory=dict)
+
+    def renamed(self, name: Callable[[str], str]) -> State:
+        """With other names for the stages in the histories of its rankings."""
+        return replace(self, rankings=tuple(ranking.renamed(name) for ranking in self.rankings))
 
     def to_dict(self) -> dict[str, Any]:
         return {"query": self.query.to_dict(), "rankings": [ranking.to_dict() for ranking in self.rankings],

@@ -39,7 +39,11 @@ def fingerprint(part: Any) -> str:
     """A hash of a part: its kind and registered name, its version, all of its settings (also those that should not matter, such as
     ``device``: floats differ in the last digits with it), and what besides them decides (``Part.identity``)."""
     settings = {name: identity(value) for name, value in part.settings().items()}
-    content = [part.group, part.part_name(), part.version, settings, identity(part.identity())]
+    return hashed([part.group, part.part_name(), part.version, settings, identity(part.identity())])
+
+
+def hashed(content: Any) -> str:
+    """16 bytes in hexadecimal that change whenever ``content``, plain JSON values, does."""
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 

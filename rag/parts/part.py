@@ -15,39 +15,28 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
-from types import MappingProxyType, SimpleNamespace
-from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform, get_type_hints, overload
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Self, TypeVar, dataclass_transform, overload
 
 from ..errors import ConfigError
-from ..tables import Table, table
 from .card import Card
-from .identity import fingerprint, identity
+from .fields import KIND, Fields, frozen, signature, thawed
+from .identity import fingerprint
+from .spec import from_plain, parse
 
 P = TypeVar("P", bound="Part")
-T = TypeVar("T")
-KIND = "x-kind"
 _RESERVED = ("part", "inputs")  # of files: the part's name, and what a stage is connected to
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
-class Part:
+class Part(Fields):
     """Base of all parts. A kind of parts (``Stage``, ``Policy``) names its table's ``group``; a class below it is one of that kind."""
-
-    group: ClassVar[str] = ""
-    """The entry-point group of the kind's table (``rag.tables``)."""
 
     card: ClassVar[Card | None] = None
     """The publication, for a published method."""
 
     version: ClassVar[int] = 1
     """Raise it when the same settings and inputs give another output: it is in the fingerprint."""
-
-    positional: ClassVar[str] = ""
-    """The setting that may be given by position; empty: the one that is declared first."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -71,18 +60,9 @@ class Part:
         if taken:
             raise ConfigError(f"{cls.__qualname__} cannot have a setting {taken[0]!r}", where=f"{cls.__module__}.{cls.__qualname__}",
                               hint="files and parts use this word themselves: choose another")
-        cls.__signature__ = _signature(cls)  # type: ignore[attr-defined]  # what inspect and editors show
-
-    def __init__(self, /, *first: Any, **settings: Any) -> None:
-        """Raises ``ConfigError`` that names the setting that is unknown, missing, or has a value of another type."""
-        for name, value in _checked(type(self), first, settings).items():
-            object.__setattr__(self, name, value)
-        self.__post_init__()
+        cls.__signature__ = signature(cls)  # type: ignore[attr-defined]  # what inspect and editors show
 
     # -- what a part may override --------------------------------------------------
-
-    def __post_init__(self) -> None:
-        """Raise ``ConfigError`` for settings that contradict each other."""
 
     def identity(self) -> Any:
         """What besides the settings decides what it does (a weights hash, an index's version), as JSON; loads no model."""
@@ -91,36 +71,9 @@ class Part:
     @classmethod
     def from_text(cls, text: str) -> Self:
         """The part of this kind that ``text`` names; a kind may understand other texts too, such as a model's name."""
-        from .spec import parse
-
         return parse(cls, text)
 
     # -- what every part has -------------------------------------------------------
-
-    @classmethod
-    def table(cls) -> Table:
-        """Where parts of this kind are registered."""
-        return table(cls.group)
-
-    @classmethod
-    def part_name(cls) -> str:
-        """The name that files use: the registered one, else the class's import place."""
-        return cls.table().name_of(cls) or f"{cls.__module__}:{cls.__qualname__}"
-
-    @classmethod
-    def setting_names(cls) -> list[str]:
-        """In the order of their declaration, those of base classes first; but the one that may be given by position before all."""
-        names: list[str] = [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
-        return sorted(names, key=lambda name: name != cls.positional)
-
-    def settings(self) -> dict[str, Any]:
-        """The settings by name, as they are."""
-        return {name: getattr(self, name) for name in self.setting_names()}
-
-    def changed(self) -> dict[str, Any]:
-        """The settings that differ from their defaults."""
-        cls = type(self)
-        return {name: value for name, value in self.settings().items() if not _has_default(cls, name) or _default(cls, name) != value}
 
     def replace(self, /, **settings: Any) -> Self:
         """Another part with these settings changed."""
@@ -167,8 +120,6 @@ def part(kind: type[P], value: Any) -> P:
 
     Raises ``ConfigError`` for anything else.
     """
-    from .spec import from_plain
-
     if isinstance(value, kind):
         return value
     try:
@@ -227,122 +178,6 @@ def nested(value: Any, path: str = "") -> Iterator[tuple[str, Part]]:
             yield from nested(item, f"{path}.{i}" if path else str(i))
 
 
-def _per_class(function: Callable[[type[Part]], T]) -> Callable[[type[Part]], T]:
-    """``functools.cache``, which type checkers let take a class of its own hash."""
-    return cast(Callable[[type[Part]], T], functools.cache(function))
-
-
-# -- making one -----------------------------------------------------------------------
-
-
-def _checked(cls: type[Part], first: tuple[Any, ...], settings: Mapping[str, Any]) -> dict[str, Any]:
-    names = cls.setting_names()
-    given = {**dict(zip(names, first, strict=False)), **settings}
-    problems = [f"{name}: there is no such setting{_near(name, names)}" for name in settings if name not in names]
-    if len(first) > min(1, len(names)):
-        problems.append("only the first setting may be given by position")
-    if first and names and names[0] in settings:
-        problems.append(f"{names[0]}: it was given twice")
-    values = {}
-    for name in names:
-        if name in given:
-            try:
-                values[name] = frozen(adapters(cls)[name].validate_python(given[name]))
-            except ValueError as error:  # pydantic's
-                problems.append(_said(name, error))
-        elif _has_default(cls, name):
-            values[name] = _default(cls, name)
-        else:
-            problems.append(f"{name}: it must be given")
-    if problems:
-        known = (f"{p.name}={p.default!r:.40}" if p.default is not p.empty else p.name for p in _signature(cls).parameters.values())
-        raise ConfigError(f"{cls.__name__} cannot be made: {'; '.join(problems)}", where=cls.__name__,
-                          hint=f"settings: {', '.join(known) or 'none'}")
-    return values
-
-
-def _near(name: str, names: Sequence[str]) -> str:
-    near = get_close_matches(name, names, n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
-
-
-def _said(name: str, error: ValueError) -> str:
-    errors = getattr(error, "errors", None)
-    if errors is None:
-        return f"{name}: {error}"
-    return "; ".join(f"{'.'.join(map(str, (name, *e['loc'])))}: {e['msg']}" for e in errors(include_url=False))
-
-
-@_per_class
-def adapters(cls: type[Part]) -> dict[str, Any]:
-    """A pydantic ``TypeAdapter`` for each setting."""
-    from pydantic import ConfigDict, TypeAdapter  # at first use: importing it takes a tenth of a second
-
-    hints: dict[str, Any] = {}
-    try:
-        for base in reversed(cls.__mro__):
-            wanted = {name: kind for name, kind in vars(base).get("__annotations__", {}).items() if name in cls.setting_names()}
-            module = sys.modules.get(base.__module__)
-            hints |= get_type_hints(SimpleNamespace(__annotations__=wanted), vars(module) if module else None, include_extras=True)
-    except (NameError, TypeError) as error:
-        raise ConfigError(f"the settings' types cannot be read: {error}", where=f"{cls.__module__}.{cls.__qualname__}",
-                          hint="import what they name at the top of the module, not under TYPE_CHECKING") from None
-    return {name: _adapter(TypeAdapter, hints[name], ConfigDict(arbitrary_types_allowed=True)) for name in cls.setting_names()}
-
-
-def _adapter(make: Any, hint: Any, config: Any) -> Any:
-    from pydantic.errors import PydanticUserError
-
-    try:
-        return make(hint, config=config)
-    except PydanticUserError:  # a type with a configuration of its own
-        return make(hint)
-
-
-def _has_default(cls: type[Part], name: str) -> bool:
-    field = cls.__dataclass_fields__[name]  # type: ignore[attr-defined]  # every subclass is a dataclass
-    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-
-
-def _default(cls: type[Part], name: str) -> Any:
-    """A setting's default, checked like what is given: ``encoder: Encoder = "minilm"`` is an encoder."""
-    kept = _defaults(cls)
-    if name not in kept:
-        field = cls.__dataclass_fields__[name]  # type: ignore[attr-defined]  # every subclass is a dataclass
-        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
-        kept[name] = frozen(adapters(cls)[name].validate_python(default))
-    return kept[name]
-
-
-@_per_class
-def _defaults(cls: type[Part]) -> dict[str, Any]:
-    """The defaults that were asked for so far."""
-    return {}
-
-
-def _signature(cls: type[Part]) -> inspect.Signature:
-    parameters = []
-    for i, name in enumerate(cls.setting_names()):
-        field = cls.__dataclass_fields__[name]  # type: ignore[attr-defined]  # every subclass is a dataclass
-        default = inspect.Parameter.empty
-        if field.default is not dataclasses.MISSING:
-            default = field.default
-        elif field.default_factory is not dataclasses.MISSING:
-            default = thawed(field.default_factory())
-        kind = inspect.Parameter.KEYWORD_ONLY if i else inspect.Parameter.POSITIONAL_OR_KEYWORD
-        parameters.append(inspect.Parameter(name, kind, default=default, annotation=field.type))
-    return inspect.Signature(parameters)
-
-
-def frozen(value: Any) -> Any:
-    """``value`` with tuples for lists, read-only mappings for dictionaries and frozen sets for sets."""
-    if isinstance(value, list | tuple) and type(value) in (list, tuple):
-        return tuple(frozen(item) for item in value)
-    if type(value) is dict:
-        return MappingProxyType({name: frozen(item) for name, item in value.items()})
-    return frozenset(value) if type(value) is set else value
-
-
 def _hashable(value: Any) -> Any:
     """Equal for equal values."""
     if isinstance(value, Mapping):
@@ -356,14 +191,6 @@ def _hashable(value: Any) -> Any:
     return value
 
 
-def thawed(value: Any) -> Any:
-    if isinstance(value, MappingProxyType):
-        return {name: thawed(item) for name, item in value.items()}
-    return tuple(thawed(item) for item in value) if type(value) is tuple else value
-
-
 def _remade(cls: type[P], settings: dict[str, Any]) -> P:
     return cls(**settings)
 
-
-__all__ = ["Part", "adapters", "frozen", "identity", "nested", "part", "register"]

@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 
 from ..errors import ConfigError, RegardError
 from ..tables import imported
-from .part import Part, adapters, part
+from .fields import Fields, adapters
 from .schema import kinds_of
 
-P = TypeVar("P", bound=Part)
+P = TypeVar("P", bound=Fields)
 _HEAD = re.compile(r"\s*([^:,()=]+?)\s*(?:[:,](.*))?", re.DOTALL)
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _UNNAMED = re.compile(r"[^\s,()\[\]{}\"=][^,()\[\]{}\"=]*(?<!\s)")
@@ -57,7 +57,7 @@ def parse(kind: type[P], text: str) -> P:
     return cls(**settings)
 
 
-def text_of(one: Part, settings: Mapping[str, Any] | None = None) -> str:
+def text_of(one: Fields, settings: Mapping[str, Any] | None = None) -> str:
     """The shortest text that :func:`parse` gives ``one`` back from, or that with these of its settings. Raises ``ConfigError`` for a
     class that is not registered: no text names it."""
     name, names = one.table().name_of(type(one)), one.setting_names()
@@ -81,7 +81,7 @@ def named(kind: type[P], name: str) -> type[P]:
     return found
 
 
-def _forms(kind: type[Part]) -> str:
+def _forms(kind: type[Fields]) -> str:
     return f"NAME or NAME:setting=value,...; names: {', '.join(kind.table().names())}"
 
 
@@ -106,11 +106,11 @@ def _items(text: str, whole: str) -> Iterator[str]:
         yield text[start:]
 
 
-def _setting(cls: type[Part], name: str, text: str, whole: str) -> Any:
+def _setting(cls: type[Fields], name: str, text: str, whole: str) -> Any:
     """``text`` as the value of a setting: as what it looks like where the setting takes that, else as text."""
     if text.startswith("(") and text.endswith(")"):
         kinds = kinds_of(cls, name)
-        return part(kinds[0], text[1:-1]) if len(kinds) == 1 else text[1:-1]
+        return kinds[0].from_text(text[1:-1]) if len(kinds) == 1 else text[1:-1]
     value = _value(text, whole)
     if value is not text and not isinstance(value, str):
         try:
@@ -135,7 +135,7 @@ def _value(text: str, whole: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, Part):
+    if isinstance(value, Fields):
         return f"({text_of(value)})"
     data = plain(value)
     if isinstance(data, str) and _PLAIN.fullmatch(data) and not isinstance(_value(data, data), bool | int | float | None):
@@ -153,7 +153,7 @@ def plain(value: Any) -> Any:
     """
     if value is None or type(value) in (bool, int, float, str):
         return value
-    if isinstance(value, Part):
+    if isinstance(value, Fields):
         return {"part": place_of(value), **{name: plain(item) for name, item in value.settings().items()}}
     if isinstance(value, PurePath):
         return str(value)
@@ -173,7 +173,7 @@ def plain(value: Any) -> Any:
                       hint="use plain values and registered parts")
 
 
-def place_of(one: Part) -> str:
+def place_of(one: Fields) -> str:
     """The name that a file uses for the class of ``one``. Raises ``ConfigError`` for a class that no later process could find."""
     cls = type(one)
     name = cls.table().name_of(cls)
@@ -200,7 +200,7 @@ def import_place(thing: Any) -> str:
                       hint="put it into a module that can be imported, and import it from there")
 
 
-def from_plain(data: Mapping[str, Any], kind: type[Part] = Part) -> Part:
+def from_plain(data: Mapping[str, Any], kind: type[Fields]) -> Fields:
     """The part that ``data``, as :func:`plain` gives it, describes. Nothing is imported on its word: a class by its import place must have
     been imported before. Raises ``ConfigError``."""
     settings = {str(name): value for name, value in data.items()}  # a file's keys may be numbers: no setting is called so
@@ -227,6 +227,3 @@ def loaded(place: str, wanted: type | None = None) -> Any:
     if wanted is not None and not isinstance(found, wanted):
         raise ConfigError(f"{place} is a {type(found).__name__}", where=place, hint="name a class of the right kind")
     return found
-
-
-__all__ = ["from_plain", "import_place", "loaded", "named", "parse", "part", "place_of", "plain", "text_of"]

@@ -102,7 +102,7 @@ class AttentionReranker(Stage):
             window = describe(self.lm).window
             self.policy.heads_in(self.lm)
         except RegardError as error:
-            yield Problem(error.what, hint=error.hint or "")
+            yield Problem.of(error)
             return
         together = self.policy.at_once(self.depth)
         if self.policy.positions == "distinct" and together * LEAST_PASSAGE_TOKENS > window:

@@ -27,7 +27,7 @@ from regard.rag import tables
 from regard.rag.errors import ConfigError, MissingDependency, RegardError
 from regard.rag.nouns import Query, Ranking, State, Verdict
 from regard.rag.parts import Count, Part, nested, part, plain, register, text_of
-from regard.rag.parts.part import KIND, adapters
+from regard.rag.parts.fields import KIND, adapters
 from regard.rag.parts.schema import definitions, of_class, schema
 from regard.rag.tables import table
 

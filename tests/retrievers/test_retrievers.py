@@ -16,6 +16,7 @@ from regard.rag.app.presets import default_pipeline
 from regard.rag.dag.stage import Need
 from regard.rag.dag.stores import open_store
 from regard.rag.errors import ConfigError, FingerprintMismatch, IndexNotFound, PipelineError, QueryError, StageError
+from regard.rag.nouns import Federation
 from regard.retrievers import BM25, Dense, Fuse, Parents
 
 STORE = PassageList([Passage(f"p{i}", f"d{i // 3}", f"t{i}", 0, 2) for i in range(12)])
@@ -356,6 +357,14 @@ def test_two_versions_of_one_index_and_rows_that_do_not_fit_are_refused() -> Non
     fused = _fuse(Fuse(), old, _ranking([3], [1], "b"))
     with pytest.raises(StageError, match="outside the 2 stores"):
         fused.store.passages([2 << 48])
+
+
+def test_a_federated_row_of_any_size_is_its_members_own() -> None:
+    rows = [5, 2**48 - 1, (1 << 48) + 300, (1 << 48) + 2**47]
+    split = list(Federation(STORES[:2]).split(rows))
+    assert [own.tolist() for _, own, _ in split] == [[5, 2**48 - 1], [300, 2**47]]
+    assert [places.tolist() for _, _, places in split] == [[0, 1], [2, 3]]
+    assert [store for store, _, _ in split] == STORES[:2]
 
 
 def test_parents_keeps_each_documents_best_passage() -> None:

@@ -7,8 +7,6 @@ block mask at shared positions after the fixed prefix: it does not depend on the
 
 from __future__ import annotations
 
-from hashlib import blake2b
-from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -21,6 +19,7 @@ from ....rag.errors import StageError
 from ....rag.files import link_tree
 from ....rag.lm.prefill import Prefill, plan, tiled
 from ....rag.nouns import Ranking, Rows
+from ....rag.parts.identity import hashed
 from ....rag.text import Span
 from ...stores.changes import Contents
 from ...stores.integrity import Files
@@ -41,7 +40,7 @@ class CachedPassages:
         """``home``: the index. ``dataset``: the identity of its passage store."""
         self.home = home
         self.dataset = dataset
-        self.fingerprint = blake2b(dumps([made_by, dataset], sort_keys=True).encode(), digest_size=16).hexdigest()
+        self.fingerprint = hashed([made_by, dataset])
         self.layout = layout_of(made_by)
         self.layers = self.layout.layers
         self.rows: Rows = np.concatenate([shard.rows for shard in shards]) if shards else np.zeros(0, dtype=np.int64)

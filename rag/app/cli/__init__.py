@@ -23,7 +23,7 @@ from .output import flush, keep_terminal_safe, say
 COMMANDS = {
     "index": ".index", "delete": ".delete", "compact": ".compact", "verify": ".verify", "search": ".search",
     "ask": ".ask", "run": ".run", "eval": ".evaluate", "init": ".init", "check": ".check", "graph": ".graph",
-    "heads": ".heads", "methods": ".methods", "doctor": ".doctor", "demo": ".demo",
+    "schema": ".schema", "heads": ".heads", "methods": ".methods", "doctor": ".doctor", "demo": ".demo",
 }
 """In the order of ``regard --help``."""
 

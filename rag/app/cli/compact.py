@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .options import IndexDir, Json, Purge, Wait
-from .output import print_json
+from .output import show
 
 _KEEP = ("Newest versions to keep. Those with a tag, and those that an open reader on this machine uses, stay as well.")
 
@@ -25,11 +25,7 @@ def compact(
 ) -> None:
     """Write small and partly deleted files together, and remove older versions and what dead jobs left."""
     from ...tables import table
+    from ..terminal.jobs import show_compaction
 
     report = table("regard.jobs")["compact"](index, keep=keep, purge=purge, wait=wait)
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        from ..terminal.jobs import show_compaction
-
-        show_compaction(report)
+    show(report, as_json, show_compaction)

@@ -9,7 +9,7 @@ import typer
 
 from ...errors import ConfigError
 from .options import IndexDir, Json, Purge, Wait
-from .output import print_json
+from .output import show
 
 app = typer.Typer(add_completion=False)
 
@@ -31,18 +31,14 @@ def delete(
     """Delete documents. They are not found any more; their text goes from the disk with --purge, or with the next
     `regard compact`."""
     from ...tables import table
+    from ..terminal.jobs import show_deletion
 
     if not ids and listed is None and source is None:
         raise ConfigError("nothing says what to delete", where="regard delete",
                           hint="give ids, --from FILE or --source PATH")
     wanted = [*(ids or []), *(_lines(listed) if listed else [])]
     report = table("regard.jobs")["delete"](index, wanted, source=source, purge=purge, wait=wait)
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        from ..terminal.jobs import show_deletion
-
-        show_deletion(report)
+    show(report, as_json, show_deletion)
 
 
 def _lines(file: Path) -> list[str]:

@@ -9,7 +9,7 @@ import typer
 
 from ...errors import ConfigError
 from .options import AllowKey, IndexOption, Json, OtherPipeline, QrelsFile, Trust
-from .output import print_json
+from .output import print_json, show
 
 if TYPE_CHECKING:
     from ...dag.pipeline import Pipeline
@@ -79,12 +79,8 @@ def _evaluate_order(
     correction: CorrectionOption, as_json: bool,
 ) -> None:
     from ...evaluation.order import pipeline_order_sensitivity
+    from ..terminal.scores import show_order
 
     report = pipeline_order_sensitivity(pipeline, queries, qrels, reranker=reranker, k=k,
                                         measures=metrics or ["nDCG@10"], correction=correction)
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        from ..terminal.scores import show_order
-
-        show_order(report)
+    show(report, as_json, show_order)

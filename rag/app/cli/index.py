@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from .options import Json, Trust
-from .output import print_json, say
+from .output import say, show
 
 _FORMAT = "auto, folder, jsonl, beir, trec, parquet or python."
 _ENCODER = ("Dense encoder: minilm, bge-small, a folder, a Hugging Face id, or none. auto: the index's own, minilm "
             "for a new index.")
 _CHUNKER = ("whole, sentences:200,overlap=40, tokens:128,overlap=16 or markdown:300. auto: the index's own, sentences "
             "for a new index.")
-_VIEW = "bm25, faiss:flat, faiss:hnsw,m=32 or faiss:ivf; give it again for more. Default: faiss:flat and bm25."
+_VIEW = "bm25, flat, hnsw:m=32, ivf:lists=256 or attention:MODEL; give it again for more. Default: flat and bm25."
 _LIMITS = (
     "A limit on what is read; what goes over it is skipped and counted. Give it again for more. Defaults: "
     "record_bytes=16M (a line, a row), file_bytes=256M, decompressed_bytes=1T, decompressed_ratio=200, "
@@ -30,7 +30,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command(epilog="Examples: regard index docs/ --index my-index · "
                     "regard index python: --index std --view bm25 --encoder none · "
-                    "regard index scifact/ --index sf --format beir --chunker whole --view faiss:hnsw,m=48 --view bm25")
+                    "regard index scifact/ --index sf --format beir --chunker whole --view hnsw:m=48 --view bm25")
 def index(
     index: Annotated[Path, typer.Option(
         "--index", metavar="DIR", help="The index folder to make or to bring up to date.")],
@@ -54,6 +54,7 @@ def index(
     done."""
     from ...dag.stores import index_exists
     from ...tables import table
+    from ..terminal.jobs import show_report
 
     if index_exists(index):
         from .opening import consent
@@ -66,9 +67,4 @@ def index(
     except KeyboardInterrupt as stop:
         say(f"interrupted: {stop or 'the same command goes on from what is committed'}", error=True)
         raise typer.Exit(130) from None  # as shells report a process that Ctrl-C ended
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        from ..terminal.jobs import show_report
-
-        show_report(report)
+    show(report, as_json, show_report)

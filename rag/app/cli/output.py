@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from ...markup import json_escaped, visible
@@ -16,6 +17,14 @@ from ...markup import json_escaped, visible
 def print_json(value: Any) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=not sys.stdout.encoding.lower().startswith("utf"), default=str)
     print(json_escaped(text))
+
+
+def show(report: Any, as_json: bool, shown: Callable[[Any], None]) -> None:
+    """A job's report, as JSON or as people read it."""
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        shown(report)
 
 
 def say(text: str, *, error: bool = False) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .options import IndexDir, Json
-from .output import print_json
+from .output import show
 
 app = typer.Typer(add_completion=False)
 
@@ -25,13 +25,9 @@ def verify(
     --repair names the documents that it took out: index their sources again.
     """
     from ...tables import table
+    from ..terminal.jobs import show_verified
 
     report = table("regard.jobs")["verify"](index, repair=repair)
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        from ..terminal.jobs import show_verified
-
-        show_verified(report)
+    show(report, as_json, show_verified)
     if not report.ok:
         raise typer.Exit(1)

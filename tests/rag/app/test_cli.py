@@ -18,7 +18,7 @@ from regard.rag.nouns import Query
 from regard.retrievers import BM25, Dense, Fuse
 from typer.testing import CliRunner
 
-COMMANDS = ["index", "verify", "delete", "compact", "search", "ask", "run", "eval", "init", "check", "graph", "methods", "doctor",
+COMMANDS = ["index", "verify", "delete", "compact", "search", "ask", "run", "eval", "init", "check", "graph", "schema", "methods", "doctor",
             "demo", "heads", "heads detect"]
 
 
@@ -61,8 +61,8 @@ def test_no_command_is_left_out_above() -> None:
 
 
 def test_every_command_that_prints_results_takes_json() -> None:
-    """``init`` and ``graph`` print a file's name, or a drawing that is a text format itself."""
-    for command in set(COMMANDS) - {"init", "graph", "heads"}:
+    """``init`` and ``graph`` print a file's name, or a drawing that is a text format itself; ``schema`` prints JSON."""
+    for command in set(COMMANDS) - {"init", "graph", "heads", "schema"}:
         assert "--json" in _run(*command.split(), "--help"), command
 
 
@@ -215,3 +215,16 @@ def test_a_default_pipeline_saved_from_python_runs_from_the_command_line(tmp_pat
     default_pipeline(facts_index, answer=False).save(tmp_path / "p.yaml")
     found = json.loads(_run("search", facts_index, "honey bees", "--pipeline", tmp_path / "p.yaml", "--json"))
     assert found["passages"][0]["document_id"] == "honey"
+
+
+def test_schema_is_that_of_what_init_writes(tmp_path: Path) -> None:
+    import yaml
+
+    _run("init", tmp_path / "p.yaml")
+    said = json.loads(_run("schema"))
+    assert json.loads((_run("schema", "-o", tmp_path / "s.json"), (tmp_path / "s.json").read_text())[1]) == said
+    known = {one["title"]: one["properties"] for one in said["$defs"]["node"]["anyOf"] if "title" in one}
+    written = yaml.safe_load((tmp_path / "p.yaml").read_text())
+    assert set(written) <= set(said["properties"])
+    for stage in written["stages"].values():
+        assert set(stage) <= set(known[stage["part"]])
