@@ -7,6 +7,7 @@ was. A view is found by what it says it is; two settings of one kind have two fo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ ROWS = "rows.npy"
 _KEYS = {"spec", "dataset", "version", "commit", "passages", "build", "files"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Version:
     """A view's folder and its description: ``spec``, ``dataset``, ``version``, ``commit``, ``passages``, ``build``,
     ``files`` (see ``integrity``), for some kinds ``made_by``; only ``spec`` and ``version`` where the description is
@@ -37,7 +38,7 @@ class Version:
     folder: Path
     meta: dict[str, Any]
 
-    @property
+    @cached_property
     def kind(self) -> ViewKind:
         kind = stored_kind(self.meta["spec"])
         assert kind is not None  # else it is no version
