@@ -16,8 +16,8 @@ from regard.rag.app.presets import default_pipeline
 from regard.rag.dag.stage import Need
 from regard.rag.dag.stores import open_store
 from regard.rag.errors import ConfigError, FingerprintMismatch, IndexNotFound, PipelineError, QueryError, StageError
-from regard.rag.nouns import Federation
-from regard.retrievers import BM25, Dense, Fuse, Parents
+from regard.rag.nouns import Federation, QueryVector
+from regard.retrievers import BM25, Dense, Encode, Fuse, Parents, Search
 
 STORE = PassageList([Passage(f"p{i}", f"d{i // 3}", f"t{i}", 0, 2) for i in range(12)])
 
@@ -134,6 +134,18 @@ def test_check_shows_both_fingerprints_of_another_encoder(
     assert "'weights': 'retrained'" in str(caught.value)
     assert str(caught.value).count("'weights'") == 2
     assert "made by another encoder" in _problems(_search(Dense(tmp_path)))
+
+
+def test_a_vector_of_another_encoder_is_not_looked_up(facts_index: Path) -> None:
+    vector = QueryVector(Query("a flea"), np.ones(384, np.float32), "mine", "another")
+    with pytest.raises(FingerprintMismatch, match="'minilm' were not made by the encoder 'mine'"):
+        Search(facts_index).apply([vector])
+    for encoder, wrong in (("minilm", 0), ("minilm:normalize=false", 1)):
+        p = Pipeline()
+        p.output(hits=p.add(Search(facts_index), p.add(Encode(encoder), p.input(Query))))
+        found = [problem for problem in p.check() if "were not made by the encoder" in problem.what]
+        assert len(found) == wrong
+        assert all("(by stage 'encode')" in problem.what and problem.fatal for problem in found)
 
 
 def test_check_without_faiss_names_both_extras(facts_index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
