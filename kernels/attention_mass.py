@@ -1,9 +1,10 @@
 """Attention mass: how much softmax attention chosen query rows put on each token of a context.
 
-    out[t] = sum over heads h and rows r of row_weights[h, r] * softmax over (context keys, visible own keys) of scale * q[h, r] . k [t]
+    out[t] = sum over heads h and rows r of row_weights[h, r] * softmax over (context keys, visible own keys) of scale *
+    q[h, r] . k [t]
 
-``attention_mass`` gives that sum, ``attend`` the rows' attention output besides; neither holds a rows x keys matrix, except the
-references. Shapes, visibility and windows are those of ``scores``.
+``attention_mass`` gives that sum, ``attend`` the rows' attention output besides; neither holds a rows x keys matrix,
+except the references. Shapes, visibility and windows are those of ``scores``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from .dispatch import choose
 from .products import product
 from .scores import LEAST_ROWS, SCORES_AT_ONCE, Reach, TiledAttention, attention_matrix, check_shapes, joined
 
-__all__ = ["LEAST_ROWS", "SCORES_AT_ONCE", "Reach", "attend", "attend_reference", "attention_mass", "attention_mass_reference"]
+__all__ = ["LEAST_ROWS", "SCORES_AT_ONCE", "Reach", "attend", "attend_reference", "attention_mass",
+           "attention_mass_reference"]
 
 
 def attention_mass(
@@ -24,14 +26,14 @@ def attention_mass(
 ) -> Tensor:
     """The mass on each context token, float32 [C], on the inputs' device.
 
-    ``query`` [H, R, d], ``key`` [KV, C, d] and ``own_key`` [KV, S, d] of any float dtypes; ``row_weights`` float32 [H, R], signed,
-    zero leaves a row out; ``visible`` bool [R, S]. With ``softcap`` scores are ``softcap * tanh(score / softcap)`` (Gemma 2, 2024,
-    arXiv 2408.00118); ``reach`` is a sliding window. C may be 0, and S where C is not; a row that sees no key at all is not allowed.
-    ``path`` forces a path (see ``dispatch``).
+    ``query`` [H, R, d], ``key`` [KV, C, d] and ``own_key`` [KV, S, d] of any float dtypes; ``row_weights`` float32 [H,
+    R], signed, zero leaves a row out; ``visible`` bool [R, S]. With ``softcap`` scores are ``softcap * tanh(score /
+    softcap)`` (Gemma 2, 2024, arXiv 2408.00118); ``reach`` is a sliding window. C may be 0, and S where C is not; a row
+    that sees no key at all is not allowed. ``path`` forces a path (see ``dispatch``).
 
-    Sums in float32 whatever the inputs' dtypes, in a fixed order: the same inputs give the same bits. Peak memory on the CPU is a tile
-    of at most ``SCORES_AT_ONCE`` scores (or ``LEAST_ROWS`` rows of them) and one KV head's keys in float32.
-    Raises ValueError for shapes that do not fit, and for a path that cannot run.
+    Sums in float32 whatever the inputs' dtypes, in a fixed order: the same inputs give the same bits. Peak memory on
+    the CPU is a tile of at most ``SCORES_AT_ONCE`` scores (or ``LEAST_ROWS`` rows of them) and one KV head's keys in
+    float32. Raises ValueError for shapes that do not fit, and for a path that cannot run.
     """
     check_shapes(query, key, own_key, visible, reach)
     taken = choose("attention_mass", query.device, path)
@@ -44,12 +46,15 @@ def attention_mass(
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, own_key: Tensor, own_value: Tensor, row_weights: Tensor, *, visible: Tensor, scale: float,
+    query: Tensor, key: Tensor, value: Tensor, own_key: Tensor, own_value: Tensor, row_weights: Tensor, *,
+    visible: Tensor, scale: float,
     softcap: float | None = None, reach: Reach | None = None, path: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The attention output [H, R, d] in ``query``'s dtype, and the mass of :func:`attention_mass`, from one computation of the scores.
+    """The attention output [H, R, d] in ``query``'s dtype, and the mass of :func:`attention_mass`, from one computation
+    of the scores.
 
-    ``value`` [KV, C, d] and ``own_value`` [KV, S, d]; the rest, the errors and the promises are those of :func:`attention_mass`.
+    ``value`` [KV, C, d] and ``own_value`` [KV, S, d]; the rest, the errors and the promises are those of
+    :func:`attention_mass`.
     """
     check_shapes(query, key, own_key, visible, reach)
     if value.shape != key.shape or own_value.shape != own_key.shape:
@@ -59,9 +64,11 @@ def attend(
     if taken == "triton":
         from .gpu.attention_mass import attend as on_gpu
 
-        return on_gpu(query, key, value, own_key, own_value, row_weights, visible=visible, scale=scale, softcap=softcap, reach=reach)
+        return on_gpu(query, key, value, own_key, own_value, row_weights, visible=visible, scale=scale, softcap=softcap,
+                      reach=reach)
     compute = attend_reference if taken == "reference" else _attend_in_tiles
-    return compute(query, key, value, own_key, own_value, row_weights, visible=visible, scale=scale, softcap=softcap, reach=reach)
+    return compute(query, key, value, own_key, own_value, row_weights, visible=visible, scale=scale, softcap=softcap,
+                   reach=reach)
 
 
 def attention_mass_reference(
@@ -74,7 +81,8 @@ def attention_mass_reference(
 
 
 def attend_reference(
-    query: Tensor, key: Tensor, value: Tensor, own_key: Tensor, own_value: Tensor, row_weights: Tensor, *, visible: Tensor, scale: float,
+    query: Tensor, key: Tensor, value: Tensor, own_key: Tensor, own_value: Tensor, row_weights: Tensor, *,
+    visible: Tensor, scale: float,
     softcap: float | None = None, reach: Reach | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The definition of :func:`attend`, with the whole matrix in memory; float64 for float64 inputs."""
@@ -99,7 +107,8 @@ def _mass_in_tiles(
 
 
 def _attend_in_tiles(
-    query: Tensor, key: Tensor, value: Tensor, own_key: Tensor, own_value: Tensor, row_weights: Tensor, *, visible: Tensor, scale: float,
+    query: Tensor, key: Tensor, value: Tensor, own_key: Tensor, own_value: Tensor, row_weights: Tensor, *,
+    visible: Tensor, scale: float,
     softcap: float | None, reach: Reach | None,
 ) -> tuple[Tensor, Tensor]:
     attention = TiledAttention(query, key, own_key, visible=visible, scale=scale, softcap=softcap, reach=reach)

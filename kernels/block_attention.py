@@ -18,39 +18,47 @@ from .scores import SCORES_AT_ONCE, working_dtype
 BlockPositions = tuple[Tensor, Tensor]
 
 _LEAST_ROWS, _MOST_ROWS = 32, 128
-"""Rows of a head that the CPU scores at once: fewer read the keys too often, more score too much of their own future."""
+"""Rows of a head that the CPU scores at once: fewer read the keys too often, more score too much of their own
+future."""
 
 
 def block_attention(
-    query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor, *, offsets: Sequence[int], scale: float,
-    softcap: float | None = None, window: int | None = None, positions: BlockPositions | None = None, path: str | None = None,
+    query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor, *, offsets: Sequence[int],
+    scale: float,
+    softcap: float | None = None, window: int | None = None, positions: BlockPositions | None = None,
+    path: str | None = None,
 ) -> Tensor:
     """The attention output [H, T, d] in ``query``'s dtype.
 
-    ``query`` [H, T, d], ``key`` and ``value`` [KV, T, d] of the blocks' tokens, ``prefix_key`` and ``prefix_value`` [KV, P, d], of any
-    float dtypes; query head ``h`` reads KV head ``h // (H / KV)``. Block ``b`` is the tokens ``offsets[b]`` to ``offsets[b + 1]``, from
-    0 to T; it may be empty, and P may be 0. A token sees the whole prefix and, of its own block, itself and what is before it.
+    ``query`` [H, T, d], ``key`` and ``value`` [KV, T, d] of the blocks' tokens, ``prefix_key`` and ``prefix_value``
+    [KV, P, d], of any float dtypes; query head ``h`` reads KV head ``h // (H / KV)``. Block ``b`` is the tokens
+    ``offsets[b]`` to ``offsets[b + 1]``, from 0 to T; it may be empty, and P may be 0. A token sees the whole prefix
+    and, of its own block, itself and what is before it.
 
-    With ``softcap`` scores are ``softcap * tanh(score / softcap)``. With ``window`` a token sees a key only when its position less the
-    key's is below ``window``; ``positions`` are then those of the tokens (int64 [T]) and of the prefix (int64 [P]).
-    Softmax and sums are in float32, in a fixed order: the same inputs give the same bits, and a block's output does not depend on the
-    other blocks. Peak memory on the CPU beyond the output is a tile of scores and one block's keys and values.
-    ``path`` forces a path (see ``dispatch``). Raises ValueError for shapes that do not fit and for a path that cannot run.
+    With ``softcap`` scores are ``softcap * tanh(score / softcap)``. With ``window`` a token sees a key only when its
+    position less the key's is below ``window``; ``positions`` are then those of the tokens (int64 [T]) and of the
+    prefix (int64 [P]). Softmax and sums are in float32, in a fixed order: the same inputs give the same bits, and a
+    block's output does not depend on the other blocks. Peak memory on the CPU beyond the output is a tile of scores and
+    one block's keys and values. ``path`` forces a path (see ``dispatch``). Raises ValueError for shapes that do not fit
+    and for a path that cannot run.
     """
     _check(query, key, value, prefix_key, prefix_value, offsets, window, positions)
     taken = choose("block_attention", query.device, path)
     if taken == "triton":
         from .gpu.block_attention import block_attention as on_gpu
 
-        return on_gpu(query, key, value, prefix_key, prefix_value, offsets=offsets, scale=scale, softcap=softcap, window=window,
+        return on_gpu(query, key, value, prefix_key, prefix_value, offsets=offsets, scale=scale, softcap=softcap,
+                      window=window,
                       positions=positions)
     compute = block_attention_reference if taken == "reference" else _in_tiles
-    return compute(query, key, value, prefix_key, prefix_value, offsets=offsets, scale=scale, softcap=softcap, window=window,
+    return compute(query, key, value, prefix_key, prefix_value, offsets=offsets, scale=scale, softcap=softcap,
+                   window=window,
                    positions=positions)
 
 
 def block_attention_reference(
-    query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor, *, offsets: Sequence[int], scale: float,
+    query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor, *, offsets: Sequence[int],
+    scale: float,
     softcap: float | None = None, window: int | None = None, positions: BlockPositions | None = None,
 ) -> Tensor:
     """The definition, with the whole matrix in memory; in float64 for float64 inputs."""
@@ -61,7 +69,8 @@ def block_attention_reference(
     scores = scale * query.to(dtype) @ keys.mT
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
-    block = torch.repeat_interleave(torch.tensor([b - a for a, b in pairwise(offsets)], dtype=torch.int64, device=query.device))
+    block = torch.repeat_interleave(torch.tensor([b - a for a, b in pairwise(offsets)], dtype=torch.int64,
+                                                 device=query.device))
     same_block = (block[:, None] == block).tril()
     seen = torch.cat([same_block.new_ones(tokens, prefix), same_block], dim=1)
     if window is not None and positions is not None:
@@ -71,12 +80,14 @@ def block_attention_reference(
 
 
 def _in_tiles(
-    query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor, *, offsets: Sequence[int], scale: float,
+    query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor, *, offsets: Sequence[int],
+    scale: float,
     softcap: float | None, window: int | None, positions: BlockPositions | None,
 ) -> Tensor:
     """A block at a time, and of a block a tile of rows at a time with the keys up to the tile's end.
 
-    No padding, and no scores of other blocks: measured on ragged passages, packing blocks of similar length into batches only costs.
+    No padding, and no scores of other blocks: measured on ragged passages, packing blocks of similar length into
+    batches only costs.
     """
     heads, _, width = query.shape
     kv_heads, prefix = prefix_key.shape[:2]
@@ -101,7 +112,8 @@ def _in_tiles(
                 if hidden is not None:
                     by_head.masked_fill_(hidden, -torch.inf)
                 attention = torch.softmax(scores, dim=-1, out=scores)
-                output[some, :, a:b] = product(attention, block_values[some, :seen]).view(-1, group, b - a, width).to(output.dtype)
+                output[some, :, a:b] = product(attention, block_values[some, :seen]).view(-1, group, b - a,
+                                                                                          width).to(output.dtype)
     return output.view(query.shape)
 
 
@@ -138,7 +150,8 @@ def _together(kv_heads: int, scores: int) -> Iterator[slice]:
 
 
 def _too_far(positions: BlockPositions, window: int, start: int, a: int, b: int) -> Tensor | None:
-    """Which keys (the prefix and the block up to ``b``) lie beyond the window of the rows ``a`` to ``b``; None where none does."""
+    """Which keys (the prefix and the block up to ``b``) lie beyond the window of the rows ``a`` to ``b``; None where
+    none does."""
     rows, prefix = positions
     distance = rows[a:b, None] - torch.cat([prefix, rows[start:b]])
     hidden = distance >= window

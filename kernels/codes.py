@@ -1,8 +1,10 @@
-"""Vectors as small codes: a first pass over an eighth to a thirtieth of the bytes, after which ``topk_search`` rescores exactly.
+"""Vectors as small codes: a first pass over an eighth to a thirtieth of the bytes, after which ``topk_search`` rescores
+exactly.
 
-``int8``: each component in 8 bits with one scale a row. ``binary``: one bit a component after centring and a random rotation, with the
-weight that makes the estimate of an inner product unbiased (RaBitQ, Gao & Long 2024, arXiv 2405.12497). Unlike there the query has 8 bits
-and is rounded to nearest, the only centroid is the mean, and the candidates are a fixed number rather than bounded by the estimate's error.
+``int8``: each component in 8 bits with one scale a row. ``binary``: one bit a component after centring and a random
+rotation, with the weight that makes the estimate of an inner product unbiased (RaBitQ, Gao & Long 2024, arXiv
+2405.12497). Unlike there the query has 8 bits and is rounded to nearest, the only centroid is the mean, and the
+candidates are a fixed number rather than bounded by the estimate's error.
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ _SEED = 0
 class Codes:
     """The codes of n vectors of d components, all on the CPU or all on one GPU.
 
-    ``data`` int8 [n, d], or int64 [n, ceil(d / 64)] with component i in bit i % 64 of word i // 64, set where it is positive;
-    ``weights`` float32 [n]: a row's estimate is its weight times the product of codes and query; ``rotation`` float32 [d, d] for
-    binary codes, which queries are multiplied with on the right, [0, 0] for int8.
+    ``data`` int8 [n, d], or int64 [n, ceil(d / 64)] with component i in bit i % 64 of word i // 64, set where it is
+    positive; ``weights`` float32 [n]: a row's estimate is its weight times the product of codes and query; ``rotation``
+    float32 [d, d] for binary codes, which queries are multiplied with on the right, [0, 0] for int8.
     """
 
     data: Tensor
@@ -74,16 +76,18 @@ class Codes:
         return Codes(self.data.to(device), self.weights.to(device), self.rotation.to(device))
 
     def query_codes(self, queries: Tensor) -> Tensor:
-        """``queries`` float32 [n, d] as whole numbers in -127..127 for this kind's products, int8 [n, d]; their scale is left out."""
+        """``queries`` float32 [n, d] as whole numbers in -127..127 for this kind's products, int8 [n, d]; their scale
+        is left out."""
         turned = queries @ self.rotation if self.kind == "binary" else queries
         return _rounded(turned)[0]
 
 
 def encode_codes(vectors: Tensor | NDArray[Any], kind: Kind = "int8") -> Codes:
-    """The codes of ``vectors`` [n, d], float32, float16 or bfloat16, a tensor or an array (``np.memmap`` too, read once or twice).
+    """The codes of ``vectors`` [n, d], float32, float16 or bfloat16, a tensor or an array (``np.memmap`` too, read once
+    or twice).
 
-    Bytes a row: d + 4 for int8, d / 8 + 4 (d rounded up to 64) for binary. The same vectors give the same codes. Raises ValueError for
-    an unknown kind, another shape, and a component that is NaN or infinite.
+    Bytes a row: d + 4 for int8, d / 8 + 4 (d rounded up to 64) for binary. The same vectors give the same codes. Raises
+    ValueError for an unknown kind, another shape, and a component that is NaN or infinite.
     """
     if kind not in ("int8", "binary"):
         raise ValueError(f"codes: unknown kind {kind!r}; valid: int8, binary")
@@ -93,7 +97,8 @@ def encode_codes(vectors: Tensor | NDArray[Any], kind: Kind = "int8") -> Codes:
 
 
 def quantize_tokens(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Token vectors [t, d] as int8 [t, d] in -127..127 and float32 scales [t]: ``tokens ~ codes * scales[:, None]``. See ``maxsim``."""
+    """Token vectors [t, d] as int8 [t, d] in -127..127 and float32 scales [t]: ``tokens ~ codes * scales[:, None]``.
+    See ``maxsim``."""
     codes, scales = _rounded(tokens.float())
     if not torch.isfinite(scales).all():
         raise ValueError("quantize_tokens: a component is NaN or infinite")
@@ -119,7 +124,8 @@ def _binary(vectors: Tensor | NDArray[Any]) -> Codes:
     for first, block in _blocks(vectors):
         turned = (block - center) @ rotation
         data[first:first + len(block)] = _packed(turned > 0)
-        # |r|^2 / sum |r_i| times the product with the signs has the inner product with r as its expectation (RaBitQ's estimator)
+        # |r|^2 / sum |r_i| times the product with the signs has the inner product with r as its expectation (RaBitQ's
+        # estimator)
         weights[first:first + len(block)] = (turned.square().sum(dim=1) / turned.abs().sum(dim=1)).nan_to_num_()
     return Codes(data, weights, rotation)
 

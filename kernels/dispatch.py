@@ -1,7 +1,7 @@
 """Which path a kernel call takes: the plain reference, the fast CPU one, or Triton on an NVIDIA GPU.
 
-In this order: the call's own ``path`` argument, the environment variable ``REGARD_KERNELS`` (``triton`` for every kernel, or
-``attention_mass=reference,maxsim=cpu``), the device. ``taken`` tells a caller which paths its calls took.
+In this order: the call's own ``path`` argument, the environment variable ``REGARD_KERNELS`` (``triton`` for every
+kernel, or ``attention_mass=reference,maxsim=cpu``), the device. ``taken`` tells a caller which paths its calls took.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _listeners: ContextVar[tuple[dict[str, Path], ...]] = ContextVar("regard_kernel_
 def choose(kernel: str, device: torch.device, path: str | None = None, *, available: Sequence[Path] = PATHS) -> Path:
     """The path that a call of ``kernel`` on tensors of ``device`` takes, which is noted for :func:`taken`.
 
-    ``available`` are the paths that the kernel has for these inputs. Without a wish it is "triton" on an NVIDIA GPU of compute capability
-    8.0 or later where triton is installed, "cpu" on a CPU, and else "reference".
+    ``available`` are the paths that the kernel has for these inputs. Without a wish it is "triton" on an NVIDIA GPU of
+    compute capability 8.0 or later where triton is installed, "cpu" on a CPU, and else "reference".
 
-    Raises ValueError for an unknown kernel or path, and for a path that cannot run here: "cpu" is for tensors on the CPU,
-    "triton" for a GPU or, with ``TRITON_INTERPRET=1`` in the environment, for Triton's interpreter.
+    Raises ValueError for an unknown kernel or path, and for a path that cannot run here: "cpu" is for tensors on the
+    CPU, "triton" for a GPU or, with ``TRITON_INTERPRET=1`` in the environment, for Triton's interpreter.
     """
     _expect_known("kernel", kernel, KERNELS)
     wish = path if path is not None else _from_environment(kernel)
@@ -69,7 +69,8 @@ def _expect_triton(kernel: str, device: torch.device) -> None:
     if not _triton_installed():
         raise ValueError(f"{kernel}: the path 'triton' needs the package triton")
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(f"{kernel}: the path 'triton' needs tensors on a GPU (these are on {device}) or TRITON_INTERPRET=1")
+        raise ValueError(f"{kernel}: the path 'triton' needs tensors on a GPU (these are on {device}) or "
+                         f"TRITON_INTERPRET=1")
 
 
 def _by_device(device: torch.device, available: Sequence[Path]) -> Path:

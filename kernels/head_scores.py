@@ -1,4 +1,5 @@
-"""Each head's attention on each span: what tells apart the heads that find passages (QRHead, Zhang et al. 2025, arXiv 2506.09944)."""
+"""Each head's attention on each span: what tells apart the heads that find passages (QRHead, Zhang et al. 2025, arXiv
+2506.09944)."""
 
 from __future__ import annotations
 
@@ -18,10 +19,12 @@ def head_scores(
     query: Tensor, key: Tensor, own_key: Tensor, row_weights: Tensor, spans: Spans, *, visible: Tensor, scale: float,
     softcap: float | None = None, reach: Reach | None = None, path: str | None = None,
 ) -> Tensor:
-    """The weighted attention mass of each query head on each half-open span of context tokens, float32 [H, spans]; no filter.
+    """The weighted attention mass of each query head on each half-open span of context tokens, float32 [H, spans]; no
+    filter.
 
-    ``row_weights`` float32 [R], the same for all heads, signed; ``spans`` in any order, may overlap, an empty one scores 0. The rest
-    is as in ``attention_mass``. Raises ValueError for a span outside the context, shapes that do not fit, a path that cannot run.
+    ``row_weights`` float32 [R], the same for all heads, signed; ``spans`` in any order, may overlap, an empty one
+    scores 0. The rest is as in ``attention_mass``. Raises ValueError for a span outside the context, shapes that do not
+    fit, a path that cannot run.
     """
     check_shapes(query, key, own_key, visible, reach)
     starts, stops = bounds(spans, key.shape[1])
@@ -29,9 +32,11 @@ def head_scores(
     if taken == "triton":
         from .gpu.head_scores import head_scores as on_gpu
 
-        return on_gpu(query, key, own_key, row_weights, starts, stops, visible=visible, scale=scale, softcap=softcap, reach=reach)
+        return on_gpu(query, key, own_key, row_weights, starts, stops, visible=visible, scale=scale, softcap=softcap,
+                      reach=reach)
     if taken == "reference":
-        return head_scores_reference(query, key, own_key, row_weights, spans, visible=visible, scale=scale, softcap=softcap, reach=reach)
+        return head_scores_reference(query, key, own_key, row_weights, spans, visible=visible, scale=scale,
+                                     softcap=softcap, reach=reach)
     mass = _mass_by_head(query, key, own_key, row_weights, visible=visible, scale=scale, softcap=softcap, reach=reach)
     # Differences of running sums: in float64, so that what cancels leaves nothing behind at float32's precision.
     running = torch.nn.functional.pad(mass.double().cumsum(dim=1), (1, 0))

@@ -1,4 +1,5 @@
-"""MaxSim, the score of late interaction (ColBERT, Khattab & Zaharia 2020, arXiv 2004.12832), over ragged passages without padding."""
+"""MaxSim, the score of late interaction (ColBERT, Khattab & Zaharia 2020, arXiv 2004.12832), over ragged passages
+without padding."""
 
 from __future__ import annotations
 
@@ -19,15 +20,16 @@ def maxsim(
 ) -> Tensor:
     """For each passage the sum over the query's tokens of the largest inner product with a token of the passage.
 
-    ``query`` [Q, d] gives float32 [n], a batch [B, Q, d] float32 [B, n]; ``tokens`` [T, d] are all passages' token vectors, one passage
-    after another, float32, float16 or bfloat16; passage i has the tokens ``offsets[i]`` to ``offsets[i + 1]`` (int64 [n + 1],
-    ascending); none give it the score 0. ``query_mask`` bool, of the query's shape without d, leaves out tokens where it is false.
-    Sums are in float32; a passage's score depends on the query and the passage alone. A NaN in either makes the score NaN.
+    ``query`` [Q, d] gives float32 [n], a batch [B, Q, d] float32 [B, n]; ``tokens`` [T, d] are all passages' token
+    vectors, one passage after another, float32, float16 or bfloat16; passage i has the tokens ``offsets[i]`` to
+    ``offsets[i + 1]`` (int64 [n + 1], ascending); none give it the score 0. ``query_mask`` bool, of the query's shape
+    without d, leaves out tokens where it is false. Sums are in float32; a passage's score depends on the query and the
+    passage alone. A NaN in either makes the score NaN.
 
-    With ``scales`` float32 [T], ``tokens`` are the int8 codes of :func:`quantize_tokens` and the query's tokens are rounded to
-    8 bits too: a quarter of the memory. Over 1,000 SciFact abstracts, ranked for 50 claims by the token vectors of all-MiniLM-L6-v2,
-    the rankings agree with float32's with a mean Kendall tau of 0.998 (lowest 0.997), and the ten best overlap by 0.998
-    (``tests/benchmarks/bench_maxsim.py`` measures it).
+    With ``scales`` float32 [T], ``tokens`` are the int8 codes of :func:`quantize_tokens` and the query's tokens are
+    rounded to 8 bits too: a quarter of the memory. Over 1,000 SciFact abstracts, ranked for 50 claims by the token
+    vectors of all-MiniLM-L6-v2, the rankings agree with float32's with a mean Kendall tau of 0.998 (lowest 0.997), and
+    the ten best overlap by 0.998 (``tests/benchmarks/bench_maxsim.py`` measures it).
 
     Raises ValueError for shapes or offsets that do not fit, TypeError for a dtype not named here.
     """
@@ -74,8 +76,10 @@ def _check(batch: Tensor, mask: Tensor | None, tokens: Tensor, offsets: Tensor, 
     if scales is None and tokens.dtype not in _STORED:
         raise TypeError(f"maxsim: tokens are {tokens.dtype}; expected float32, float16, bfloat16, or int8 with scales")
     if scales is not None and (tokens.dtype != torch.int8 or scales.shape != tokens.shape[:1]):
-        raise TypeError(f"maxsim: with scales, tokens are int8 [T, d] and scales [T]; got {tokens.dtype} {tuple(tokens.shape)} "
+        raise TypeError(f"maxsim: with scales, tokens are int8 [T, d] and scales [T]; got {tokens.dtype} "
+                        f"{tuple(tokens.shape)} "
                         f"and {tuple(scales.shape)}")
     ascending = offsets.ndim == 1 and len(offsets) >= 1 and bool((offsets.diff() >= 0).all())
     if not ascending or offsets[0] < 0 or offsets[-1] > len(tokens):
-        raise ValueError(f"maxsim: offsets must ascend within 0 and {len(tokens)}, the number of tokens, and hold at least one number")
+        raise ValueError(f"maxsim: offsets must ascend within 0 and {len(tokens)}, the number of tokens, and hold at "
+                         f"least one number")

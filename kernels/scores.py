@@ -1,8 +1,10 @@
-"""Attention of a few rows on a long context and on their own keys: who sees what, the plain matrix, and the CPU's tiles of it.
+"""Attention of a few rows on a long context and on their own keys: who sees what, the plain matrix, and the CPU's tiles
+of it.
 
-``attention_mass`` and ``head_scores`` share these conventions. Shapes: ``query`` [H, R, d]; ``key`` [KV, C, d], the context, which
-every row sees; ``own_key`` [KV, S, d], of which row ``r`` sees ``visible[r]`` (bool [R, S]). Query head ``h`` reads KV head
-``h // (H / KV)``, so the rows of a group of heads can be stacked and share one product with their keys.
+``attention_mass`` and ``head_scores`` share these conventions. Shapes: ``query`` [H, R, d]; ``key`` [KV, C, d], the
+context, which every row sees; ``own_key`` [KV, S, d], of which row ``r`` sees ``visible[r]`` (bool [R, S]). Query head
+``h`` reads KV head ``h // (H / KV)``, so the rows of a group of heads can be stacked and share one product with their
+keys.
 """
 
 from __future__ import annotations
@@ -49,11 +51,13 @@ def check_shapes(query: Tensor, key: Tensor, own_key: Tensor, visible: Tensor, r
     if not kv_heads or heads % kv_heads:
         raise ValueError(f"{heads} query heads cannot share {kv_heads} KV heads evenly")
     if own_key.shape[0] != kv_heads or key.shape[2] != width or own_key.shape[2] != width:
-        raise ValueError(f"query {tuple(query.shape)}, key {tuple(key.shape)} and own_key {tuple(own_key.shape)} do not fit together")
+        raise ValueError(f"query {tuple(query.shape)}, key {tuple(key.shape)} and own_key {tuple(own_key.shape)} do "
+                         f"not fit together")
     if visible.shape != (rows, own):
         raise ValueError(f"visible is {tuple(visible.shape)} where {rows} rows have {own} own keys")
     if reach is not None and (len(reach.rows), len(reach.context), len(reach.own)) != (rows, columns, own):
-        raise ValueError(f"reach has positions of {len(reach.rows)} rows, {len(reach.context)} context and {len(reach.own)} own keys; "
+        raise ValueError(f"reach has positions of {len(reach.rows)} rows, {len(reach.context)} context and "
+                         f"{len(reach.own)} own keys; "
                          f"the tensors have {rows}, {columns} and {own}")
 
 
@@ -63,9 +67,11 @@ def working_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def attention_matrix(
-    query: Tensor, key: Tensor, own_key: Tensor, *, visible: Tensor, scale: float, softcap: float | None, reach: Reach | None,
+    query: Tensor, key: Tensor, own_key: Tensor, *, visible: Tensor, scale: float, softcap: float | None,
+    reach: Reach | None,
 ) -> Tensor:
-    """The definition: the softmax of every row over the context's and its own keys, [H, R, C + S], float64 for float64 inputs."""
+    """The definition: the softmax of every row over the context's and its own keys, [H, R, C + S], float64 for float64
+    inputs."""
     dtype = working_dtype(query, key, own_key)
     keys = torch.cat([key.to(dtype), own_key.to(dtype)], dim=1).repeat_interleave(query.shape[0] // key.shape[0], dim=0)
     scores = scale * query.to(dtype) @ keys.mT
@@ -78,14 +84,16 @@ def attention_matrix(
 
 
 class TiledAttention:
-    """The same softmax on the CPU, a tile of rows at a time: each score is computed once, and no more than a tile is in memory.
+    """The same softmax on the CPU, a tile of rows at a time: each score is computed once, and no more than a tile is in
+    memory.
 
-    The rows of the query heads that share a KV head are stacked: row ``i`` of KV head ``n`` is row ``i % R`` of query head
-    ``n * G + i // R``, where ``G = H / KV``.
+    The rows of the query heads that share a KV head are stacked: row ``i`` of KV head ``n`` is row ``i % R`` of query
+    head ``n * G + i // R``, where ``G = H / KV``.
     """
 
     def __init__(
-        self, query: Tensor, key: Tensor, own_key: Tensor, *, visible: Tensor, scale: float, softcap: float | None, reach: Reach | None,
+        self, query: Tensor, key: Tensor, own_key: Tensor, *, visible: Tensor, scale: float, softcap: float | None,
+        reach: Reach | None,
     ) -> None:
         heads, self._rows, width = query.shape
         self._key, self._own_key = key, own_key

@@ -16,12 +16,14 @@ def span_filter_sum(
 ) -> Tensor:
     """For each half-open span the sum of ``values`` that are not below ``mean - deviations * std`` of the span.
 
-    ``values`` [tokens] of any float dtype, ``spans`` non-overlapping or not, in any order; returns float32 [spans]. The standard
-    deviation is the unbiased one. An empty span scores 0, and a span of one token, which has no deviation, keeps it.
+    ``values`` [tokens] of any float dtype, ``spans`` non-overlapping or not, in any order; returns float32 [spans]. The
+    standard deviation is the unbiased one. An empty span scores 0, and a span of one token, which has no deviation,
+    keeps it.
 
-    Statistics and sums are in float64. The published code keeps what is *above* the threshold; here a value equal to it stays,
-    which matters only where all the values of a span are equal (nothing is an outlier then; the published code drops them all).
-    ``path`` forces a path (see ``dispatch``). Raises ValueError for a span outside ``values`` and for a path that cannot run.
+    Statistics and sums are in float64. The published code keeps what is *above* the threshold; here a value equal to it
+    stays, which matters only where all the values of a span are equal (nothing is an outlier then; the published code
+    drops them all). ``path`` forces a path (see ``dispatch``). Raises ValueError for a span outside ``values`` and for
+    a path that cannot run.
     """
     starts, stops = bounds(spans, len(values))
     taken = choose("span_filter_sum", values.device, path)

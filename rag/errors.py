@@ -6,7 +6,8 @@ from __future__ import annotations
 class RegardError(Exception):
     """Base of all of Regard's errors.
 
-    ``what`` says what was wrong, ``where`` names the place (a file and line, a stage, an index), ``hint`` says what to do.
+    ``what`` says what was wrong, ``where`` names the place (a file and line, a stage, an index), ``hint`` says what to
+    do.
     """
 
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
@@ -106,5 +107,5 @@ class EvaluationError(RegardError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C stopped a job that had committed part of its work; the message says how much. No ``RegardError``: it passes ``except
-    Exception``, as every ``KeyboardInterrupt`` does."""
+    """Ctrl-C stopped a job that had committed part of its work; the message says how much. No ``RegardError``: it
+    passes ``except Exception``, as every ``KeyboardInterrupt`` does."""

@@ -12,21 +12,26 @@ _LINE_ENDS = re.compile("\r\n|[\x0b\x0c\r\x1c-\x1e\x85\u2028\u2029]")
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029"  # controls; a terminal obeys those of C1, too
     "\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
-    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"  # what Unicode says is not drawn, and what turns the direction
-    "\ud800-\udfff\ufdd0-\ufdef" + "".join(f"{chr(plane | 0xfffe)}{chr(plane | 0xffff)}" for plane in range(0, 0x110000, 0x10000)) + "]")
-_FLAG = re.compile("\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{3,6}\U000e007f")  # of England, Scotland, Wales
+    # what Unicode says is not drawn, and what turns the direction
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+    "\ud800-\udfff\ufdd0-\ufdef"
+    + "".join(f"{chr(plane | 0xfffe)}{chr(plane | 0xffff)}" for plane in range(0, 0x110000, 0x10000)) + "]")
+# of England, Scotland, Wales
+_FLAG = re.compile("\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{3,6}\U000e007f")
 _JOINERS = "\u200c\u200d"
 _SELECTORS = re.compile("[\ufe00-\ufe0f\u180b-\u180d\u180f\U000e0100-\U000e01ef]")
 _SPECIAL = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"})
 
 
 def visible(text: str) -> str:
-    """``text`` as it may be shown: what a terminal would obey, and what is not drawn, stands there as a mark such as ``<U+202E>``.
+    """``text`` as it may be shown: what a terminal would obey, and what is not drawn, stands there as a mark such as
+    ``<U+202E>``.
 
-    Marked are control characters (C0 but tab and line feed, DEL, C1), what turns the direction of writing, what has no width and no ink
-    (zero-width spaces, tags, fillers), lone surrogates and non-characters. A line end of any kind becomes a line feed. Kept are the soft
-    hyphen, and what scripts and emoji are written with: a joiner after a letter that is not Latin, Greek or Cyrillic, or after a
-    symbol; one variation selector after a character; the flags of England, Scotland and Wales.
+    Marked are control characters (C0 but tab and line feed, DEL, C1), what turns the direction of writing, what has no
+    width and no ink (zero-width spaces, tags, fillers), lone surrogates and non-characters. A line end of any kind
+    becomes a line feed. Kept are the soft hyphen, and what scripts and emoji are written with: a joiner after a letter
+    that is not Latin, Greek or Cyrillic, or after a symbol; one variation selector after a character; the flags of
+    England, Scotland and Wales.
     """
     text = _LINE_ENDS.sub("\n", text)
     return text if _HIDDEN.search(text) is None else _marked(text)
@@ -43,7 +48,8 @@ def _marked(text: str) -> str:
 
 
 def _belongs(text: str, place: int) -> bool:
-    """Whether the character at ``place``, which is not drawn, decides how the one before it is; at most two characters back tell."""
+    """Whether the character at ``place``, which is not drawn, decides how the one before it is; at most two characters
+    back tell."""
     if not place or text[place - 1].isspace():
         return False
     char, before = text[place], text[place - 1]
@@ -82,7 +88,8 @@ def one_line(text: str) -> str:
 
 
 def shorten(text: str, limit: int) -> str:
-    """``text`` of at most ``limit`` characters: cut at a word where one ends near, with an ellipsis in place of the rest."""
+    """``text`` of at most ``limit`` characters: cut at a word where one ends near, with an ellipsis in place of the
+    rest."""
     if len(text) <= limit:
         return text
     head = text[:limit - 1]

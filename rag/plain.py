@@ -1,4 +1,5 @@
-"""Reading YAML and JSON that somebody else wrote: plain data of limited size and depth, in which no key stands twice."""
+"""Reading YAML and JSON that somebody else wrote: plain data of limited size and depth, in which no key stands
+twice."""
 
 from __future__ import annotations
 
@@ -39,8 +40,8 @@ def read_text(path: Path, most: int) -> str:
 
 
 def parse_yaml(text: str, where: str, hint: str = "a file holds text, numbers, lists and mappings") -> Any:
-    """Plain data. Raises ``ConfigError`` for what is no YAML, and for anchors, aliases and merge keys (which can make much of little),
-    a key that stands twice, more than ``DEEPEST`` levels, and more than ``MOST_YAML`` bytes."""
+    """Plain data. Raises ``ConfigError`` for what is no YAML, and for anchors, aliases and merge keys (which can make
+    much of little), a key that stands twice, more than ``DEEPEST`` levels, and more than ``MOST_YAML`` bytes."""
     if len(text) > MOST_YAML or len(text.encode("utf-8", "surrogatepass")) > MOST_YAML:
         raise ConfigError(f"the file has more than {MOST_YAML:,} bytes", where=where, hint="is it the right file?")
     try:
@@ -51,7 +52,8 @@ def parse_yaml(text: str, where: str, hint: str = "a file holds text, numbers, l
             loader.dispose()
     except yaml.YAMLError as error:
         raise ConfigError(f"this is not YAML as Regard reads it: {error}", where=where, hint=hint) from None
-    except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:  # a date that is none, `!!bool maybe`
+    # a date that is none, `!!bool maybe`
+    except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
         raise ConfigError(f"this is not YAML as Regard reads it: {error}", where=where, hint=hint) from None
 
 

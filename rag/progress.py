@@ -13,7 +13,8 @@ Advance = Callable[[int, str], None]
 
 @contextmanager
 def progress_bar(what: str, total: int | None, unit: str, *, enabled: bool | None = None) -> Iterator[Advance]:
-    """Show a bar on standard error; call the yielded function with (steps, note). ``enabled`` None: only on a terminal or in a notebook."""
+    """Show a bar on standard error; call the yielded function with (steps, note). ``enabled`` None: only on a terminal
+    or in a notebook."""
     if enabled is None:
         enabled = sys.stderr.isatty() or "ipykernel" in sys.modules
     if not enabled:

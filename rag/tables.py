@@ -69,7 +69,8 @@ class Table:
             near = get_close_matches(name, self.names(), n=3) or get_close_matches(
                 name.casefold(), {n.casefold(): n for n in self.names()}, n=3)
             raise ConfigError(f"nothing is registered as {name!r:.80} in {self.group}", where=self.group,
-                              hint=f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(self.names()) or 'none'}")
+                              hint=f"did you mean {' or '.join(near)}?" if near
+                              else f"known: {', '.join(self.names()) or 'none'}")
         return self._session[known] if known in self._session else self._load(known)
 
     def place_of(self, name: str) -> str | None:

@@ -1,9 +1,10 @@
 """Which key may go to which server: what the user has allowed, outside the files that ask for it.
 
-A pipeline file may come from anybody. It names a server and the environment variable of its key, and may not choose on its own: a key
-variable goes to a host only where the user has said so: in ``$REGARD_KEYS`` (``"host=VAR,host:port=VAR"``), in ``keys.yaml`` in
-:func:`config_dir` (``host: VAR``), with ``--allow-key host=VAR``, or with ``Pipeline.load(file, allow_keys=["host=VAR"])``.
-``OPENAI_API_KEY`` for ``api.openai.com`` is built in. A stage that was made in Python is its author's own, and needs none of it.
+A pipeline file may come from anybody. It names a server and the environment variable of its key, and may not choose on
+its own: a key variable goes to a host only where the user has said so: in ``$REGARD_KEYS``
+(``"host=VAR,host:port=VAR"``), in ``keys.yaml`` in :func:`config_dir` (``host: VAR``), with ``--allow-key host=VAR``,
+or with ``Pipeline.load(file, allow_keys=["host=VAR"])``. ``OPENAI_API_KEY`` for ``api.openai.com`` is built in. A stage
+that was made in Python is its author's own, and needs none of it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from .errors import ConfigError
 from .plain import read_yaml
 
 BUILT_IN = ("api.openai.com=OPENAI_API_KEY",)
-_RULE = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[^\s=:/@\[\]]+)(?::(?P<port>\d{1,5}))?=(?P<variable>[A-Za-z_][A-Za-z0-9_]*)")
+_RULE = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[^\s=:/@\[\]]+)(?::(?P<port>\d{1,5}))?="
+                   r"(?P<variable>[A-Za-z_][A-Za-z0-9_]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,8 @@ class KeyRule:
 
 @dataclass(frozen=True, slots=True)
 class FileOrigin:
-    """The file that a stage's settings are from, but for those that were ``overridden`` when it was loaded, and the rules that were given
-    then. No part of a stage's fingerprint."""
+    """The file that a stage's settings are from, but for those that were ``overridden`` when it was loaded, and the
+    rules that were given then. No part of a stage's fingerprint."""
 
     file: str
     rules: tuple[KeyRule, ...] = ()
@@ -44,7 +46,8 @@ class FileOrigin:
 class Connection:
     """A server that a stage would use, with the environment variable whose value it would send there.
 
-    ``refused`` says why that may not be, empty where it may; ``hint`` what to do about it. ``set``: the variable has a value now.
+    ``refused`` says why that may not be, empty where it may; ``hint`` what to do about it. ``set``: the variable has a
+    value now.
     """
 
     host: str
@@ -68,9 +71,11 @@ def key_rules(texts: Iterable[str], where: str) -> tuple[KeyRule, ...]:
 
 
 def users_rules() -> tuple[KeyRule, ...]:
-    """What is built in, and what the user's environment and ``keys.yaml`` add. Raises ``ConfigError`` for rules that cannot be read."""
+    """What is built in, and what the user's environment and ``keys.yaml`` add. Raises ``ConfigError`` for rules that
+    cannot be read."""
     listed = [text for text in os.environ.get("REGARD_KEYS", "").split(",") if text.strip()]
-    return (*key_rules(BUILT_IN, "built in"), *key_rules(listed, "$REGARD_KEYS"), *_from_file(config_dir() / "keys.yaml"))
+    return (*key_rules(BUILT_IN, "built in"), *key_rules(listed, "$REGARD_KEYS"),
+            *_from_file(config_dir() / "keys.yaml"))
 
 
 def _from_file(path: Path) -> tuple[KeyRule, ...]:
@@ -78,14 +83,16 @@ def _from_file(path: Path) -> tuple[KeyRule, ...]:
         return ()
     data = read_yaml(path)
     if not isinstance(data, dict):
-        raise ConfigError("this does not say which key may go where", where=str(path), hint="write lines like llm.example.org: EXAMPLE_KEY")
+        raise ConfigError("this does not say which key may go where", where=str(path),
+                          hint="write lines like llm.example.org: EXAMPLE_KEY")
     pairs = [(host, name) for host, names in data.items() for name in (names if isinstance(names, list) else [names])]
     return key_rules((f"{host}={name}" for host, name in pairs), str(path))
 
 
 def allows(rules: Iterable[KeyRule], host: str, port: int, default_port: int, variable: str) -> bool:
     """Whether ``variable`` may go to ``host``, as the sender itself has read it, at ``port``."""
-    return KeyRule(host.lower(), port, variable) in rules or (port == default_port and KeyRule(host.lower(), None, variable) in rules)
+    return KeyRule(host.lower(), port, variable) in rules or (port == default_port
+                                                              and KeyRule(host.lower(), None, variable) in rules)
 
 
 def config_dir() -> Path:

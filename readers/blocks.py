@@ -1,7 +1,9 @@
-"""Prompts under the block mask: passages as blocks that do not see each other, which a reranker may have prefilled already.
+"""Prompts under the block mask: passages as blocks that do not see each other, which a reranker may have prefilled
+already.
 
-The prompt begins as an ``AttentionReranker``'s does (``rag.lm.passages.Format``), so that its blocks are the reranker's token for token.
-Whether they are reused or run again changes nothing but the time: a block's keys and values do not depend on the others.
+The prompt begins as an ``AttentionReranker``'s does (``rag.lm.passages.Format``), so that its blocks are the reranker's
+token for token. Whether they are reused or run again changes nothing but the time: a block's keys and values do not
+depend on the others.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ class BlockPrompt:
         return [0, *(n for block in self.blocks for n in (len(block.scored), len(block.end))), len(self.suffix)]
 
 
-def lay_out(lm: LanguageModel, form: Format, question: str, instruction: str, passages: Sequence[Passage], room: int) -> BlockPrompt:
+def lay_out(lm: LanguageModel, form: Format, question: str, instruction: str, passages: Sequence[Passage],
+            room: int) -> BlockPrompt:
     """The passages that fit ``room`` tokens, best first: whole, or the best one cut where not even that fits."""
     candidates = form.blocks(lm, passages)
     kept: list[tuple[Passage, Block]] = []
@@ -73,7 +76,8 @@ def prefilled(lm: LanguageModel, laid: BlockPrompt, ranking: Ranking) -> tuple[P
 
 
 def _reused(lm: LanguageModel, laid: BlockPrompt, ranking: Ranking) -> Prefill | None:
-    """What the reranker prefilled, without the blocks that are not wanted; None when it is not this model's, or lacks one."""
+    """What the reranker prefilled, without the blocks that are not wanted; None when it is not this model's, or lacks
+    one."""
     evidence = ranking.evidence.get("attention")
     if not isinstance(evidence, AttentionEvidence) or evidence.prefill is None or evidence.model != lm.info.name:
         return None

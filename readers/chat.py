@@ -1,8 +1,9 @@
-"""A client for the chat protocol that OpenAI's servers, vLLM, llama.cpp, Ollama and many others speak: one streamed completion.
+"""A client for the chat protocol that OpenAI's servers, vLLM, llama.cpp, Ollama and many others speak: one streamed
+completion.
 
-The key is read from the environment when a request is made and is kept nowhere. It goes to the server's own address alone, over https (or
-to this machine), and where a pipeline file names the server or the variable, only if ``rag.trust`` allows it. What a server says is shown
-without it, and no more of it is read than the limits below.
+The key is read from the environment when a request is made and is kept nowhere. It goes to the server's own address
+alone, over https (or to this machine), and where a pipeline file names the server or the variable, only if
+``rag.trust`` allows it. What a server says is shown without it, and no more of it is read than the limits below.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ _HINTS = {
     404: "look at base_url (it usually ends in /v1) and model",
     429: "the server limits the rate: lower concurrency, or try again later",
 }
-_REDIRECT_HINT = "name the address where the server is in base_url: no redirect is followed, lest the key goes elsewhere"
+_REDIRECT_HINT = ("name the address where the server is in base_url: no redirect is followed, lest the key goes "
+                  "elsewhere")
 _SERVER_HINT = "the server failed: try again later, or raise retries"
 _PROTOCOL_HINT = "look at base_url: this does not speak the chat protocol, or something stands between"
 _NETWORK_HINT = "look at base_url and the network, or raise timeout"
@@ -65,7 +67,8 @@ _DEADLINE_HINT = "raise deadline, or lower max_new_tokens"
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a server wrote; ``usage`` is None when it did not count, ``finish`` (as in ``Answer``) when it did not say."""
+    """What a server wrote; ``usage`` is None when it did not count, ``finish`` (as in ``Answer``) when it did not
+    say."""
 
     text: str
     usage: Usage | None
@@ -79,8 +82,9 @@ class ChatClient:
         self, base_url: str | None, key_variable: str | None, *, timeout: float, retries: int, deadline: float = 300.0,
         origin: trust.FileOrigin | None = None,
     ) -> None:
-        """``base_url`` None is ``$OPENAI_BASE_URL``, else OpenAI's; ``key_variable`` None: no key. ``timeout`` bounds each wait for the
-        server, ``deadline`` a completion with all its tries. Raises ``ConfigError`` for a URL that cannot be used."""
+        """``base_url`` None is ``$OPENAI_BASE_URL``, else OpenAI's; ``key_variable`` None: no key. ``timeout`` bounds
+        each wait for the server, ``deadline`` a completion with all its tries. Raises ``ConfigError`` for a URL that
+        cannot be used."""
         from .http import connect
 
         self.endpoint = f"{checked_url(base_url)}/chat/completions"
@@ -101,9 +105,9 @@ class ChatClient:
     ) -> Completion:
         """One streamed completion; ``on_text`` gets the text as it comes.
 
-        A refused connection, a timeout, status 429 and 5xx are tried again, with growing waits (or as long as ``Retry-After``
-        says), as long as no text has come and the deadline is not over. Raises ``RemoteError``, and ``ConfigError`` for a key that cannot
-        or may not be sent.
+        A refused connection, a timeout, status 429 and 5xx are tried again, with growing waits (or as long as
+        ``Retry-After`` says), as long as no text has come and the deadline is not over. Raises ``RemoteError``, and
+        ``ConfigError`` for a key that cannot or may not be sent.
         """
         from .http import within
 
@@ -133,7 +137,8 @@ class ChatClient:
                 reading.read(response)  # there, so that no variable here holds what a server says
         except OutOfTime:
             after = f", after {reading.length} characters" if reading.length else ""
-            raise self._error(f"the answer took longer than the deadline of {self._deadline:g} s{after}", _DEADLINE_HINT, key) from None
+            raise self._error(f"the answer took longer than the deadline of {self._deadline:g} s{after}",
+                              _DEADLINE_HINT, key) from None
         except FAILURES as error:
             raise self._broken(f"the connection failed: {_said(error)}", reading, _NETWORK_HINT, key) from None
         except _Malformed as error:
@@ -143,7 +148,8 @@ class ChatClient:
         return reading.completion()
 
     def _headers(self, key: Secret) -> dict[str, str]:
-        headers = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json", "Accept-Encoding": "identity",
+        headers = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json",
+                   "Accept-Encoding": "identity",
                    "User-Agent": "regard"}
         return {**headers, "Authorization": f"Bearer {key.reveal()}"} if key else headers  # a local server needs none
 
@@ -153,7 +159,8 @@ class ChatClient:
             return Secret("")
         key = Secret(os.environ.get(self._key_variable, "").strip())
         if not (key.reveal().isascii() and key.reveal().isprintable()):  # an HTTP library's own complaint would show it
-            raise ConfigError(f"the key in the environment variable {self._key_variable} has characters that cannot be sent",
+            raise ConfigError(f"the key in the environment variable {self._key_variable} has characters that cannot be "
+                              f"sent",
                               where=self.endpoint, hint="set it to the key alone, without quotes or line ends")
         if key:
             asked = connection(self._base_url, self._key_variable, self._origin)
@@ -163,7 +170,8 @@ class ChatClient:
 
     def _refused(self, response: httpcore.Response, key: Secret) -> Exception:
         status = response.status
-        hint = _SERVER_HINT if status >= 500 else _REDIRECT_HINT if 300 <= status < 400 else _HINTS.get(status, _HINTS[400])
+        hint = _SERVER_HINT if status >= 500 else _REDIRECT_HINT if 300 <= status < 400 else _HINTS.get(status,
+                                                                                                        _HINTS[400])
         reason = response.extensions.get("reason_phrase", b"").decode("latin-1")
         what = f"the server answered {status} {reason}: {_message(_beginning(response, key))}".rstrip(": ")
         error = self._error(what, hint.format(key=self._key_variable or "that api_key_env names"), key)
@@ -181,14 +189,16 @@ class ChatClient:
 
 
 def checked_url(base_url: str | None) -> str:
-    """The server's address without a slash at its end. Raises ``ConfigError`` when it is none, or carries a password."""
+    """The server's address without a slash at its end. Raises ``ConfigError`` when it is none, or carries a
+    password."""
     address = (base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI).rstrip("/")
     url = _parsed(address)
     if url.userinfo:
         raise ConfigError("base_url carries a password", where=f"{url.scheme}://...@{url.host}",
                           hint="put the secret in an environment variable and name that in api_key_env")
     if url.scheme not in ("http", "https") or not url.host:
-        raise ConfigError(f"base_url is not an http address: {address!r}", where="base_url", hint=f"write it like {OPENAI}")
+        raise ConfigError(f"base_url is not an http address: {address!r}", where="base_url",
+                          hint=f"write it like {OPENAI}")
     return address
 
 
@@ -198,7 +208,8 @@ def _parsed(address: str) -> httpx.URL:
     try:
         return httpx.URL(address)
     except httpx.InvalidURL as error:
-        raise ConfigError(f"base_url cannot be read: {error}", where="base_url", hint=f"write it like {OPENAI}") from None
+        raise ConfigError(f"base_url cannot be read: {error}", where="base_url",
+                          hint=f"write it like {OPENAI}") from None
 
 
 def connection(base_url: str | None, variable: str | None, origin: trust.FileOrigin | None) -> trust.Connection:
@@ -220,8 +231,10 @@ def connection(base_url: str | None, variable: str | None, origin: trust.FileOri
     rules = (*trust.users_rules(), *origin.rules)
     if trust.allows(rules, url.raw_host.decode("ascii").strip("[]"), url.port or default, default, variable):
         return trust.Connection(host, variable, present)
-    return trust.Connection(host, variable, present, f"the file would send the key in {variable} to {host}, which you have not allowed",
-                            f"if you trust that server with this key: --allow-key {host}={variable}, or the same in REGARD_KEYS; "
+    return trust.Connection(host, variable, present,
+                            f"the file would send the key in {variable} to {host}, which you have not allowed",
+                            f"if you trust that server with this key: --allow-key {host}={variable}, or the same in "
+                            f"REGARD_KEYS; "
                             "for no key: null in api_key_env")
 
 
@@ -243,7 +256,8 @@ class _Malformed(ValueError):
 
 
 class _Reading:
-    """What has come so far of one stream. What the server repeats of the key is taken out, also where it comes in pieces."""
+    """What has come so far of one stream. What the server repeats of the key is taken out, also where it comes in
+    pieces."""
 
     def __init__(self, on_text: Callable[[str], None], key: Secret) -> None:
         self._key = key
@@ -312,7 +326,8 @@ def _our_word(reason: str) -> str:
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[str]:
-    """The lines of a body, which end at CR LF, LF or CR. Raises ``_Malformed`` for a body or a line that is too long."""
+    """The lines of a body, which end at CR LF, LF or CR. Raises ``_Malformed`` for a body or a line that is too
+    long."""
     begun: list[bytes] = []
     total, size, after_cr = 0, 0, False
     for chunk in chunks:
@@ -335,7 +350,8 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[str]:
 
 
 def _events(lines: Iterator[str]) -> Iterator[str]:
-    """The data of server-sent events (WHATWG HTML, 9.2): lines ``data: ...``, an event a blank line; others are comments.
+    """The data of server-sent events (WHATWG HTML, 9.2): lines ``data: ...``, an event a blank line; others are
+    comments.
 
     A body that is no event stream at all is one malformed event.
     """
@@ -370,7 +386,8 @@ def _beginning(response: httpcore.Response, key: Secret) -> str:
 
 
 def _header(response: httpcore.Response, name: str) -> str:
-    return next((value.decode("latin-1").strip().lower() for key, value in response.headers if key.decode("latin-1").lower() == name), "")
+    return next((value.decode("latin-1").strip().lower() for key, value in response.headers
+                 if key.decode("latin-1").lower() == name), "")
 
 
 def _message(body: str) -> str:

@@ -1,18 +1,20 @@
-"""Citations: every sentence of an answer is compared with every sentence of the passages that the model was shown, cites the most
-similar ones, and is then judged: does what it cites entail it? The language model is not asked to cite.
+"""Citations: every sentence of an answer is compared with every sentence of the passages that the model was shown,
+cites the most similar ones, and is then judged: does what it cites entail it? The language model is not asked to cite.
 
-**Similar.** The ``support`` that a passage sentence ``e`` gives an answer sentence ``s`` is ``(cosine + overlap) / 2``, in [0, 1]:
+**Similar.** The ``support`` that a passage sentence ``e`` gives an answer sentence ``s`` is ``(cosine + overlap) / 2``,
+in [0, 1]:
 - ``cosine``: of their embeddings, negative values counted as 0;
-- ``overlap``: the share of the content words of ``s`` (stemmed, distinct, stop words left out) that occur in ``e`` or in its
-  passage's title; 0 when ``s`` contains a number or a code name (``os.rmdir``) that they do not, since a near-copy with
-  another figure or another function is a common mistake.
+- ``overlap``: the share of the content words of ``s`` (stemmed, distinct, stop words left out) that occur in ``e`` or
+  in its passage's title; 0 when ``s`` contains a number or a code name (``os.rmdir``) that they do not, since a
+  near-copy with another figure or another function is a common mistake.
 
-It tells what a sentence is about, not whether it is true. Measured with minilm on XQuAD-en by ``tests/benchmarks/bench_citations.py``
-(597 questions made statements by putting the gold answer where the question word was): at the default threshold of 0.55, 90 % cite
-their own paragraph, and so do 70 % of the same statements with another answer from the paragraph.
+It tells what a sentence is about, not whether it is true. Measured with minilm on XQuAD-en by
+``tests/benchmarks/bench_citations.py`` (597 questions made statements by putting the gold answer where the question
+word was): at the default threshold of 0.55, 90 % cite their own paragraph, and so do 70 % of the same statements with
+another answer from the paragraph.
 
-**Entailed.** A verifier (``readers.verifiers``) gets all that a sentence cites as the premise, with the passages' titles and the sentence
-before each quotation, to which its pronouns may refer.
+**Entailed.** A verifier (``readers.verifiers``) gets all that a sentence cites as the premise, with the passages'
+titles and the sentence before each quotation, to which its pronouns may refer.
 """
 
 from __future__ import annotations
@@ -46,14 +48,15 @@ class Cited:
 
 
 def cite(
-    answer: str, passages: Sequence[Passage], embed: Embed, min_support: float = MIN_SUPPORT, entails: Entails | None = None,
+    answer: str, passages: Sequence[Passage], embed: Embed, min_support: float = MIN_SUPPORT,
+    entails: Entails | None = None,
 ) -> Cited:
     """Find the passage sentences that are similar to each sentence of ``answer``, and judge whether they entail it.
 
-    ``embed`` gives float32 [n, d] for n texts, of any length; each distinct text is embedded once, all in one call. A sentence
-    cites the (at most two) passage sentences with the highest support, if that reaches ``min_support``; the same span of a document
-    is cited once, with the highest support it gives. ``entails`` judges the sentences that cite something, all in one call; one that
-    cites nothing has probability 0. None: no sentence is judged.
+    ``embed`` gives float32 [n, d] for n texts, of any length; each distinct text is embedded once, all in one call. A
+    sentence cites the (at most two) passage sentences with the highest support, if that reaches ``min_support``; the
+    same span of a document is cited once, with the highest support it gives. ``entails`` judges the sentences that cite
+    something, all in one call; one that cites nothing has probability 0. None: no sentence is judged.
     """
     spans = claims(answer)
     evidence = _evidence(passages)
@@ -74,7 +77,8 @@ def _judged(texts: Sequence[str], cited: Sequence[Sequence[_Evidence]], entails:
     if entails is None:
         return [None] * len(texts)
     asked = [i for i, evidence in enumerate(cited) if evidence]
-    judged = [float(p) for p in entails([_premise(cited[i]) for i in asked], [texts[i] for i in asked])] if asked else []
+    judged = [float(p) for p in entails([_premise(cited[i])
+                                         for i in asked], [texts[i] for i in asked])] if asked else []
     found = dict(zip(asked, judged, strict=True))
     return [found.get(i, 0.0) for i in range(len(texts))]
 
@@ -110,7 +114,8 @@ class _Evidence:
 
     def citation(self, support: float) -> Citation:
         offset = self.passage.start
-        return Citation(self.passage.id, self.passage.document_id, offset + self.start, offset + self.end, self.text, support)
+        return Citation(self.passage.id, self.passage.document_id, offset + self.start, offset + self.end, self.text,
+                        support)
 
 
 def _evidence(passages: Sequence[Passage]) -> list[_Evidence]:
@@ -138,7 +143,8 @@ def _cosine(left: Sequence[str], right: Sequence[str], embed: Embed) -> NDArray[
     row = {text: i for i, text in enumerate(dict.fromkeys([*left, *right]))}
     vectors = np.asarray(embed(list(row)), dtype=np.float64)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return np.asarray(np.clip(vectors[[row[t] for t in left]] @ vectors[[row[t] for t in right]].T, 0.0, 1.0), dtype=np.float64)
+    return np.asarray(np.clip(vectors[[row[t] for t in left]] @ vectors[[row[t] for t in right]].T, 0.0, 1.0),
+                      dtype=np.float64)
 
 
 def _overlap(said: frozenset[str], must: frozenset[str], known: frozenset[str]) -> float:

@@ -1,5 +1,5 @@
-"""Where an answer ends before the model ends it (at a stop string, or where a small model begins to repeat itself), and what is left of
-one that repeats itself all the same."""
+"""Where an answer ends before the model ends it (at a stop string, or where a small model begins to repeat itself), and
+what is left of one that repeats itself all the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ SHORTEST = 4
 
 
 class Ended(Exception):  # not an error: it stops a generation from inside its on_text callback
-    """The answer has reached a stop string, or has said a whole sentence for the second time; ``finish`` as in ``Answer``."""
+    """The answer has reached a stop string, or has said a whole sentence for the second time; ``finish`` as in
+    ``Answer``."""
 
     def __init__(self, finish: Literal["stop", "repetition"]) -> None:
         super().__init__(finish)
@@ -23,8 +24,9 @@ class Ended(Exception):  # not an error: it stops a generation from inside its o
 
 
 class AnswerGuard:
-    """Takes pieces of text and passes them on, holding back what may be a stop string, and a sentence for as long as it is word
-    for word the beginning of an earlier one; raises :class:`Ended` when the answer is over. What was passed on is then the answer.
+    """Takes pieces of text and passes them on, holding back what may be a stop string, and a sentence for as long as it
+    is word for word the beginning of an earlier one; raises :class:`Ended` when the answer is over. What was passed on
+    is then the answer.
     """
 
     def __init__(self, show: Callable[[str], None], stop: Sequence[str] = ()) -> None:
@@ -53,10 +55,12 @@ class AnswerGuard:
 
     def _begun(self) -> int:
         """How many characters at the end of what is written begin a stop string."""
-        return max((n for stop in self._stop for n in range(1, len(stop)) if self._written.endswith(stop[:n])), default=0)
+        return max((n for stop in self._stop for n in range(1, len(stop)) if self._written.endswith(stop[:n])),
+                   default=0)
 
     def finish(self, *, cut: bool) -> str:
-        """The whole answer. ``cut``: the generation ended for want of tokens, so a sentence that was held back is no sentence."""
+        """The whole answer. ``cut``: the generation ended for want of tokens, so a sentence that was held back is no
+        sentence."""
         *complete, (start, end) = sentence_spans(self._written) or [(0, 0)]
         held = self._written[start:end] if len(self.text) <= start else ""
         if not (cut and held) and not _is_repeat(held, [self._written[a:b] for a, b in complete]):
@@ -75,8 +79,9 @@ def _is_repeat(sentence: str, earlier: list[str]) -> bool:
 
 
 def without_repeats(text: str) -> str:
-    """``text`` without the sentences that it says again: those that repeat an earlier one of at least ``SHORTEST`` words, or the one just
-    before them, whatever its length. Letter case, spacing and a list item's number make no difference; fenced code stays as it is.
+    """``text`` without the sentences that it says again: those that repeat an earlier one of at least ``SHORTEST``
+    words, or the one just before them, whatever its length. Letter case, spacing and a list item's number make no
+    difference; fenced code stays as it is.
     """
     said: list[str] = []
     kept: list[str] = []

@@ -1,7 +1,7 @@
 """The connection to one server: what is sent goes there and nowhere else, and it ends when it should.
 
-The environment's proxies are used, and its certificates (``SSL_CERT_FILE``), as the user set them; a machine's own servers are reached
-without a proxy. Nothing is read from ``.netrc``, no redirect is followed, and no cookie kept.
+The environment's proxies are used, and its certificates (``SSL_CERT_FILE``), as the user set them; a machine's own
+servers are reached without a proxy. Nothing is read from ``.netrc``, no redirect is followed, and no cookie kept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import httpx
 
 from ..rag.errors import ConfigError
 
-FAILURES = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError, httpcore.UnsupportedProtocol)
+FAILURES = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError,
+            httpcore.UnsupportedProtocol)
 
 _now = threading.local()
 
@@ -31,7 +32,8 @@ class OutOfTime(httpcore.TimeoutException):
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """What the block sends and receives in this thread ends after ``seconds`` in all, however it trickles in, with ``OutOfTime``."""
+    """What the block sends and receives in this thread ends after ``seconds`` in all, however it trickles in, with
+    ``OutOfTime``."""
     _now.ends = time.monotonic() + seconds
     try:
         yield
@@ -57,10 +59,12 @@ def is_loopback(host: str) -> bool:
 
 
 class _Unlogged(logging.Filter):
-    """Keeps a response's headers, in which a server may repeat what it was sent, out of httpcore's log while a request of ours runs."""
+    """Keeps a response's headers, in which a server may repeat what it was sent, out of httpcore's log while a request
+    of ours runs."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return getattr(_now, "ends", None) is None or not str(record.msg).startswith("receive_response_headers.complete")
+        return getattr(_now, "ends",
+                       None) is None or not str(record.msg).startswith("receive_response_headers.complete")
 
 
 _unlogged = _Unlogged()
@@ -87,7 +91,8 @@ def _proxy(url: httpx.URL) -> httpx.URL | None:
         return None
     proxy = httpx.URL(address if "://" in address else f"http://{address}")
     if proxy.scheme not in ("http", "https"):
-        raise ConfigError(f"a proxy of the kind {proxy.scheme} is not supported", where=f"the environment's proxy for {url.scheme}",
+        raise ConfigError(f"a proxy of the kind {proxy.scheme} is not supported",
+                          where=f"the environment's proxy for {url.scheme}",
                           hint="name an http proxy, or except the server in NO_PROXY")
     return proxy
 
@@ -98,7 +103,8 @@ def _core(url: httpx.URL) -> httpcore.URL:
 
 
 @contextmanager
-def post(pool: Any, url: httpx.URL, headers: dict[str, str], body: bytes, timeout: float) -> Iterator[httpcore.Response]:
+def post(pool: Any, url: httpx.URL, headers: dict[str,
+                                                  str], body: bytes, timeout: float) -> Iterator[httpcore.Response]:
     """One request and its response, whose body is not read; ``timeout`` bounds each wait."""
     encoded = [(b"Host", url.netloc), *((name.encode(), value.encode()) for name, value in headers.items())]
     limits = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
@@ -131,7 +137,8 @@ class _TimedStream(httpcore.NetworkStream):
     def close(self) -> None:
         self._inner.close()
 
-    def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> httpcore.NetworkStream:
+    def start_tls(self, ssl_context: Any, server_hostname: str | None = None,
+                  timeout: float | None = None) -> httpcore.NetworkStream:
         return _TimedStream(self._inner.start_tls(ssl_context, server_hostname, left(timeout)))
 
     def get_extra_info(self, info: str) -> Any:

@@ -1,19 +1,20 @@
-"""The lexical verifier: what a sentence states and its evidence does not say, found by rules over words, without a model. English only.
+"""The lexical verifier: what a sentence states and its evidence does not say, found by rules over words, without a
+model. English only.
 
 A sentence is not entailed (probability 0) when its evidence lacks one of these:
-- **a number**: as digits or words (``1,000``, ``1000``, ``one thousand``; ``6½``, ``6.5``; ``20th``, ``twentieth``), with its unit
-  where both name one (``330 m`` is ``330 metres`` and not ``330 feet``; nothing is converted). ``one``, ``first`` and ``second`` are no
-  numbers there. Dates are numbers and a month (``31 March 1889``, ``1889-03-31``);
-- **a name**: a run of capitalised words that is not one word at the sentence's beginning. The evidence has its words, in any form that
-  begins alike (``India``, ``Indian``), its acronym or what its acronym stands for (``US``), or a shorter form of it (``Davis`` for
-  ``Thomas Davis``, but ``Kurt Coleman`` is not ``Kurt Cobain``);
+- **a number**: as digits or words (``1,000``, ``1000``, ``one thousand``; ``6½``, ``6.5``; ``20th``, ``twentieth``),
+  with its unit where both name one (``330 m`` is ``330 metres`` and not ``330 feet``; nothing is converted). ``one``,
+  ``first`` and ``second`` are no numbers there. Dates are numbers and a month (``31 March 1889``, ``1889-03-31``);
+- **a name**: a run of capitalised words that is not one word at the sentence's beginning. The evidence has its words,
+  in any form that begins alike (``India``, ``Indian``), its acronym or what its acronym stands for (``US``), or a
+  shorter form of it (``Davis`` for ``Thomas Davis``, but ``Kurt Coleman`` is not ``Kurt Cobain``);
 - **a code name** (``os.rmdir``) or a **quoted string**, case and punctuation aside;
-- **a negation**: the sentence negates and the evidence does not, or the evidence says a word that the sentence states only after a
-  ``not``.
+- **a negation**: the sentence negates and the evidence does not, or the evidence says a word that the sentence states
+  only after a ``not``.
 
-Else the probability is the share of the sentence's distinct content words that the evidence has: a sentence that says mostly other words
-falls below one half. That is a rule and no likelihood. It knows nothing of who did what to whom: another name *of the same evidence*
-passes. ``tests/benchmarks/bench_citations.py`` measures it.
+Else the probability is the share of the sentence's distinct content words that the evidence has: a sentence that says
+mostly other words falls below one half. That is a rule and no likelihood. It knows nothing of who did what to whom:
+another name *of the same evidence* passes. ``tests/benchmarks/bench_citations.py`` measures it.
 """
 
 from __future__ import annotations
@@ -41,31 +42,43 @@ _SPACES = (" ", "\u00a0", "\u202f", "  ")
 # -- numbers ------------------------------------------------------------------------------
 
 _UNDER_TWENTY = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen",
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen",
     "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
 )
 _ORDINALS_FROM_THIRD = (
-    "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth", "thirteenth", "fourteenth",
+    "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth", "thirteenth",
+    "fourteenth",
     "fifteenth", "sixteenth", "seventeenth", "eighteenth", "nineteenth",
 )
 _SMALL = {word: value for value, word in enumerate(_UNDER_TWENTY)}
-_TENS = dict(zip(("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), range(20, 100, 10), strict=True))
-_SCALES = {"hundred": 100, "thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000, "trillion": 1_000_000_000_000}
-_ORDINALS = {word: value for value, word in enumerate(_ORDINALS_FROM_THIRD, 3)} | {f"{w[:-1]}ieth": v for w, v in _TENS.items()}
+_TENS = dict(zip(("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), range(20, 100, 10),
+                 strict=True))
+_SCALES = {"hundred": 100, "thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000,
+           "trillion": 1_000_000_000_000}
+_ORDINALS = {word: value for value, word in enumerate(_ORDINALS_FROM_THIRD, 3)} | {f"{w[:-1]}ieth": v
+                                                                                   for w, v in _TENS.items()}
 _LIGHT = {"one": 1, "first": 1, "second": 2}
 """Numbers of the evidence that a sentence need not mean as numbers."""
 _MONTHS = {month: number for number, month in enumerate((
-    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"), 1)}
+    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
+    "december"), 1)}
 
 _DIGITS = r"\d{1,3}(?:[,\u202f\u00a0]\d{3})+(?:\.\d+)?|\d+\.\d+|\d+"
-_NUMERAL = re.compile(rf"(?P<sign>(?<![\w.)])[-−](?=\d))?(?P<digits>{_DIGITS})?(?P<fraction>[¼½¾⅓⅔⅛⅜⅝⅞])?|(?P<word>[^\W\d_]+)")
+_NUMERAL = re.compile(rf"(?P<sign>(?<![\w.)])[-−](?=\d))?(?P<digits>{_DIGITS})?(?P<fraction>[¼½¾⅓⅔⅛⅜⅝⅞])?"
+                      r"|(?P<word>[^\W\d_]+)")
 
 _UNITS = {alias: name for name, aliases in {
-    "m": "m metre metres meter meters", "km": "km kilometre kilometres kilometer kilometers", "cm": "cm centimetre centimetres centimeter "
-    "centimeters", "mm": "mm millimetre millimetres millimeter millimeters", "mile": "mi mile miles", "foot": "ft foot feet",
-    "inch": "inch inches", "yard": "yd yard yards", "kg": "kg kilogram kilograms", "g": "g gram grams", "tonne": "t tonne tonnes ton tons",
-    "lb": "lb lbs pound pounds", "%": "% percent", "usd": "$ usd dollar dollars", "eur": "€ eur euro euros", "gbp": "£ gbp",
-    "second": "s sec secs second seconds", "minute": "min mins minute minutes", "hour": "h hr hrs hour hours", "day": "day days",
+    "m": "m metre metres meter meters", "km": "km kilometre kilometres kilometer kilometers",
+    "cm": "cm centimetre centimetres centimeter "
+    "centimeters", "mm": "mm millimetre millimetres millimeter millimeters", "mile": "mi mile miles",
+    "foot": "ft foot feet",
+    "inch": "inch inches", "yard": "yd yard yards", "kg": "kg kilogram kilograms", "g": "g gram grams",
+    "tonne": "t tonne tonnes ton tons",
+    "lb": "lb lbs pound pounds", "%": "% percent", "usd": "$ usd dollar dollars", "eur": "€ eur euro euros",
+    "gbp": "£ gbp",
+    "second": "s sec secs second seconds", "minute": "min mins minute minutes", "hour": "h hr hrs hour hours",
+    "day": "day days",
     "week": "week weeks", "month": "month months", "year": "year years", "°c": "°c celsius", "°f": "°f fahrenheit",
     "kb": "kb kilobyte kilobytes", "mb": "mb megabyte megabytes", "gb": "gb gigabyte gigabytes",
 }.items() for alias in aliases.split()}
@@ -74,7 +87,8 @@ _AFTER = re.compile(r"[ \u00a0\u202f-]?(?:(per cent)|([%€£$]|°[CF]\b)|([A-Za
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A number as it is stated; ``unit`` is empty where none of the known ones follows (or, for a currency, precedes) it."""
+    """A number as it is stated; ``unit`` is empty where none of the known ones follows (or, for a currency, precedes)
+    it."""
 
     value: float
     unit: str = ""
@@ -82,7 +96,8 @@ class Quantity:
 
     def within(self, stated: Iterable[Quantity]) -> bool:
         """Whether ``stated`` has this number, and not only in other units."""
-        return any(self.value == other.value and ("" in (self.unit, other.unit) or self.unit == other.unit) for other in stated)
+        return any(self.value == other.value and ("" in (self.unit, other.unit) or self.unit == other.unit)
+                   for other in stated)
 
 
 @lru_cache(4096)
@@ -103,10 +118,12 @@ def quantities(text: str) -> frozenset[Quantity]:
 
 
 def _number(matches: Sequence[re.Match[str]]) -> tuple[float, bool, int]:
-    """The number that begins at the first match, whether a sentence that states it means it, and how many matches it takes (or 0)."""
+    """The number that begins at the first match, whether a sentence that states it means it, and how many matches it
+    takes (or 0)."""
     head = matches[0]
     if head["digits"] or head["fraction"]:
-        value = float(re.sub(r"[^\d.]", "", head["digits"] or "0")) + (unicodedata.numeric(head["fraction"]) if head["fraction"] else 0)
+        value = float(re.sub(r"[^\d.]", "", head["digits"] or "0")) + (unicodedata.numeric(head["fraction"])
+                                                                       if head["fraction"] else 0)
         value = -value if head["sign"] else value
         scale = _SCALES.get(matches[1].group().lower()) if len(matches) > 1 and _adjacent(head, matches[1]) else None
         return (value * scale, True, 2) if scale else (value, True, 1)
@@ -123,7 +140,8 @@ def _spelled(matches: Sequence[re.Match[str]]) -> tuple[float, bool, int]:
         word = match.group().lower()
         if n > 1 and not _adjacent(matches[n - 2], match):
             break
-        if word in _SMALL and (last in ("", *_TENS, *_SCALES, "and") and not (last in _TENS and not 0 < _SMALL[word] < 10)):
+        if word in _SMALL and (last in ("", *_TENS, *_SCALES, "and")
+                               and not (last in _TENS and not 0 < _SMALL[word] < 10)):
             part += _SMALL[word]
         elif word in _TENS and last in ("", *_SCALES, "and"):
             part += _TENS[word]
@@ -161,7 +179,8 @@ def _unit(text: str, begin: int, end: int) -> str:
 
 @lru_cache(4096)
 def names(text: str, *, first: bool = False) -> tuple[tuple[str, ...], ...]:
-    """Runs of capitalised words of ``text``, stop words and possessive endings left out; with ``first``, a sentence's first word too."""
+    """Runs of capitalised words of ``text``, stop words and possessive endings left out; with ``first``, a sentence's
+    first word too."""
     tokens = list(_TOKEN.finditer(text))
     runs: list[list[re.Match[str]]] = []
     for token in tokens:
@@ -171,13 +190,15 @@ def names(text: str, *, first: bool = False) -> tuple[tuple[str, ...], ...]:
             runs[-1].append(token)
         else:
             runs.append([token])
-    kept = (tuple(_bare(t.group()) for t in run if t.group().lower() not in STOP_WORDS) for run in runs if first or not _begins(text, run))
+    kept = (tuple(_bare(t.group()) for t in run if t.group().lower() not in STOP_WORDS) for run in runs if first
+            or not _begins(text, run))
     return tuple(run for run in kept if run)
 
 
 def _joins(gap: str, before: str) -> bool:
     """Words of one name stand side by side, or after an initial's full stop; a possessive ends a name."""
-    return (gap in _SPACES and not _POSSESSIVE.search(before)) or (len(before) == 1 and _INITIAL.fullmatch(gap) is not None)
+    return (gap in _SPACES and not _POSSESSIVE.search(before)) or (len(before) == 1
+                                                                   and _INITIAL.fullmatch(gap) is not None)
 
 
 def _begins(text: str, run: Sequence[re.Match[str]]) -> bool:
@@ -205,7 +226,8 @@ class _Evidence:
         self.quantities = quantities(text)
 
     def has_word(self, word: str) -> bool:
-        """Whether the evidence has ``word``, written together or apart, or one that begins alike (``India``, ``Indian``)."""
+        """Whether the evidence has ``word``, written together or apart, or one that begins alike (``India``,
+        ``Indian``)."""
         low = _bare(word).lower()
         if content_words(low) <= self.stems:
             return True
@@ -216,7 +238,8 @@ class _Evidence:
         return alike or (len(low) >= 6 and _plain(low) in self.plain)
 
     def has_name(self, name: Sequence[str]) -> bool:
-        """Whether the evidence has the words of ``name``, a shorter form of it, its acronym, or what it is the acronym of."""
+        """Whether the evidence has the words of ``name``, a shorter form of it, its acronym, or what it is the acronym
+        of."""
         if all(self.has_word(word) or self.spells_out(word) for word in name):
             return True
         stems = content_words(" ".join(name))
@@ -225,7 +248,8 @@ class _Evidence:
             len(name) > 1 and any(word.replace(".", "") == acronym for word in self.words))
 
     def spells_out(self, acronym: str) -> bool:
-        """Whether capitalised words, stop words between them aside, begin with the letters of ``acronym``; or it stands with full stops."""
+        """Whether capitalised words, stop words between them aside, begin with the letters of ``acronym``; or it stands
+        with full stops."""
         letters = acronym.replace(".", "")
         if len(letters) < 2 or not letters.isupper():
             return False
@@ -249,8 +273,10 @@ def _plain(text: str) -> str:
 
 # -- negation -----------------------------------------------------------------------------
 
-_NEGATORS = frozenset(["not", "no", "never", "none", "cannot", "without", "neither", "nor", "nobody", "nothing", "nowhere"])
-_ALSO_NEGATES = content_words("fail forbid prohibit prevent lack exception excluding deny refuse unable impossible unlike rather")
+_NEGATORS = frozenset(["not", "no", "never", "none", "cannot", "without", "neither", "nor", "nobody", "nothing",
+                       "nowhere"])
+_ALSO_NEGATES = content_words("fail forbid prohibit prevent lack exception excluding deny refuse unable impossible "
+                              "unlike rather")
 _STRICT = frozenset(["not", "never", "cannot"])
 _WORDS_AND_STOPS = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|[.,;:!?()]")
 
@@ -265,7 +291,8 @@ def _is_negator(token: str, negators: frozenset[str]) -> bool:
 
 
 def _negated(text: str) -> frozenset[str]:
-    """The stems that ``text`` only states after a ``not``: the first content word after each, up to the next punctuation."""
+    """The stems that ``text`` only states after a ``not``: the first content word after each, up to the next
+    punctuation."""
     tokens = _WORDS_AND_STOPS.findall(text.lower())
     found: set[str] = set()
     for i, token in enumerate(tokens):

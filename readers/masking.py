@@ -17,7 +17,8 @@ _LEAST = 6
 
 
 class Secret:
-    """A secret that shows itself to nobody who does not ask: a log or a traceback with its variables prints three stars."""
+    """A secret that shows itself to nobody who does not ask: a log or a traceback with its variables prints three
+    stars."""
 
     __slots__ = ("_text",)
 
@@ -35,15 +36,17 @@ class Secret:
 
 
 def masked(text: str, secret: Secret) -> str:
-    """``text`` with ``***`` where ``secret`` stands: as it is; with any of its characters percent-encoded, or escaped as in JSON or
-    HTML; in hexadecimal; and within base64 (either alphabet, with or without padding, broken into lines), whatever stands around it there.
+    """``text`` with ``***`` where ``secret`` stands: as it is; with any of its characters percent-encoded, or escaped
+    as in JSON or HTML; in hexadecimal; and within base64 (either alphabet, with or without padding, broken into lines),
+    whatever stands around it there.
     """
     return _forms(secret.reveal()).sub(MASK, text) if secret else text
 
 
 class MaskedStream:
-    """Passes pieces of text on without ``secret``, also where a form of it comes in several pieces: of a word that has no end yet only the
-    first characters, too few to give anything away. Base64 that is broken into lines is not put together here, as it is by :func:`masked`.
+    """Passes pieces of text on without ``secret``, also where a form of it comes in several pieces: of a word that has
+    no end yet only the first characters, too few to give anything away. Base64 that is broken into lines is not put
+    together here, as it is by :func:`masked`.
     """
 
     def __init__(self, secret: Secret, show: Callable[[str], None]) -> None:
@@ -85,8 +88,8 @@ class MaskedStream:
 
 
 def longest(secret: Secret) -> int:
-    """The characters that the longest form of ``secret`` has (each character as ``%25XX`` or ``&#xXXXX;``): what may be cut in two where a
-    text ends early."""
+    """The characters that the longest form of ``secret`` has (each character as ``%25XX`` or ``&#xXXXX;``): what may be
+    cut in two where a text ends early."""
     return 8 * len(secret.reveal())
 
 
@@ -103,7 +106,8 @@ def _escaped(secret: str) -> str:
 def _ways(character: str) -> str:
     """The ways to write one character."""
     code = ord(character)
-    ways = [rf"\\{{0,7}}{re.escape(character)}", rf"(?i:%(?:25){{0,3}}{code:02x})", rf"(?i:\\{{1,7}}u{code:04x}|\\{{1,7}}x{code:02x})",
+    ways = [rf"\\{{0,7}}{re.escape(character)}", rf"(?i:%(?:25){{0,3}}{code:02x})",
+            rf"(?i:\\{{1,7}}u{code:04x}|\\{{1,7}}x{code:02x})",
             rf"(?i:&#0{{0,5}}{code};|&#x0{{0,5}}{code:x};)"]
     if character in _NAMED:
         ways.append(_NAMED[character])
@@ -115,7 +119,8 @@ def _hexadecimal(secret: str) -> str:
 
 
 def _base64(secret: bytes) -> list[str]:
-    """The part of each of the three encodings that the secret alone decides, with what it shares with its neighbours."""
+    """The part of each of the three encodings that the secret alone decides, with what it shares with its
+    neighbours."""
     found = []
     for before in range(3):
         text = base64.b64encode(bytes(before) + secret).decode().rstrip("=")
@@ -123,7 +128,8 @@ def _base64(secret: bytes) -> list[str]:
         own = text[(0, 2, 3)[before]:len(text) - shared]
         if len(own) >= _LEAST:
             around = r"[A-Za-z0-9+/_-]"
-            found.append(rf"{around}{{0,{2 if before else 0}}}" + r"\s*".join(map(_letter, own)) + rf"(?:{around}?(?:=|%3[Dd]){{0,2}})")
+            found.append(rf"{around}{{0,{2 if before else 0}}}" + r"\s*".join(map(_letter, own))
+                         + rf"(?:{around}?(?:=|%3[Dd]){{0,2}})")
     return found
 
 

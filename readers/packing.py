@@ -33,10 +33,12 @@ def shown(passage: Passage) -> str:
 
 
 def pack(passages: Sequence[Passage], budget: int, size: Size, between: str = BETWEEN) -> Packed:
-    """Take passages whole, best first, while they fit ``budget`` tokens; one that does not fit is left out, a smaller one tried.
+    """Take passages whole, best first, while they fit ``budget`` tokens; one that does not fit is left out, a smaller
+    one tried.
 
-    A passage longer than the whole budget could never be shown, so it is cut at the last sentence end that fits what is left (the
-    best one at a word, if not even its first sentence fits); its span is that of the part that is shown. ``between`` stands after each.
+    A passage longer than the whole budget could never be shown, so it is cut at the last sentence end that fits what is
+    left (the best one at a word, if not even its first sentence fits); its span is that of the part that is shown.
+    ``between`` stands after each.
     """
     after = size(between)
 

@@ -39,20 +39,23 @@ class OpenReader(NamedTuple):
 class Reader(BaseReader):
     """Answers each query from the passages of its ranking, with the language model ``lm``, and cites them.
 
-    The first ``depth`` passages are packed whole into ``budget`` tokens, best first, until it is full, and stand in the prompt
-    with the best one next to the question (``order="best-last"``) or at the beginning ("best-first"). The answer is at most
-    ``max_new_tokens`` long, greedy at ``temperature`` 0, else sampled with ``top_p`` and ``seed``; it ends before the first
-    ``stop`` string (``["\\n\\n"]``: after one paragraph), and where the model begins to repeat itself. ``system`` None is the chat
-    template's own; ``instruction`` is the user's turn, with ``{passages}`` (each ends in a blank line) and ``{question}`` in it.
+    The first ``depth`` passages are packed whole into ``budget`` tokens, best first, until it is full, and stand in the
+    prompt with the best one next to the question (``order="best-last"``) or at the beginning ("best-first"). The answer
+    is at most ``max_new_tokens`` long, greedy at ``temperature`` 0, else sampled with ``top_p`` and ``seed``; it ends
+    before the first ``stop`` string (``["\\n\\n"]``: after one paragraph), and where the model begins to repeat itself.
+    ``system`` None is the chat template's own; ``instruction`` is the user's turn, with ``{passages}`` (each ends in a
+    blank line) and ``{question}`` in it.
 
-    With ``mask="block"`` the passages do not see each other, and the prompt begins as an ``AttentionReranker``'s does (``system``,
-    ``order`` and what stands before the passages are not used). What a reranker of the same model with ``share`` set has prefilled is then
-    not run again; the answer is the same, and the trace notes the tokens saved (``prefill_saved``).
+    With ``mask="block"`` the passages do not see each other, and the prompt begins as an ``AttentionReranker``'s does
+    (``system``, ``order`` and what stands before the passages are not used). What a reranker of the same model with
+    ``share`` set has prefilled is then not run again; the answer is the same, and the trace notes the tokens saved
+    (``prefill_saved``).
 
-    Similar passages are found by comparing the answer with what was shown (``readers.citations``), with the encoder ``embedder`` and
-    the threshold ``min_support``; ``verifier`` judges whether they entail each sentence: ``lexical`` (rules, no model), ``nli:MODEL``,
-    ``lm:MODEL`` or None (``readers.verifiers``). What the model says twice stands once in the answer, as ``ending.without_repeats`` says
-    (what was streamed stays as it was). An empty ranking gives an answer that says so, and the model is not asked.
+    Similar passages are found by comparing the answer with what was shown (``readers.citations``), with the encoder
+    ``embedder`` and the threshold ``min_support``; ``verifier`` judges whether they entail each sentence: ``lexical``
+    (rules, no model), ``nli:MODEL``, ``lm:MODEL`` or None (``readers.verifiers``). What the model says twice stands
+    once in the answer, as ``ending.without_repeats`` says (what was streamed stays as it was). An empty ranking gives
+    an answer that says so, and the model is not asked.
     """
 
     positional = "lm"
@@ -86,10 +89,12 @@ class Reader(BaseReader):
         except RegardError as error:
             yield Problem.of(error)
             return
-        around = len((self.system or "") + self.instruction) // 3 + _QUESTION_TOKENS  # no tokenizer yet: three characters a token
+        # no tokenizer yet: three characters a token
+        around = len((self.system or "") + self.instruction) // 3 + _QUESTION_TOKENS
         needed = self.budget + around + self.max_new_tokens
         if needed > window:
-            yield Problem(f"budget {self.budget}, about {around} tokens of instruction and question, and max_new_tokens "
+            yield Problem(f"budget {self.budget}, about {around} tokens of instruction and question, and "
+                          f"max_new_tokens "
                           f"{self.max_new_tokens} exceed the window of {self.lm!r}, {window}",
                           hint=f"set budget to at most {max(1, window - around - self.max_new_tokens)}")
 
@@ -112,7 +117,8 @@ class Reader(BaseReader):
         if stage.form != FORM:
             return "its passages stand otherwise in the prompt", "leave separator, max_words and turn as they are"
         if stage.share < self.depth:
-            return f"it passes on {stage.share} passages, and {self.depth} are read", f"set share={self.depth}, or depth={stage.share}"
+            return (f"it passes on {stage.share} passages, and {self.depth} are read",
+                    f"set share={self.depth}, or depth={stage.share}")
         return None
 
     def open(self, scope: Scope, /) -> OpenReader:
@@ -140,8 +146,10 @@ class Reader(BaseReader):
         fixed = len(frame.prefix) + len(frame.suffix) + size(self.instruction) + size(query.text)
         room = lm.window - fixed - self.max_new_tokens
         if room < 1:
-            raise BudgetError(f"the question needs {size(query.text)} tokens and leaves no room for a passage in the window of "
-                              f"{lm.window}", where=f"query {query.id!r}", hint="shorten the question, or lower max_new_tokens")
+            raise BudgetError(f"the question needs {size(query.text)} tokens and leaves no room for a passage in the "
+                              f"window of "
+                              f"{lm.window}", where=f"query {query.id!r}",
+                              hint="shorten the question, or lower max_new_tokens")
         return min(self.budget, room)
 
     def _generate(self, opened: OpenReader, position: int, prompt: ReaderPrompt) -> Answer:
@@ -152,7 +160,8 @@ class Reader(BaseReader):
         text, finish = self._text(lm, ids, position)
         usage = Usage(len(ids), len(lm.tokens(text)))
         record(tokens_in=usage.prompt_tokens, tokens_out=usage.completion_tokens)
-        return self._answer(opened.evidence, prompt, text, usage, finish, sizes=[len(piece) for piece in pieces], before=len(frame.prefix))
+        return self._answer(opened.evidence, prompt, text, usage, finish, sizes=[len(piece) for piece in pieces],
+                            before=len(frame.prefix))
 
     def _read_blocks(self, opened: OpenReader, position: int, query: Query, ranking: Ranking, room: int) -> Answer:
         lm = opened.lm
@@ -161,13 +170,16 @@ class Reader(BaseReader):
         text, finish = self._text(lm, laid.suffix, position, context)
         usage = Usage(len(context.plan.ids) + len(laid.suffix), len(lm.tokens(text)))
         record(tokens_in=usage.prompt_tokens - saved, tokens_out=usage.completion_tokens, prefill_saved=saved)
-        return self._answer(opened.evidence, laid.prompt, text, usage, finish, sizes=laid.sizes, before=len(laid.prefix))
+        return self._answer(opened.evidence, laid.prompt, text, usage, finish, sizes=laid.sizes,
+                            before=len(laid.prefix))
 
-    def _text(self, lm: LanguageModel, ids: list[int], position: int, context: Prefill | None = None) -> tuple[str, str]:
+    def _text(self, lm: LanguageModel, ids: list[int], position: int, context: Prefill | None = None) -> tuple[str,
+                                                                                                               str]:
         """What the model wrote, and why it stopped, as in ``Answer.finish``."""
         guard = AnswerGuard(lambda piece: emit_text(position, piece), self.stop)
         try:
-            generation = lm.generate(ids, context=context, max_new_tokens=self.max_new_tokens, temperature=self.temperature,
+            generation = lm.generate(ids, context=context, max_new_tokens=self.max_new_tokens,
+                                     temperature=self.temperature,
                                      top_p=self.top_p, seed=self.seed, on_text=guard)
         except Ended as ended:
             return guard.text, ended.finish

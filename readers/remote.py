@@ -35,17 +35,19 @@ class OpenRemoteReader(NamedTuple):
 
 
 class RemoteReader(BaseReader):
-    """Answers each query from the passages of its ranking, with ``model`` on the server at ``base_url``, and cites them.
+    """Answers each query from the passages of its ranking, with ``model`` on the server at ``base_url``, and cites
+    them.
 
-    ``base_url`` None is ``$OPENAI_BASE_URL``, else OpenAI's. The key is in the environment variable ``api_key_env`` names, and
-    nowhere else; where there is none, or ``api_key_env`` is None, requests carry none. It goes over https, or to this machine; a pipeline
-    file's reader sends only what the user has allowed for its server (``rag.trust``). ``budget`` counts tokens with ``tokenizer`` (a
-    folder or a Hugging Face id), or as a quarter of the characters without one, and so do the spans of the answer's context (from the
-    system message's first token, chat template not counted). ``concurrency`` requests are under way at a time; each waits up to
-    ``timeout`` seconds for the next piece of the answer, and is tried again up to ``retries`` times, all of it within ``deadline``
-    seconds. ``parameters`` go into the request as they are, over those that the settings make (``{"max_tokens": None,
-    "max_completion_tokens": 500}`` replaces one by another). Packing, order, citations, ``verifier`` and what happens to repeated sentences
-    and to an empty ranking are as in ``Reader``.
+    ``base_url`` None is ``$OPENAI_BASE_URL``, else OpenAI's. The key is in the environment variable ``api_key_env``
+    names, and nowhere else; where there is none, or ``api_key_env`` is None, requests carry none. It goes over https,
+    or to this machine; a pipeline file's reader sends only what the user has allowed for its server (``rag.trust``).
+    ``budget`` counts tokens with ``tokenizer`` (a folder or a Hugging Face id), or as a quarter of the characters
+    without one, and so do the spans of the answer's context (from the system message's first token, chat template not
+    counted). ``concurrency`` requests are under way at a time; each waits up to ``timeout`` seconds for the next piece
+    of the answer, and is tried again up to ``retries`` times, all of it within ``deadline`` seconds. ``parameters`` go
+    into the request as they are, over those that the settings make (``{"max_tokens": None, "max_completion_tokens":
+    500}`` replaces one by another). Packing, order, citations, ``verifier`` and what happens to repeated sentences and
+    to an empty ranking are as in ``Reader``.
     """
 
     positional = "model"
@@ -81,7 +83,8 @@ class RemoteReader(BaseReader):
         return () if self.tokenizer is None else (self.tokenizer,)
 
     def identity(self) -> dict[str, Any]:
-        """The server's address, the tokenizer, and the citations' encoder; what the server runs under the model's name it does not say."""
+        """The server's address, the tokenizer, and the citations' encoder; what the server runs under the model's name
+        it does not say."""
         tokenizer = models.weights_hash(models.resolve(self.tokenizer)) if self.tokenizer else None
         return {**super().identity(), "server": checked_url(self.base_url), "tokenizer": tokenizer}
 
@@ -106,14 +109,18 @@ class RemoteReader(BaseReader):
         if asked.refused:
             yield Problem(asked.refused, hint=asked.hint)
         elif checked_url(self.base_url) == OPENAI and not asked.set:
-            what = f"the environment variable {self.api_key_env} is not set" if self.api_key_env else "OpenAI's server needs a key"
+            what = "OpenAI's server needs a key"
+            if self.api_key_env:
+                what = f"the environment variable {self.api_key_env} is not set"
             yield Problem(what, hint="put the key there, or name a server that needs none in base_url")
 
     def open(self, scope: Scope, /) -> OpenRemoteReader:
-        client = ChatClient(self.base_url, self.api_key_env, timeout=self.timeout, retries=self.retries, deadline=self.deadline,
+        client = ChatClient(self.base_url, self.api_key_env, timeout=self.timeout, retries=self.retries,
+                            deadline=self.deadline,
                             origin=self.origin)
         scope.callback(client.close)
-        return OpenRemoteReader(client, _tokenizer(self.tokenizer) if self.tokenizer else _estimate, self.open_evidence(scope))
+        return OpenRemoteReader(client, _tokenizer(self.tokenizer) if self.tokenizer else _estimate,
+                                self.open_evidence(scope))
 
     def run(self, opened: OpenRemoteReader, queries: Batch[Query], rankings: Batch[Ranking]) -> Batch[Answer]:
         """Raises ``RemoteError`` when the server refuses, fails or does not answer."""
@@ -137,7 +144,8 @@ class RemoteReader(BaseReader):
     def _complete(self, client: ChatClient, position: int, prompt: ReaderPrompt) -> Completion:
         messages = [{"role": "system", "content": self.system}] if self.system else []
         messages.append({"role": "user", "content": prompt.text})
-        parameters = {"model": self.model, "max_tokens": self.max_new_tokens, "temperature": self.temperature, "top_p": self.top_p,
+        parameters = {"model": self.model, "max_tokens": self.max_new_tokens, "temperature": self.temperature,
+                      "top_p": self.top_p,
                       "seed": self.seed, **self.parameters}
         return client.complete(messages, parameters, lambda text: emit_text(position, text))
 
@@ -146,7 +154,8 @@ class RemoteReader(BaseReader):
         sizes = [opened.size(piece) for piece in prompt.pieces]
         usage = completion.usage or Usage(before + sum(sizes), opened.size(completion.text))
         record(tokens_in=usage.prompt_tokens, tokens_out=usage.completion_tokens)
-        return self._answer(opened.evidence, prompt, completion.text, usage, completion.finish, sizes=sizes, before=before)
+        return self._answer(opened.evidence, prompt, completion.text, usage, completion.finish, sizes=sizes,
+                            before=before)
 
 
 def _estimate(text: str) -> int:

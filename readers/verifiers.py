@@ -24,7 +24,8 @@ _BATCH_TOKENS = 4096
 _LONGEST = 512
 """Tokens of a pair; of one that is longer, the longer text (the premise, as a rule) loses its end."""
 
-QUESTION = ("Text: {premise}\n\nStatement: {hypothesis}\n\nDoes the text say that the statement is true? Answer yes or no.")
+QUESTION = ("Text: {premise}\n\nStatement: {hypothesis}\n\nDoes the text say that the statement is true? Answer yes or "
+            "no.")
 _YES, _NO = ("yes", "Yes", " yes", " Yes"), ("no", "No", " no", " No")
 
 
@@ -45,10 +46,11 @@ class ModelVerifier(Verifier):
 
 
 class NLIVerifier(ModelVerifier):
-    """A sequence classifier trained on natural language inference (cross-encoder): the softmax probability of its label *entailment*.
+    """A sequence classifier trained on natural language inference (cross-encoder): the softmax probability of its label
+    *entailment*.
 
-    The label's place is read from the model's own ``id2label``. ``model`` is a folder or a Hugging Face id; weights are read from
-    safetensors only.
+    The label's place is read from the model's own ``id2label``. ``model`` is a folder or a Hugging Face id; weights are
+    read from safetensors only.
     """
 
     family = "nli"
@@ -58,7 +60,8 @@ class NLIVerifier(ModelVerifier):
         return models.weights_hash(_classifier(self.model))
 
     def open(self, scope: Scope, /) -> OpenNLI:
-        """Raises ``ModelNotFound``, ``MissingDependency`` and, for a model without a label for entailment, ``UnsupportedModel``."""
+        """Raises ``ModelNotFound``, ``MissingDependency`` and, for a model without a label for entailment,
+        ``UnsupportedModel``."""
         files, device = _classifier(self.model), models.device(self.device)
         key = ("nli", files.path, device)
         model, tokenizer = models.acquire(key, lambda: _load(files, device))
@@ -79,7 +82,8 @@ class OpenNLI:
         import torch
 
         limit = min(_LONGEST, self.tokenizer.model_max_length)
-        rows = [self.tokenizer(p, h, truncation="longest_first", max_length=limit) for p, h in zip(premises, hypotheses, strict=True)]
+        rows = [self.tokenizer(p, h, truncation="longest_first", max_length=limit)
+                for p, h in zip(premises, hypotheses, strict=True)]
         found = np.zeros(len(rows), dtype=np.float64)
         for group in pack([len(row["input_ids"]) for row in rows], _BATCH_TOKENS):
             batch = self.tokenizer.pad([rows[i] for i in group], return_tensors="pt").to(self.model.device)
@@ -97,7 +101,8 @@ def _classifier(name: str) -> ModelFiles:
     if find_spec("transformers") is None:
         raise MissingDependency("transformers is not installed", where=name, hint="pip install transformers")
     if files.local and not Path(files.path, "config.json").is_file():
-        raise ModelNotFound(f"there is no model in {name!r}: it has no config.json", where=files.path, hint="check the path")
+        raise ModelNotFound(f"there is no model in {name!r}: it has no config.json", where=files.path,
+                            hint="check the path")
     return files
 
 
@@ -110,10 +115,13 @@ def _load(files: ModelFiles, device: str) -> tuple[Any, Any]:
             files.path, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(files.path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelNotFound(f"the classifier {files.name!r} cannot be loaded: {str(error).splitlines()[0]}", where=files.path,
-                            hint="name a folder with config.json, model.safetensors and tokenizer files, or a Hugging Face id") from error
+        raise ModelNotFound(f"the classifier {files.name!r} cannot be loaded: {str(error).splitlines()[0]}",
+                            where=files.path,
+                            hint="name a folder with config.json, model.safetensors and tokenizer files, or a Hugging "
+                                 "Face id") from error
     if loaded["missing_keys"]:
-        raise UnsupportedModel(f"{files.name!r} has no trained classifier: its weights lack {sorted(loaded['missing_keys'])[0]}",
+        raise UnsupportedModel(f"{files.name!r} has no trained classifier: its weights lack "
+                               f"{sorted(loaded['missing_keys'])[0]}",
                                where=files.path, hint="name a model trained on natural language inference")
     _entailment(model.config, files.name)
     return model.eval().to(device), tokenizer
@@ -124,16 +132,19 @@ def _entailment(config: Any, name: str) -> int:
     labels = {int(index): str(label).lower() for index, label in config.id2label.items()}
     found = [index for index, label in labels.items() if label.startswith("entail")]
     if len(found) != 1:
-        raise UnsupportedModel(f"the labels of {name!r} are {', '.join(labels.values())}: not one of them is entailment", where=name,
-                               hint="name a model trained on natural language inference, with its labels in config.json")
+        raise UnsupportedModel(f"the labels of {name!r} are {', '.join(labels.values())}: not one of them is "
+                               f"entailment", where=name,
+                               hint="name a model trained on natural language inference, with its labels in "
+                                    "config.json")
     return found[0]
 
 
 class LMVerifier(ModelVerifier):
-    """A language model asked whether the premise says what the hypothesis states: P(yes) / (P(yes) + P(no)) of the answer's first token.
+    """A language model asked whether the premise says what the hypothesis states: P(yes) / (P(yes) + P(no)) of the
+    answer's first token.
 
-    No text is generated. ``model`` is as in ``Reader.lm``, with which it is shared. The verdict is as good as the model: SmolLM2-135M
-    leans to "no" whatever it reads, so that nothing passes (``rag.models.verification.MEASURED``).
+    No text is generated. ``model`` is as in ``Reader.lm``, with which it is shared. The verdict is as good as the
+    model: SmolLM2-135M leans to "no" whatever it reads, so that nothing passes (``rag.models.verification.MEASURED``).
     """
 
     family = "lm"
@@ -153,12 +164,14 @@ class OpenLMVerifier:
     lm: LanguageModel
 
     def entails(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float64]:
-        """float64 [n], one prompt after the other. Raises ``BudgetError`` for a pair that does not fit the model's window."""
+        """float64 [n], one prompt after the other. Raises ``BudgetError`` for a pair that does not fit the model's
+        window."""
         return np.array([_yes(self.lm, p, h) for p, h in zip(premises, hypotheses, strict=True)], dtype=np.float64)
 
 
 def _yes(lm: LanguageModel, premise: str, hypothesis: str) -> float:
     frame = lm.frame()
-    likely = lm.next_probabilities([*frame.prefix, *lm.tokens(QUESTION.format(premise=premise, hypothesis=hypothesis)), *frame.suffix])
+    likely = lm.next_probabilities([*frame.prefix, *lm.tokens(QUESTION.format(premise=premise, hypothesis=hypothesis)),
+                                    *frame.suffix])
     yes, no = (float(sum(likely[token] for token in {lm.tokens(word)[0] for word in words})) for words in (_YES, _NO))
     return yes / (yes + no) if yes + no else 0.0

@@ -23,6 +23,7 @@ STAGES = {
     "Margin": ".margin:Margin",
 }
 JOBS = {"heads": ".attention.detect:detect_on_index"}
-__all__ = ["ICR", "AttentionReranker", "AttentionSorting", "BlockICR", "BlockRank", "CoRe", "CrossEncoder", "LayerBand", "Margin",
+__all__ = ["ICR", "AttentionReranker", "AttentionSorting", "BlockICR", "BlockRank", "CoRe", "CrossEncoder", "LayerBand",
+           "Margin",
            "Policy", "QRHead"]
 __getattr__ = lazy(__name__, STAGES, {name: f".attention.policies:{name}" for name in (*POLICIES, "Policy")})

@@ -34,14 +34,15 @@ _TOKENIZED_AT_ONCE = 1024
 class CrossEncoder(Stage):
     """Scores the first ``depth`` passages of each ranking and returns those, best first, in score space ``"logit"``.
 
-    Hits beyond ``depth`` are dropped: their old scores live in another space, and a ranking has one. The score is the model's
-    raw logit, before any sigmoid, so it compares across queries of one model only. A passage is read with its title before it
-    (``Passage.full_text``). The pairs of all queries of the batch are sorted by length and packed together by token count.
+    Hits beyond ``depth`` are dropped: their old scores live in another space, and a ranking has one. The score is the
+    model's raw logit, before any sigmoid, so it compares across queries of one model only. A passage is read with its
+    title before it (``Passage.full_text``). The pairs of all queries of the batch are sorted by length and packed
+    together by token count.
 
-    Settings: ``model`` is ``minilm-cross-encoder``, a folder (``model.onnx`` with ``tokenizer.json``, or a sentence-transformers
-    cross-encoder) or a Hugging Face id; ``max_length`` in tokens cuts longer pairs, the longer side first (the trace's note
-    ``truncated`` counts them); ``batch_tokens`` bounds a forward pass, padding included; ``device`` is a torch device (None: the
-    best there is; ONNX models choose their own).
+    Settings: ``model`` is ``minilm-cross-encoder``, a folder (``model.onnx`` with ``tokenizer.json``, or a
+    sentence-transformers cross-encoder) or a Hugging Face id; ``max_length`` in tokens cuts longer pairs, the longer
+    side first (the trace's note ``truncated`` counts them); ``batch_tokens`` bounds a forward pass, padding included;
+    ``device`` is a torch device (None: the best there is; ONNX models choose their own).
     """
 
     card = Card("Nogueira and Cho", 2019, arxiv="1901.04085")
@@ -85,7 +86,8 @@ class CrossEncoder(Stage):
         heads = [ranking.top(self.depth) for ranking in rankings]
         pairs = [(query.text, p.full_text) for query, head in zip(queries, heads, strict=True) for p in head.passages()]
         scores = self._scores(scorer, pairs)
-        parts = np.split(scores, np.cumsum([len(head) for head in heads], dtype=np.int64))[:-1]  # the rest after the last is empty
+        # the rest after the last is empty
+        parts = np.split(scores, np.cumsum([len(head) for head in heads], dtype=np.int64))[:-1]
         return Batch(head.rescore(part, "logit") for head, part in zip(heads, parts, strict=True))
 
     def _scores(self, scorer: _Scorer, pairs: Sequence[Pair]) -> NDArray[np.float32]:
@@ -194,7 +196,8 @@ class _TorchPairs:
     def _preprocess(self, pairs: Sequence[Pair], **text_settings: Any) -> dict[str, Any]:
         """All pairs at once, so that each is tokenised once; padded to the longest."""
         prompt = (self._model.prompts or {}).get(self._model.default_prompt_name)
-        features: dict[str, Any] = self._model.preprocess(list(pairs), prompt=prompt, processing_kwargs={"text": text_settings})
+        features: dict[str, Any] = self._model.preprocess(list(pairs), prompt=prompt,
+                                                          processing_kwargs={"text": text_settings})
         return features
 
     def _count_truncated(self, pairs: Sequence[Pair]) -> int:
@@ -208,7 +211,8 @@ class _TorchPairs:
 
 
 def _sentence_transformer(path: str, max_length: int, device: str) -> Any:
-    """In float32 or the checkpoint's own dtype, in evaluation mode. Raises ``UnsupportedModel`` for more than one output."""
+    """In float32 or the checkpoint's own dtype, in evaluation mode. Raises ``UnsupportedModel`` for more than one
+    output."""
     from sentence_transformers import CrossEncoder as Model
 
     expect_inert(models.resolve(path))
@@ -223,6 +227,7 @@ def _sentence_transformer(path: str, max_length: int, device: str) -> Any:
 
 def _one_score_a_pair(logits: NDArray[np.float32], pairs: int, where: str) -> NDArray[np.float32]:
     if logits.size != pairs:
-        raise UnsupportedModel(f"the model's output has shape {logits.shape} for {pairs} pairs, a reranker needs one score each",
+        raise UnsupportedModel(f"the model's output has shape {logits.shape} for {pairs} pairs, a reranker needs one "
+                               f"score each",
                                where=where, hint="name a cross-encoder trained for ranking, not an encoder")
     return logits.reshape(pairs).astype(np.float32)

@@ -12,8 +12,9 @@ from ..rag.parts import Count
 
 
 class Margin(Stage):
-    """Says ``enough`` of a ranking whose score drops by at least ``gap`` after the hit at ``at``, or that has no hit there; else ``undecided``.
-    What ``Cascade`` may ask between its stages. Scores of different spaces need different gaps."""
+    """Says ``enough`` of a ranking whose score drops by at least ``gap`` after the hit at ``at``, or that has no hit
+    there; else ``undecided``. What ``Cascade`` may ask between its stages. Scores of different spaces need different
+    gaps."""
 
     gap: Annotated[float, Field(ge=0)] = 1.0
     at: Count = 1

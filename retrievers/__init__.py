@@ -1,7 +1,7 @@
 """Query -> ranking: dense and lexical first stages, fusion, passages to documents.
 
-Lives here: ``encode`` and ``search`` (queries to vectors, vectors or texts to rankings), ``dense`` and ``bm25`` (what people write, made of those
-two), ``fuse``, ``parents``. A new stage is a file and a line in the table.
+Lives here: ``encode`` and ``search`` (queries to vectors, vectors or texts to rankings), ``dense`` and ``bm25`` (what
+people write, made of those two), ``fuse``, ``parents``. A new stage is a file and a line in the table.
 May import: ``regard.indexers``, ``regard.rag`` (but ``rag.app``), ``regard.kernels``.
 """
 

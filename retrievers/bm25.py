@@ -16,8 +16,8 @@ from .search import IndexPlace, OpenIndex, Search
 class BM25(Stage):
     """BM25, Lucene's variant by bm25s, English stems: ``Search`` in the view ``bm25``.
 
-    Of the passages of ``index`` a query gets those that share a word with it, at most ``k``; ``filters`` hold for every query, a query's own
-    are added. Scores are in the space ``bm25``.
+    Of the passages of ``index`` a query gets those that share a word with it, at most ``k``; ``filters`` hold for every
+    query, a query's own are added. Scores are in the space ``bm25``.
     """
 
     card = Card("Robertson et al.", 1994, note="Lucene's variant as in Kamphuis et al. 2020")

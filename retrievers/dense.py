@@ -31,9 +31,10 @@ class OpenDense(NamedTuple):
 class Dense(Stage):
     """Bi-encoder retrieval: ``Encode``, then ``Search`` in a view of vectors.
 
-    ``encoder`` None takes the index's own (its last, where it has several) with the settings it was made with, if that is an embedded model
-    or one that the user has named (``rag.models.chosen``: an index from others may not choose what is loaded); naming a model
-    alone means it as the index uses it, and naming an encoder checks that it is the one that the index was made with. ``view``, ``k``, ``filters``, the scores and what the trace notes are as in ``Search`` and
+    ``encoder`` None takes the index's own (its last, where it has several) with the settings it was made with, if that
+    is an embedded model or one that the user has named (``rag.models.chosen``: an index from others may not choose what
+    is loaded); naming a model alone means it as the index uses it, and naming an encoder checks that it is the one that
+    the index was made with. ``view``, ``k``, ``filters``, the scores and what the trace notes are as in ``Search`` and
     ``Encode``; scores may differ in the seventh digit with the batch that a query is encoded in.
     """
 
@@ -65,7 +66,8 @@ class Dense(Stage):
         """The first half, with the index's encoder, or the one that was named, if it is the index's."""
         named, index = self.named, self.search.path
         if named is not None and store.encoders and self.search.column not in store.encoders:
-            raise IndexNotFound(f"the index has no vectors of {named.name!r}; it has {', '.join(store.encoders)}", where=index,
+            raise IndexNotFound(f"the index has no vectors of {named.name!r}; it has {', '.join(store.encoders)}",
+                                where=index,
                                 hint="leave encoder out, or index with this encoder too")
         column = self.search.encoder_of(store)
         stored = store.encoders[column]

@@ -24,10 +24,11 @@ class OpenEncode(NamedTuple):
 
 
 class Encode(Stage):
-    """The vector of each query by ``encoder`` (see ``models.encoding.Encoder``), for stages that work on it, and for ``Search``.
+    """The vector of each query by ``encoder`` (see ``models.encoding.Encoder``), for stages that work on it, and for
+    ``Search``.
 
-    A query longer than the encoder's window is cut there, and counted in the trace as ``truncated``. The last digit of a vector may hang
-    on the batch that its query is encoded in.
+    A query longer than the encoder's window is cut there, and counted in the trace as ``truncated``. The last digit of
+    a vector may hang on the batch that its query is encoded in.
     """
 
     encoder: str | Encoder = "minilm"

@@ -10,7 +10,8 @@ from ..rag.parts import Count
 class Parents(Stage):
     """Rank documents by their best passage (MaxP; Dai and Callan, SIGIR 2019): keep each document's first passage.
 
-    The hits are still passages, one a document, so that what made the document rank can be shown. ``k`` limits the documents.
+    The hits are still passages, one a document, so that what made the document rank can be shown. ``k`` limits the
+    documents.
     """
 
     k: Count | None = None

@@ -52,16 +52,18 @@ class OpenIndex:
 
 
 class Search(Stage):
-    """Searches a view of the index in the folder ``index``: by queries' texts (``bm25``) or by their vectors (``flat``, ``hnsw``, ``ivf``).
+    """Searches a view of the index in the folder ``index``: by queries' texts (``bm25``) or by their vectors (``flat``,
+    ``hnsw``, ``ivf``).
 
-    ``view`` is a view kind or its text, ``hnsw:m=16`` (see ``views.built_view`` for which it means where the index has several of its kind);
-    ``column`` names the encoder whose vectors are searched (as the index calls it; empty: the view's, else the index's last). ``k`` is how
-    many passages a query gets at the most; ``filters`` hold for every query, a query's own are added. Under filters the trace notes how the
-    view was searched (``filter_plan``: exactly over few allowed rows, else by the index with a selector), and how many queries the index
-    gave too few hits for and were searched exactly (``filter_redone_exactly``).
+    ``view`` is a view kind or its text, ``hnsw:m=16`` (see ``views.built_view`` for which it means where the index has
+    several of its kind); ``column`` names the encoder whose vectors are searched (as the index calls it; empty: the
+    view's, else the index's last). ``k`` is how many passages a query gets at the most; ``filters`` hold for every
+    query, a query's own are added. Under filters the trace notes how the view was searched (``filter_plan``: exactly
+    over few allowed rows, else by the index with a selector), and how many queries the index gave too few hits for and
+    were searched exactly (``filter_redone_exactly``).
 
-    Scores are in the space ``bm25``; of vectors they are cosines when the encoder normalises, else inner products. A vector says which
-    encoder made it, and is not looked up among another's.
+    Scores are in the space ``bm25``; of vectors they are cosines when the encoder normalises, else inner products. A
+    vector says which encoder made it, and is not looked up among another's.
     """
 
     index: IndexPlace = None
@@ -91,7 +93,8 @@ class Search(Stage):
         return shared_store(self.path)
 
     def encoder_of(self, store: Store) -> str:
-        """The column of the vectors that are searched; empty for a view of texts. Raises ``IndexNotFound`` when the index lacks it."""
+        """The column of the vectors that are searched; empty for a view of texts. Raises ``IndexNotFound`` when the
+        index lacks it."""
         if part(ViewKind, self.view).queries == "texts":
             return ""
         names = list(store.encoders)
@@ -99,13 +102,14 @@ class Search(Stage):
             raise IndexNotFound("the index has no dense vectors", where=self.path,
                                 hint=f"add them: regard index --index {self.path} --encoder minilm --view flat")
         if self.column and self.column not in names:
-            raise IndexNotFound(f"the index has no vectors of {self.column!r}; it has {', '.join(names)}", where=self.path,
+            raise IndexNotFound(f"the index has no vectors of {self.column!r}; it has {', '.join(names)}",
+                                where=self.path,
                                 hint="leave encoder out, or index with this encoder too")
         return self.column or names[-1]
 
     def built(self, store: Store) -> Version:
-        """The view as it lies on disk. Raises ``IndexNotFound`` when it was never built, or with other settings than ``view`` names, and
-        ``ConfigError`` for one of many."""
+        """The view as it lies on disk. Raises ``IndexNotFound`` when it was never built, or with other settings than
+        ``view`` names, and ``ConfigError`` for one of many."""
         return built_view(store.path, self.view, self.encoder_of(store))
 
     def open(self, scope: Scope, /) -> OpenIndex:
@@ -116,7 +120,8 @@ class Search(Stage):
                 version = fresh_view(store, self.built(store).kind)
                 key = ("view", str(version.folder), same_key(version.meta))
                 view = models.acquire(key, partial(load_view, version))
-            except (OSError, IndexFormatError):  # a job may have put another in its place; what is damaged is so the next time, too
+            # a job may have put another in its place; what is damaged is so the next time, too
+            except (OSError, IndexFormatError):
                 if not left:
                     raise
                 continue
@@ -125,7 +130,8 @@ class Search(Stage):
         raise AssertionError("the last try returns or raises")
 
     def identity(self) -> Any:
-        """The store's version and the view's build: the one that is open, or the newest one, which ``open`` would start from."""
+        """The store's version and the view's build: the one that is open, or the newest one, which ``open`` would start
+        from."""
         opened: OpenIndex | None = held(("index", self))
         if opened is not None:
             return [opened.store.fingerprint, opened.version.meta]
@@ -150,7 +156,8 @@ class Search(Stage):
             if isinstance(stage, Encode):
                 try:
                     store = self.store()
-                    self._expect_made_by(store, self.encoder_of(store), encoder_key(stage.made.description()), stage.made.name)
+                    self._expect_made_by(store, self.encoder_of(store), encoder_key(stage.made.description()),
+                                         stage.made.name)
                 except RegardError as error:
                     yield Problem(f"{error.what} (by stage {name!r})", hint=error.hint or "")
 
@@ -188,14 +195,17 @@ class Search(Stage):
                 self._expect_made_by(opened.store, column, vector.fingerprint, vector.encoder)
         lengths = {len(vector.value) for vector in vectors}
         if len(lengths) > 1:
-            raise StageError(f"the vectors of a batch have {' and '.join(map(str, sorted(lengths)))} components", where="Search",
+            raise StageError(f"the vectors of a batch have {' and '.join(map(str, sorted(lengths)))} components",
+                             where="Search",
                              hint="encode all of them with the view's encoder")
         return np.array([vector.value for vector in vectors], dtype=np.float32)
 
     def _expect_made_by(self, store: Store, column: str, key: str, encoder: str) -> None:
         if column and key != encoder_key(store.encoders[column]):
-            raise FingerprintMismatch(f"the index's vectors of {column!r} were not made by the encoder {encoder!r}, as it is used here",
-                                      where=self.path, hint="encode queries with the encoder that the index was made with")
+            raise FingerprintMismatch(f"the index's vectors of {column!r} were not made by the encoder {encoder!r}, as "
+                                      f"it is used here",
+                                      where=self.path, hint="encode queries with the encoder that the index was made "
+                                                            "with")
 
     def _groups(self, opened: OpenIndex, queries: list[Query]) -> Iterator[tuple[list[int], Rows | None]]:
         """Positions of the queries that have the same filters, and the rows that these allow."""

@@ -1,4 +1,5 @@
-"""What several test folders share: real collections, a small real index, and a deterministic stub encoder for what is about storage."""
+"""What several test folders share: real collections, a small real index, and a deterministic stub encoder for what is
+about storage."""
 
 from __future__ import annotations
 
@@ -19,11 +20,13 @@ from regard.rag.models.encoding import Encoder
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network
 
-os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="regard-tests-")  # which models this machine's user has named is not theirs
+# which models this machine's user has named is not theirs
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="regard-tests-")
 os.environ["XDG_CONFIG_HOME"] = os.environ["XDG_STATE_HOME"]
 os.environ.pop("REGARD_KEYS", None)
 
-sys.path.append(str(Path(__file__).parent / "third_party"))  # distributions that bring their own parts: the tables find them
+# distributions that bring their own parts: the tables find them
+sys.path.append(str(Path(__file__).parent / "third_party"))
 
 settings.register_profile("regard", deadline=None)  # a busy machine is no failure
 settings.load_profile("regard")
@@ -33,7 +36,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The real collections; their absence fails the test where ``REGARD_REQUIRE_DATA`` is set and skips it elsewhere."""
+    """The real collections; their absence fails the test where ``REGARD_REQUIRE_DATA`` is set and skips it
+    elsewhere."""
     if not SHARED.exists():
         if os.environ.get("REGARD_REQUIRE_DATA"):
             pytest.fail(f"the collections are not at {SHARED}")
@@ -42,7 +46,8 @@ def shared_data() -> Path:
 
 
 class HashEncoder(Encoder):
-    """Unit vectors that are a function of the text alone; counts what it encodes. It opens nothing: it is its own open form."""
+    """Unit vectors that are a function of the text alone; counts what it encodes. It opens nothing: it is its own open
+    form."""
 
     name: ClassVar[str] = "hash-encoder"
     dimension: int = 384
@@ -85,11 +90,14 @@ def hash_encoder() -> type[HashEncoder]:
 
 
 FACTS = {
-    "flea": ("Fleas", "The life cycle of a flea lasts from two weeks to eight months. A female flea lays up to fifty eggs a day."),
+    "flea": ("Fleas", "The life cycle of a flea lasts from two weeks to eight months. A female flea lays up to fifty "
+                      "eggs a day."),
     "moon": ("The Moon", "The Moon orbits the Earth once in about 27 days. Its gravity causes the tides."),
-    "bread": ("Bread", "Bread dough rises because yeast ferments sugar and gives off carbon dioxide. Salt slows the yeast down."),
+    "bread": ("Bread", "Bread dough rises because yeast ferments sugar and gives off carbon dioxide. Salt slows the "
+                       "yeast down."),
     "python": ("shutil.rmtree", "Recursively delete a directory tree. If ignore_errors is set, errors are ignored."),
-    "volcano": ("Volcanoes", "A volcano erupts when molten rock rises to the surface. Ash can travel thousands of kilometres."),
+    "volcano": ("Volcanoes",
+                "A volcano erupts when molten rock rises to the surface. Ash can travel thousands of kilometres."),
     "heart": ("The heart", "The human heart pumps about five litres of blood a minute. It has four chambers."),
     "bridge": ("Bridges", "A suspension bridge hangs its deck from cables. The cables are held by two towers."),
     "honey": ("Honey", "Honey never spoils because it holds little water. Bees make it from nectar."),

@@ -8,7 +8,8 @@ def pdf_of(operators: bytes, title: bytes = b"") -> bytes:
     bodies = [
         b"<</Type/Catalog/Pages 2 0 R>>", b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
         b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents 4 0 R/Resources<</Font<</F1 5 0 R>>>>>>",
-        b"<</Length %d>>stream\n%s\nendstream" % (len(operators), operators), b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+        b"<</Length %d>>stream\n%s\nendstream" % (len(operators), operators),
+        b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
         b"<</Title(%s)>>" % title,
     ]
     out, places = b"%PDF-1.4\n", []

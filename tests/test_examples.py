@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_the_readmes_python_examples_run(tmp_path: Path) -> None:
     examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", "\n".join(examples)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", "\n".join(examples)], cwd=tmp_path, capture_output=True, text=True,
+                          check=False)
     assert done.returncode == 0, done.stderr
     answer, *_, last = done.stdout.splitlines()
     assert "two weeks" in answer
@@ -39,8 +40,10 @@ def test_the_readmes_links_and_folders_exist() -> None:
 def executed(name: str, tmp_path: Path) -> dict[str, str]:
     """What each code cell of a notebook shows, by its source: text, errors, HTML."""
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-    assert all(not cell.get("outputs") and not cell.get("execution_count") for cell in notebook.cells), "it is kept without outputs"
-    NotebookClient(notebook, timeout=500, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert all(not cell.get("outputs") and not cell.get("execution_count")
+               for cell in notebook.cells), "it is kept without outputs"
+    NotebookClient(notebook, timeout=500, kernel_name="python3",
+                   resources={"metadata": {"path": str(tmp_path)}}).execute()
     return {cell.source: "".join(map(shown, cell.outputs)) for cell in notebook.cells if cell.cell_type == "code"}
 
 
@@ -91,7 +94,8 @@ def test_each_extension_is_one_short_cell(extending: dict[str, str]) -> None:
 
 
 def test_what_is_registered_is_used_by_its_name(extending: dict[str, str]) -> None:
-    reranked, attended = by(extending, "(BM25(index, k=20) >> reranker)"), by(extending, 'policy="QuestionAlone:fusion=0.3"')
+    reranked, attended = by(extending, "(BM25(index, k=20) >> reranker)"), by(extending,
+                                                                              'policy="QuestionAlone:fusion=0.3"')
     assert ranked(reranked)[0] == "shutil.rmtree"
     assert "bestsentence" in reranked
     assert "attentionreranker" in attended
@@ -103,7 +107,8 @@ def test_what_is_registered_is_used_by_its_name(extending: dict[str, str]) -> No
     (flat, first), (signs, found) = re.findall(r"([\d,]+) bytes:  (\S+)", views)
     assert first == found == "shutil.rmtree"
     assert int(flat.replace(",", "")) > 20 * int(signs.replace(",", ""))
-    passages = int(re.search(r"(\d+) passages\n", by(extending, "chunker=\"WholeParagraphs")).group(1))  # type: ignore[union-attr]
+    passages = int(re.search(r"(\d+) passages\n",
+                             by(extending, "chunker=\"WholeParagraphs")).group(1))  # type: ignore[union-attr]
     assert 54 < passages != int(by(extending, "build_index(source, index).total_passages").split()[-1])
 
 

@@ -51,7 +51,8 @@ def _imported_folders(path: Path) -> set[str]:
             full = [alias.name.split(".") for alias in node.names]
         else:
             continue
-        found |= {f[1] for f in full if len(f) > 1 and f[0] == "regard"} | {f"bare {f[0]}" for f in full if f[0] in MAY_IMPORT}
+        found |= {f[1] for f in full if len(f) > 1 and f[0] == "regard"} | {f"bare {f[0]}" for f in full
+                                                                            if f[0] in MAY_IMPORT}
     return found
 
 
@@ -107,4 +108,5 @@ def test_files_never_load_code() -> None:
                     assert isinstance(node.value, ast.Constant), path
                     assert node.value.value is False, path
                 if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "yaml":
-                    assert node.attr in ("safe_load", "SafeLoader", "safe_dump", "SafeDumper", "dump", "YAMLError"), path
+                    assert node.attr in ("safe_load", "SafeLoader", "safe_dump", "SafeDumper", "dump",
+                                         "YAMLError"), path

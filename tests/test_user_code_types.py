@@ -1,5 +1,5 @@
-"""What a user's type checker says: right code passes mypy --strict, as the README's and the notebook's does, and each wrong line is
-refused where it stands."""
+"""What a user's type checker says: right code passes mypy --strict, as the README's and the notebook's does, and each
+wrong line is refused where it stands."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ SHORT = '''
 from typing import assert_type
 
 from regard import (
-    BM25, RAG, Answer, AttentionReranker, CrossEncoder, Dense, Document, Fuse, Passage, Pipeline, Query, Ranking, Reader, __version__,
+    BM25, RAG, Answer, AttentionReranker, CrossEncoder, Dense, Document, Fuse, Passage, Pipeline, Query, Ranking,
+    Reader, __version__,
     build_index, rerank,
 )
 
@@ -151,15 +152,18 @@ def test_right_code_passes_and_wrong_lines_are_refused(tmp_path: Path) -> None:
     (tmp_path / "right.py").write_text(RIGHT)
     (tmp_path / "wrong.py").write_text(WRONG)
     (tmp_path / "short.py").write_text(SHORT)
-    (tmp_path / "readme.py").write_text("\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)))
+    (tmp_path / "readme.py").write_text("\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(),
+                                                             re.DOTALL)))
     (tmp_path / "quickstart.py").write_text(_notebook())
     (tmp_path / "mypy.ini").write_text("[mypy]\nstrict = true\n")
     # other libraries' types are left out: following numpy's and torch's takes ten times as long
-    command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "--no-site-packages", "--ignore-missing-imports",
+    command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "--no-site-packages",
+               "--ignore-missing-imports",
                "--namespace-packages", "--explicit-package-bases", "--follow-imports=silent",
                "right.py", "short.py", "wrong.py", "readme.py", "quickstart.py"]
     (tmp_path / "path").mkdir()
-    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(_packages(tmp_path / "path"))}, capture_output=True,
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(_packages(tmp_path / "path"))},
+                          capture_output=True,
                           text=True, check=False)
     found = re.findall(r"^(\w+)\.py:(\d+): error", done.stdout, re.MULTILINE)
     assert done.stderr == ""

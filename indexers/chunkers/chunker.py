@@ -34,7 +34,8 @@ class Chunker(Part):
     group = "regard.chunkers"
 
     lossless: ClassVar[bool] = True
-    """Whether nothing but white space lies outside the passages; a kind that leaves text out says that it does not hold."""
+    """Whether nothing but white space lies outside the passages; a kind that leaves text out says that it does not
+    hold."""
 
     model_settings: ClassVar[tuple[str, ...]] = ()
     """The settings that name a model: an embedded one, a folder, or a hub's id. An index from others may not choose it

@@ -13,7 +13,8 @@ _MARKS = (  # the longer marks first: UTF-32's begins with UTF-16's
 )
 _LINE_ENDS = re.compile(r"\r\n?")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-_CONTROLS = bytes(set(range(32)) - {8, 9, 10, 12, 13, 27})  # what text files do not hold; form feed, backspace and escape occur
+# what text files do not hold; form feed, backspace and escape occur
+_CONTROLS = bytes(set(range(32)) - {8, 9, 10, 12, 13, 27})
 
 _NO_CHARACTER = re.compile(r"&#(?:[0-9]{1000,}|x[0-9a-f]{1000,});?", re.IGNORECASE)
 
@@ -23,9 +24,11 @@ class BinaryData(Unreadable):
 
 
 def decode(data: bytes, declared: str | None = None) -> tuple[str, str]:
-    """``(text, encoding)`` with ``\\n`` line ends, as text mode gives them: a byte-order mark, ``declared``, UTF-8, Windows-1252.
+    """``(text, encoding)`` with ``\\n`` line ends, as text mode gives them: a byte-order mark, ``declared``, UTF-8,
+    Windows-1252.
 
-    Raises ``BinaryData`` with the reason: a NUL byte, control characters in plenty, or bytes that fit none of these encodings.
+    Raises ``BinaryData`` with the reason: a NUL byte, control characters in plenty, or bytes that fit none of these
+    encodings.
     """
     for mark, encoding in _MARKS:
         if data.startswith(mark):
@@ -57,5 +60,6 @@ def well_formed(text: str) -> str:
 
 
 def without_huge_references(markup: str) -> str:
-    """``markup`` with character references of a thousand digits replaced by U+FFFD: Python makes no number of much longer ones."""
+    """``markup`` with character references of a thousand digits replaced by U+FFFD: Python makes no number of much
+    longer ones."""
     return _NO_CHARACTER.sub("\ufffd", markup)

@@ -24,10 +24,11 @@ SUFFIXES = frozenset({".txt", ".pdf"}) | _MARKDOWN | _HTML
 
 
 def read(path: Path, source: str, limits: Limits, on_skip: OnSkip) -> Iterator[Document]:
-    """Documents of a folder, recursively, in sorted order, or of one file; the id is the POSIX path relative to the folder.
+    """Documents of a folder, recursively, in sorted order, or of one file; the id is the POSIX path relative to the
+    folder.
 
-    Hidden files and folders (a leading dot) are ignored. Every other file that gives no document is a skip with its reason, and so is a
-    link that leads out of the folder.
+    Hidden files and folders (a leading dot) are ignored. Every other file that gives no document is a skip with its
+    reason, and so is a link that leads out of the folder.
     """
     if path.is_dir():
         return _read_folder(path, source, limits, on_skip)
@@ -36,7 +37,8 @@ def read(path: Path, source: str, limits: Limits, on_skip: OnSkip) -> Iterator[D
 
 def estimate(path: Path) -> int | None:
     """How many files have a known suffix; nothing is opened."""
-    return sum(file.suffix.lower() in SUFFIXES for file in _Walk(path, Limits(), lambda *_: None)) if path.is_dir() else 1
+    return sum(file.suffix.lower() in SUFFIXES
+               for file in _Walk(path, Limits(), lambda *_: None)) if path.is_dir() else 1
 
 
 def _read_folder(folder: Path, source: str, limits: Limits, on_skip: OnSkip) -> Iterator[Document]:
@@ -49,8 +51,8 @@ def _read_folder(folder: Path, source: str, limits: Limits, on_skip: OnSkip) -> 
 
 
 class _Walk:
-    """The files of a folder, in sorted order. Links to folders are followed only where ``outside_links`` says so, and each of these
-    folders once."""
+    """The files of a folder, in sorted order. Links to folders are followed only where ``outside_links`` says so, and
+    each of these folders once."""
 
     def __init__(self, folder: Path, limits: Limits, refuse: Callable[[str, str], None]) -> None:
         self._folder = folder

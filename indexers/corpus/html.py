@@ -1,4 +1,5 @@
-"""HTML to text on Python's own parser, as its events come: no tree is built, so time and memory go with the length of the page."""
+"""HTML to text on Python's own parser, as its events come: no tree is built, so time and memory go with the length of
+the page."""
 
 from __future__ import annotations
 
@@ -16,14 +17,16 @@ _NOT_PROSE = frozenset({"script", "style", "template", "rt", "rp"})
 """Elements whose own text is no part of a heading's or a listing's."""
 
 _PARAGRAPHS = (
-    "address", "article", "aside", "blockquote", "body", "details", "dl", "div", "fieldset", "figure", "footer", "h1", "h2", "h3",
+    "address", "article", "aside", "blockquote", "body", "details", "dl", "div", "fieldset", "figure", "footer", "h1",
+    "h2", "h3",
     "h4", "h5", "h6", "header", "hr", "main", "ol", "p", "pre", "section", "table", "ul",
 )
 _LINES = ("br", "caption", "dd", "dt", "figcaption", "li", "summary", "tr")
 _CELLS = ("td", "th")
 _BREAKS = {**dict.fromkeys(_PARAGRAPHS, "\n\n"), **dict.fromkeys(_LINES, "\n"), **dict.fromkeys(_CELLS, " ")}
 _EMPTY = frozenset({  # elements that hold nothing (HTML standard, section 13.1.2, and its obsolete ones)
-    "area", "base", "basefont", "bgsound", "br", "col", "command", "embed", "frame", "hr", "image", "img", "input", "isindex", "keygen",
+    "area", "base", "basefont", "bgsound", "br", "col", "command", "embed", "frame", "hr", "image", "img", "input",
+    "isindex", "keygen",
     "link", "menuitem", "meta", "nextid", "param", "source", "spacer", "track", "wbr",
 })
 _CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*(?:["']\s*)?([\w.:-]+)""", re.IGNORECASE)
@@ -31,14 +34,16 @@ _READ_AS = {"iso8859-1": "cp1252", "ascii": "cp1252"}
 _NO_CHARSETS = frozenset({"idna", "punycode"})  # Python's alone, and they take the square of the length
 _SPACE = re.compile(r"[ \t\n\r\f\v]+")
 
-_UNKNOWN_SECTION = re.compile(r"<(?=!\[(?!(?:temp|cdata|ignore|include|rcdata|if|else|endif)(?![-_.a-z0-9])))", re.IGNORECASE)
+_UNKNOWN_SECTION = re.compile(r"<(?=!\[(?!(?:temp|cdata|ignore|include|rcdata|if|else|endif)(?![-_.a-z0-9])))",
+                              re.IGNORECASE)
 _ENDS = tuple((re.compile(opening), re.compile(closing)) for opening, closing in (
     (r"<(?=!--)", r"--\s*>"), (r"<(?=!\[)", r"\]\s*\]\s*>"), ("<", ">"),
 ))
 
 
 def declared_encoding(data: bytes) -> str | None:
-    """The encoding that a ``<meta charset>`` in the first 4 kB names, read as browsers read it (WHATWG Encoding Standard)."""
+    """The encoding that a ``<meta charset>`` in the first 4 kB names, read as browsers read it (WHATWG Encoding
+    Standard)."""
     match = _CHARSET.search(data[:4096])
     if not match:
         return None
@@ -67,8 +72,9 @@ def content(markup: str) -> tuple[str, str]:
 def _closed(markup: str) -> str:
     """``markup`` in which a ``<`` whose construct never ends is text.
 
-    The parser takes it for text too, but looks for the end through the rest of the page first: so many of them would take the square of
-    their number. Sections with a name that it does not know (``<![foo``), which it refuses, become text as well.
+    The parser takes it for text too, but looks for the end through the rest of the page first: so many of them would
+    take the square of their number. Sections with a name that it does not know (``<![foo``), which it refuses, become
+    text as well.
     """
     markup = _UNKNOWN_SECTION.sub("&lt;", without_huge_references(markup))
     for opening, closing in _ENDS:
@@ -78,7 +84,8 @@ def _closed(markup: str) -> str:
 
 
 class _Page(HTMLParser):
-    """Follows which elements are open. An end tag closes what was opened inside its element; one without an element is ignored."""
+    """Follows which elements are open. An end tag closes what was opened inside its element; one without an element is
+    ignored."""
 
     def __init__(self) -> None:
         super().__init__()

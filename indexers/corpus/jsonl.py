@@ -44,7 +44,8 @@ def find_beir_corpus(folder: Path) -> Path | None:
 
 
 def beir_corpus(folder: Path, limits: Limits) -> Path:
-    """The corpus file of a BEIR folder (or that file itself). Raises ``CorpusError`` when there is none, or it is a link that leads out."""
+    """The corpus file of a BEIR folder (or that file itself). Raises ``CorpusError`` when there is none, or it is a
+    link that leads out."""
     found = folder if folder.is_file() else find_beir_corpus(folder)
     if found is None:
         raise CorpusError("the BEIR folder has no corpus.jsonl or corpus.jsonl.gz", where=str(folder))

@@ -23,15 +23,16 @@ class OverLimit(Unreadable):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Limits on what is read, each a whole number of at least 1. Beside what an idle process holds, a job's reading takes about 1 GB at
-    most with the defaults, and its parser process ``memory_bytes``.
+    """Limits on what is read, each a whole number of at least 1. Beside what an idle process holds, a job's reading
+    takes about 1 GB at most with the defaults, and its parser process ``memory_bytes``.
 
-    ``record_bytes``: one line, TREC document or table row. ``file_bytes``: one file that is a document; of text not more than
-    ``document_characters`` can take. ``decompressed_bytes`` and ``decompressed_ratio``: a compressed file as a whole, and how many
-    times its compressed size (looked at from 64 MB on). ``document_characters``: one document's text. ``stored_characters``: its passages
-    together, with the title and metadata that each one repeats. ``passage_characters``: one passage; a longer one is cut, except by the
-    chunker ``whole``. ``metadata_depth``: objects and lists inside each other. ``id_characters``: one id. ``seconds`` (of processor time)
-    and ``memory_bytes``: parsing one PDF, or one long HTML or Markdown file; a pipe's writer is waited for so long, too.
+    ``record_bytes``: one line, TREC document or table row. ``file_bytes``: one file that is a document; of text not
+    more than ``document_characters`` can take. ``decompressed_bytes`` and ``decompressed_ratio``: a compressed file as
+    a whole, and how many times its compressed size (looked at from 64 MB on). ``document_characters``: one document's
+    text. ``stored_characters``: its passages together, with the title and metadata that each one repeats.
+    ``passage_characters``: one passage; a longer one is cut, except by the chunker ``whole``. ``metadata_depth``:
+    objects and lists inside each other. ``id_characters``: one id. ``seconds`` (of processor time) and
+    ``memory_bytes``: parsing one PDF, or one long HTML or Markdown file; a pipe's writer is waited for so long, too.
 
     ``outside_links`` True follows links in a folder that lead out of it.
     """
@@ -57,11 +58,13 @@ class Limits:
                 if not isinstance(value, bool):
                     raise ConfigError(f"outside_links is {value!r}", where="limits", hint="it is True or False")
             elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"the limit {field.name} is {value!r}", where="limits", hint="a limit is a whole number, at least 1")
+                raise ConfigError(f"the limit {field.name} is {value!r}", where="limits",
+                                  hint="a limit is a whole number, at least 1")
 
     @classmethod
     def parse(cls, settings: Iterable[str]) -> Limits:
-        """From ``name=value``, as the command line gives them: ``record_bytes=64M``, ``outside_links=true``. Raises ``ConfigError``."""
+        """From ``name=value``, as the command line gives them: ``record_bytes=64M``, ``outside_links=true``. Raises
+        ``ConfigError``."""
         return cls(**dict(_setting(text) for text in settings))
 
     @classmethod
@@ -71,7 +74,8 @@ class Limits:
 
     def settings(self) -> list[str]:
         """``name=value`` of each limit that is not the default, for :meth:`parse`."""
-        changed = {field.name: getattr(self, field.name) for field in fields(self) if getattr(self, field.name) != field.default}
+        changed = {field.name: getattr(self, field.name) for field in fields(self)
+                   if getattr(self, field.name) != field.default}
         return [f"{name}={_spelled(value)}" for name, value in changed.items()]
 
     def over(self, what: str, name: str) -> OverLimit:
@@ -79,7 +83,8 @@ class Limits:
         return OverLimit(what, name, getattr(self, name))
 
     def checked(self, document: Document) -> Document:
-        """``document`` itself. Raises ``Unreadable`` where its parts are not what a document's are, or go over a limit."""
+        """``document`` itself. Raises ``Unreadable`` where its parts are not what a document's are, or go over a
+        limit."""
         self._check_id(document.id)
         if not isinstance(document.text, str) or not isinstance(document.title, str):
             raise Unreadable("the text or the title is not a string")
@@ -91,7 +96,8 @@ class Limits:
     def repeated_characters(self, document: Document) -> int:
         """How many characters each passage of ``document`` repeats: its title and, roughly, its metadata.
 
-        Raises ``Unreadable`` for metadata that JSON cannot say (a key that is no string, NaN), or that goes over a limit.
+        Raises ``Unreadable`` for metadata that JSON cannot say (a key that is no string, NaN), or that goes over a
+        limit.
         """
         if not isinstance(document.metadata, Mapping):
             raise Unreadable("the metadata is not a mapping")
@@ -138,7 +144,8 @@ def _setting(text: str) -> tuple[str, Any]:
     name, equals, value = (part.strip() for part in text.partition("="))
     default = {field.name: field.default for field in fields(Limits)}.get(name)
     if not equals or default is None:
-        raise ConfigError(f"{text!r} sets no limit", where="--limit", hint=f"write NAME=VALUE; limits: {Limits.described()}")
+        raise ConfigError(f"{text!r} sets no limit", where="--limit",
+                          hint=f"write NAME=VALUE; limits: {Limits.described()}")
     if isinstance(default, bool):
         return name, {"true": True, "false": False}.get(value.lower(), value)
     number, unit = (value[:-1], _UNITS[value[-1]]) if value[-1:] in _UNITS else (value, 1)

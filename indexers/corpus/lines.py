@@ -25,10 +25,12 @@ _RATIO_FROM = 64_000_000
 
 
 def lines(path: Path, limits: Limits, refuse: Refuse) -> Iterator[tuple[int, bytes]]:
-    """``(number from 1, line)``, without a byte-order mark. A line over ``record_bytes`` is refused and passed over in pieces.
+    """``(number from 1, line)``, without a byte-order mark. A line over ``record_bytes`` is refused and passed over in
+    pieces.
 
-    A gzip file that breaks off raises ``CorpusError`` after the last whole line: dropping an unknown part of a corpus in silence
-    would be worse, and what came before is already with the caller. Of one that grows over a limit, the rest is refused.
+    A gzip file that breaks off raises ``CorpusError`` after the last whole line: dropping an unknown part of a corpus
+    in silence would be worse, and what came before is already with the caller. Of one that grows over a limit, the rest
+    is refused.
     """
     number = 0
     try:
@@ -36,22 +38,26 @@ def lines(path: Path, limits: Limits, refuse: Refuse) -> Iterator[tuple[int, byt
             while line := file.line(limits.record_bytes + 1):
                 number += 1
                 if len(line) > limits.record_bytes:
-                    refuse(f"{path}:{number}", str(limits.over(f"a line of more than {limits.record_bytes:,} bytes", "record_bytes")))
+                    refuse(f"{path}:{number}",
+                           str(limits.over(f"a line of more than {limits.record_bytes:,} bytes", "record_bytes")))
                     file.pass_over(line)
                     continue
                 yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
     except Unreadable as error:
         refuse(f"{path}:{number}" if number else str(path), f"{error}; the rest of the file is not read")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise CorpusError(f"the compressed file is damaged ({error}); the {number} lines before that were read", where=str(path),
+        raise CorpusError(f"the compressed file is damaged ({error}); the {number} lines before that were read",
+                          where=str(path),
                           hint="fetch the file again; an index keeps what it has, and a rerun adds the rest") from None
     except OSError as error:
-        raise CorpusError(f"the file cannot be read: {error.strerror or error}", where=f"{path}, after line {number}") from None
+        raise CorpusError(f"the file cannot be read: {error.strerror or error}",
+                          where=f"{path}, after line {number}") from None
 
 
 @contextmanager
 def open_lines(path: Path, limits: Limits) -> Iterator[_Lines]:
-    """A file line by line, decompressed if its name ends in ``.gz``. Raises ``Unreadable`` for what is neither a file nor a pipe."""
+    """A file line by line, decompressed if its name ends in ``.gz``. Raises ``Unreadable`` for what is neither a file
+    nor a pipe."""
     with open_source(path, limits) as raw:
         yield _Lines(raw, limits, packed=path.suffix.lower() == ".gz")
 
@@ -89,7 +95,8 @@ class _Lines:
         if self._read > self._limits.decompressed_bytes:
             raise self._limits.over(f"a file of more than {self._read:,} bytes when decompressed", "decompressed_bytes")
         if self._read > _RATIO_FROM and self._read > compressed * self._limits.decompressed_ratio:
-            raise self._limits.over(f"a file that grows {self._read // compressed} times when decompressed", "decompressed_ratio")
+            raise self._limits.over(f"a file that grows {self._read // compressed} times when decompressed",
+                                    "decompressed_ratio")
 
 
 class _Counted:
@@ -106,7 +113,8 @@ class _Counted:
 
 
 def count(path: Path, mark: bytes) -> int | None:
-    """How often ``mark`` occurs: exact up to 64 MB, extrapolated from the first 64 MB beyond; None for a damaged file."""
+    """How often ``mark`` occurs: exact up to 64 MB, extrapolated from the first 64 MB beyond; None for a damaged
+    file."""
     try:
         with path.open("rb") as raw:
             file = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if path.suffix.lower() == ".gz" else raw
@@ -127,7 +135,8 @@ def members(path: Path, suffixes: tuple[str, ...], limits: Limits, refuse: Refus
     if not path.is_dir():
         yield path
         return
-    shards = sorted(p for p in path.iterdir() if p.name.lower().endswith(suffixes) and not p.name.startswith((".", "_")))
+    shards = sorted(p for p in path.iterdir() if p.name.lower().endswith(suffixes)
+                    and not p.name.startswith((".", "_")))
     if not shards:
         raise CorpusError(f"the folder has no file ending in {' or '.join(suffixes)}", where=str(path))
     for shard in shards:

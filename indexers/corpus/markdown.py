@@ -24,10 +24,11 @@ class Heading:
 
 
 def headings(text: str) -> list[Heading]:
-    """The headings at the top level of the document (not those inside quotes and lists), in order. YAML front matter holds none.
+    """The headings at the top level of the document (not those inside quotes and lists), in order. YAML front matter
+    holds none.
 
-    Of inline markup only what headings hold is read, and of each no more than 1,000 characters: links and emphasis can take the square of
-    a line's length.
+    Of inline markup only what headings hold is read, and of each no more than 1,000 characters: links and emphasis can
+    take the square of a line's length.
     """
     from markdown_it import MarkdownIt
 

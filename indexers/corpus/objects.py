@@ -1,7 +1,8 @@
-"""Corpora that are Python objects: lists and generators of records, data frames, Hugging Face and ir_datasets' datasets.
+"""Corpora that are Python objects: lists and generators of records, data frames, Hugging Face and ir_datasets'
+datasets.
 
-A record is a ``Document``, a mapping, a named tuple, a LangChain document, or any object with an id and a text (``records.IDS``,
-``records.TEXTS``). The libraries are known by what their objects can do, and none is imported.
+A record is a ``Document``, a mapping, a named tuple, a LangChain document, or any object with an id and a text
+(``records.IDS``, ``records.TEXTS``). The libraries are known by what their objects can do, and none is imported.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ _KINDS = ("a Document, a mapping, a named tuple, a LangChain document or an obje
 def read(corpus: Any, limits: Limits, on_skip: OnSkip) -> Iterator[Document]:
     """The documents of ``corpus`` in its order.
 
-    A record without id or text (None, NaN), or over one of ``limits``, is a skip at its position, counted from 0. Raises
-    ``CorpusError`` for what is no record: at once where that can be seen beforehand (the items of a list, the columns of a table), else
-    when its position is reached.
+    A record without id or text (None, NaN), or over one of ``limits``, is a skip at its position, counted from 0.
+    Raises ``CorpusError`` for what is no record: at once where that can be seen beforehand (the items of a list, the
+    columns of a table), else when its position is reached.
     """
     items = _items(corpus)
     if isinstance(items, Sequence):
@@ -69,14 +70,16 @@ def _rows(frame: Any) -> Iterator[dict[Any, Any]]:
     if frame.index.name in records.IDS:
         frame = frame.reset_index()
     columns = list(frame.columns)
-    _require_columns(columns, "rename(columns={...}) gives a column the name, reset_index(names='id') makes one of the index")
+    _require_columns(columns,
+                     "rename(columns={...}) gives a column the name, reset_index(names='id') makes one of the index")
     return (dict(zip(columns, row, strict=True)) for row in frame.itertuples(index=False, name=None))
 
 
 def _require_columns(columns: list[Any], advice: str) -> None:
     for what, names in (("id", records.IDS), ("text", records.TEXTS)):
         if not set(names) & set(columns):
-            raise CorpusError(f"the table has no {what} column; its columns are {', '.join(map(str, columns))}", where="sources",
+            raise CorpusError(f"the table has no {what} column; its columns are {', '.join(map(str, columns))}",
+                              where="sources",
                               hint=f"name one of {', '.join(names)}: {advice}")
 
 
@@ -109,8 +112,10 @@ def _require_record(item: Any, position: int) -> None:
         return
     hint = f"each item is {_KINDS}"
     if isinstance(item, str | Path):
-        hint = "file names cannot be mixed with documents, nor come from a generator: pass a list of them; a text needs an id beside it"
-    raise CorpusError(f"the item at position {position} is no document: {type(item).__name__} {item!r:.60}", where="sources", hint=hint)
+        hint = ("file names cannot be mixed with documents, nor come from a generator: pass a list of them; a text "
+                "needs an id beside it")
+    raise CorpusError(f"the item at position {position} is no document: {type(item).__name__} {item!r:.60}",
+                      where="sources", hint=hint)
 
 
 def _is_named_tuple(item: Any) -> bool:
@@ -136,7 +141,8 @@ def _fields(item: Any) -> Mapping[str, Any]:
 
 
 def _with_default_text(item: Any) -> dict[str, Any]:
-    """A named tuple's fields; where none is a text, what ir_datasets calls the document's default text, without its title."""
+    """A named tuple's fields; where none is a text, what ir_datasets calls the document's default text, without its
+    title."""
     fields: dict[str, Any] = item._asdict()
     if not fields.keys() & set(records.TEXTS) and callable(getattr(item, "default_text", None)):
         text = item.default_text()

@@ -1,4 +1,5 @@
-"""Opening what others put in a folder: regular files only, none that lies elsewhere, and never a wait without an end."""
+"""Opening what others put in a folder: regular files only, none that lies elsewhere, and never a wait without an
+end."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ _NOT_REGULAR = "not a regular file, or a broken link"
 
 
 def open_file(path: Path) -> BinaryIO:
-    """A regular file. Raises ``Unreadable`` for anything else (opening a pipe or a device could wait for ever), ``OSError``."""
+    """A regular file. Raises ``Unreadable`` for anything else (opening a pipe or a device could wait for ever),
+    ``OSError``."""
     return _open(path, stat.S_ISREG, _NOT_REGULAR)
 
 
@@ -38,7 +40,8 @@ def require_inside(path: Path, folder: Path, limits: Limits) -> None:
     if path.is_symlink() and not limits.outside_links:
         target = Path(os.path.realpath(path))
         if not target.is_relative_to(os.path.realpath(folder)):
-            raise Unreadable("a link that leads out of the folder (--limit outside_links=true or Limits(outside_links=True) follows it)")
+            raise Unreadable("a link that leads out of the folder (--limit outside_links=true or "
+                             "Limits(outside_links=True) follows it)")
 
 
 def require_regular(path: Path) -> None:

@@ -26,7 +26,8 @@ _BUFFER = 1 << 20  # of a column's bytes: without it they are all read first
 def read(path: Path, source: str, limits: Limits, on_skip: OnSkip) -> Iterator[Document]:
     """Documents row by row, fields named as in JSON lines; columns of lists (vectors, say) are not read.
 
-    A row without id or text is a skip. Raises ``CorpusError`` for a table without such columns or a file that is no Parquet.
+    A row without id or text is a skip. Raises ``CorpusError`` for a table without such columns or a file that is no
+    Parquet.
     """
     import pyarrow
 
@@ -55,23 +56,27 @@ def _records(file: Path, limits: Limits, refuse: Refuse) -> Iterator[tuple[int, 
             group = table.metadata.row_group(number)
             size, packed = _sizes(group, columns)
             if size > max(_RATIO_FROM, packed * limits.decompressed_ratio):
-                grown = limits.over(f"a table that grows {size // max(1, packed)} times when decompressed", "decompressed_ratio")
+                grown = limits.over(f"a table that grows {size // max(1, packed)} times when decompressed",
+                                    "decompressed_ratio")
                 refuse(f"{file} rows {row + 1} to {row + group.num_rows}", str(grown))
                 row += group.num_rows
                 continue
             each = max(size // max(1, group.num_rows), _longest_repeated(file, number, group, columns), 1)
-            for batch in table.iter_batches(max(1, min(_ROWS, _BATCH_BYTES // each)), row_groups=[number], columns=columns):
+            for batch in table.iter_batches(max(1, min(_ROWS, _BATCH_BYTES // each)), row_groups=[number],
+                                            columns=columns):
                 yield from _rows_within(batch, row, file, limits, refuse)
                 row += len(batch)
 
 
-def _rows_within(batch: Any, row: int, file: Path, limits: Limits, refuse: Refuse) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows_within(batch: Any, row: int, file: Path, limits: Limits, refuse: Refuse) -> Iterator[tuple[int,
+                                                                                                     dict[str, Any]]]:
     """The rows of ``batch``, which come after ``row``, less those that are too long."""
     lengths = _row_bytes(batch)
     step = len(batch) if lengths.max(initial=0) <= limits.record_bytes else 1
     for start in range(0, len(batch), step):
         if step == 1 and lengths[start] > limits.record_bytes:
-            refuse(f"{file} row {row + start + 1}", str(limits.over(f"a row of {lengths[start]:,} bytes", "record_bytes")))
+            refuse(f"{file} row {row + start + 1}",
+                   str(limits.over(f"a row of {lengths[start]:,} bytes", "record_bytes")))
         else:
             yield from enumerate(batch.slice(start, step).to_pylist(), row + start + 1)
 
@@ -92,7 +97,8 @@ def _longest_repeated(file: Path, number: int, group: Any, columns: list[str]) -
         return 0
     with _open(file, names) as table:
         first = next(table.iter_batches(1, row_groups=[number], columns=names))
-    return max((compute.max(compute.binary_length(column.dictionary)).as_py() or 0 for column in first.columns), default=0)
+    return max((compute.max(compute.binary_length(column.dictionary)).as_py() or 0 for column in first.columns),
+               default=0)
 
 
 def _chunks(group: Any) -> list[Any]:

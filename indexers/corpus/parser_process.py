@@ -1,8 +1,9 @@
-"""The process that parses what could be slow or large: PDFs, long HTML and long Markdown. Run by ``parsing``, as a script.
+"""The process that parses what could be slow or large: PDFs, long HTML and long Markdown. Run by ``parsing``, as a
+script.
 
-It reads requests from standard input and writes answers to standard output, and ends when its parent does. The kernel holds it to its
-limits, so that neither a regular expression nor a C library can get past them: a timer ends it in the midst of a document that takes too
-long, and an allocation beyond its memory fails.
+It reads requests from standard input and writes answers to standard output, and ends when its parent does. The kernel
+holds it to its limits, so that neither a regular expression nor a C library can get past them: a timer ends it in the
+midst of a document that takes too long, and an allocation beyond its memory fails.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ OUT_OF_MEMORY = 3
 
 
 def main(memory: int) -> None:
-    """Answer requests: a line ``kind seconds characters size`` and ``size`` bytes, with a line of the answer's size and its JSON."""
+    """Answer requests: a line ``kind seconds characters size`` and ``size`` bytes, with a line of the answer's size and
+    its JSON."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not come between
     parsers = _parsers()

@@ -12,8 +12,8 @@ from .skips import Unreadable
 
 
 def parse(kind: str, data: bytes) -> Any:
-    """``pdf``: title, text, metadata. ``html``: title, text. ``title`` of a Markdown text; its ``headings``, each as a list of its
-    fields. ``data`` is UTF-8, but for PDF. Raises ``Unreadable``, ``MemoryError``."""
+    """``pdf``: title, text, metadata. ``html``: title, text. ``title`` of a Markdown text; its ``headings``, each as a
+    list of its fields. ``data`` is UTF-8, but for PDF. Raises ``Unreadable``, ``MemoryError``."""
     try:
         if kind == "pdf":
             return pdf.content(data)
@@ -30,8 +30,8 @@ def parse(kind: str, data: bytes) -> Any:
 
 
 def answer(kind: str, data: bytes, characters: int) -> dict[str, Any]:
-    """``{"parsed": ...}``, ``{"unreadable": why}``, or ``{"characters": how many}`` where those of the texts are more than
-    ``characters``."""
+    """``{"parsed": ...}``, ``{"unreadable": why}``, or ``{"characters": how many}`` where those of the texts are more
+    than ``characters``."""
     try:
         parsed = parse(kind, data)
     except Unreadable as error:

@@ -1,7 +1,7 @@
 """Parsing with a limit on time and memory: in this process what is short and safe, the rest in one that can be ended.
 
-One parser process serves this whole process. It is started by the first document that needs it, ended by a document that goes over
-a limit (the next one starts another), by ``close``, and when this process ends.
+One parser process serves this whole process. It is started by the first document that needs it, ended by a document
+that goes over a limit (the next one starts another), by ``close``, and when this process ends.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _LOADER_SETTINGS = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME"
 
 
 def parse(kind: str, data: bytes, limits: Limits) -> Any:
-    """What ``parsers.parse`` gives. Raises ``Unreadable`` for a document that cannot be parsed, or not within the limits."""
+    """What ``parsers.parse`` gives. Raises ``Unreadable`` for a document that cannot be parsed, or not within the
+    limits."""
     if kind != "pdf" and len(data) <= _SHORT:
         return parsers.parse(kind, data)
     with _lock:

@@ -1,5 +1,5 @@
-"""``python:`` reads what the running Python says about itself: docstrings of the standard library, and the language topics of
-``help()``."""
+"""``python:`` reads what the running Python says about itself: docstrings of the standard library, and the language
+topics of ``help()``."""
 
 from __future__ import annotations
 
@@ -25,21 +25,24 @@ _WRAPPED = (staticmethod, classmethod)
 
 
 def read(source: str, on_skip: OnSkip) -> Iterator[Document]:
-    """Documents of ``python:`` (well-known modules and topics) or ``python:shutil,json,topics`` (just those), module by module.
+    """Documents of ``python:`` (well-known modules and topics) or ``python:shutil,json,topics`` (just those), module by
+    module.
 
-    A document is one docstring: id ``shutil.rmtree``, title with the signature, metadata ``module`` and ``kind`` (module, function,
-    class, method, topic). Private names and docstrings of fewer than five words are left out; an object is read where it is met
-    first. Only modules of the standard library are imported, and none that does something when imported. Raises ``CorpusError`` at
-    once for another module's name.
+    A document is one docstring: id ``shutil.rmtree``, title with the signature, metadata ``module`` and ``kind``
+    (module, function, class, method, topic). Private names and docstrings of fewer than five words are left out; an
+    object is read where it is met first. Only modules of the standard library are imported, and none that does
+    something when imported. Raises ``CorpusError`` at once for another module's name.
     """
     named = [name.strip() for name in source.removeprefix(PREFIX).split(",") if name.strip()]
     for name in named:
         if name != TOPICS and not is_readable(name):
             raise CorpusError(f"{name!r} is not a module of the standard library that can be read", where=source,
-                              hint="python: reads the well-known ones, python:shutil,json just those, python:topics the language")
+                              hint="python: reads the well-known ones, python:shutil,json just those, python:topics "
+                                   "the language")
     if named:
         return _documents(named, source, on_skip)
-    return (document for document in _documents([*WELL_KNOWN, TOPICS], source, on_skip) if not NOT_WELL_KNOWN.match(document.id))
+    return (document for document in _documents([*WELL_KNOWN, TOPICS], source, on_skip)
+            if not NOT_WELL_KNOWN.match(document.id))
 
 
 def _documents(names: list[str], source: str, on_skip: OnSkip) -> Iterator[Document]:
@@ -66,7 +69,8 @@ def _topics() -> Iterator[Document]:
 
 
 def _members(module: ModuleType, name: str, met: dict[int, Any]) -> Iterator[tuple[str, str, str, Any]]:
-    """``(id, module, kind, object)``: the module, its public functions and classes, and each class's own public methods."""
+    """``(id, module, kind, object)``: the module, its public functions and classes, and each class's own public
+    methods."""
     yield name, name, "module", module
     for attribute in sorted(_public(module)):
         member = getattr(module, attribute, None)
@@ -83,13 +87,15 @@ def _members(module: ModuleType, name: str, met: dict[int, Any]) -> Iterator[tup
 
 
 def _grafted(value: Any) -> bool:
-    """Whether another distribution put this method on a class of the standard library (transformers does so to ``logging.Logger``)."""
+    """Whether another distribution put this method on a class of the standard library (transformers does so to
+    ``logging.Logger``)."""
     home = getattr(value, "__module__", None)
     return isinstance(home, str) and home.partition(".")[0] not in sys.stdlib_module_names
 
 
 def _public(module: ModuleType) -> list[str]:
-    """The names of ``__all__``; without it, those that are defined in this module (a C module behind it counts as this one)."""
+    """The names of ``__all__``; without it, those that are defined in this module (a C module behind it counts as this
+    one)."""
     if hasattr(module, "__all__"):
         return [name for name in module.__all__ if not name.startswith("_")]
     homes = {module.__name__, f"_{module.__name__}", "posix", "nt"}

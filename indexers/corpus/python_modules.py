@@ -7,9 +7,11 @@ import sys
 
 WELL_KNOWN = (
     "builtins", "argparse", "base64", "bisect", "collections", "contextlib", "copy", "csv", "dataclasses", "datetime",
-    "fnmatch", "functools", "getpass", "glob", "gzip", "hashlib", "heapq", "html", "itertools", "json", "logging", "math", "os",
+    "fnmatch", "functools", "getpass", "glob", "gzip", "hashlib", "heapq", "html", "itertools", "json", "logging",
+    "math", "os",
     "os.path", "pathlib", "pickle", "pprint", "queue", "random", "re", "secrets", "shlex", "shutil", "statistics",
-    "string", "subprocess", "sys", "tempfile", "textwrap", "threading", "time", "timeit", "urllib.parse", "urllib.request",
+    "string", "subprocess", "sys", "tempfile", "textwrap", "threading", "time", "timeit", "urllib.parse",
+    "urllib.request",
     "uuid", "warnings", "webbrowser", "zipfile",
 )
 

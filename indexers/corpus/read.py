@@ -23,14 +23,15 @@ _BY_NAME = ((jsonl.SUFFIXES, "jsonl"), (trec.SUFFIXES, "trec"), (parquet.SUFFIXE
 _MAGIC = ((b"PAR1", "parquet"), (b"%PDF", "folder"), (b"<DOC>", "trec"), (b"{", "jsonl"))
 
 
-def read_corpus(source: str | Path, *, format: str = "auto", limits: Limits | None = None, on_skip: OnSkip) -> Iterator[Document]:
+def read_corpus(source: str | Path, *, format: str = "auto", limits: Limits | None = None,
+                on_skip: OnSkip) -> Iterator[Document]:
     """Stream the documents of ``source``, in a fixed order, one in memory at a time.
 
-    ``format`` is one of ``FORMATS``; ``auto`` asks :func:`detect_format`. ``on_skip`` gets a :class:`.Skip` for every document that
-    could not be read or goes over one of ``limits``. Ids need not be unique here: the indexing job sees to that. Texts are valid
-    Unicode (a lone surrogate becomes U+FFFD) and have ``\\n`` line ends when they come from files. Raises ``CorpusError`` at
-    once for a missing path or an unknown format, and while streaming, after the documents before the damage, for a source that breaks off
-    (a truncated gzip file, a disk error).
+    ``format`` is one of ``FORMATS``; ``auto`` asks :func:`detect_format`. ``on_skip`` gets a :class:`.Skip` for every
+    document that could not be read or goes over one of ``limits``. Ids need not be unique here: the indexing job sees
+    to that. Texts are valid Unicode (a lone surrogate becomes U+FFFD) and have ``\\n`` line ends when they come from
+    files. Raises ``CorpusError`` at once for a missing path or an unknown format, and while streaming, after the
+    documents before the damage, for a source that breaks off (a truncated gzip file, a disk error).
     """
     found, limits = _checked(source, format), limits or Limits()
     if found == "python":
@@ -42,8 +43,8 @@ def read_corpus(source: str | Path, *, format: str = "auto", limits: Limits | No
 
 
 def detect_format(source: str | Path) -> str:
-    """The format of ``source``: by prefix (``python:``), folder layout, file name, or first bytes. Raises ``CorpusError`` if
-    nothing fits."""
+    """The format of ``source``: by prefix (``python:``), folder layout, file name, or first bytes. Raises
+    ``CorpusError`` if nothing fits."""
     if str(source).startswith(python_docs.PREFIX):
         return "python"
     path = Path(source)
@@ -78,7 +79,8 @@ def estimate_size(source: str | Path, format: str = "auto") -> int | None:
 
 def _checked(source: str | Path, format: str) -> str:
     if format not in FORMATS:
-        raise CorpusError(f"there is no corpus format {format!r}", where=str(source), hint=f"formats: {', '.join(FORMATS)}")
+        raise CorpusError(f"there is no corpus format {format!r}", where=str(source),
+                          hint=f"formats: {', '.join(FORMATS)}")
     found = detect_format(source) if format == "auto" else format
     if found != "python":
         _require_readable(Path(source), source)
@@ -91,12 +93,13 @@ def _require_readable(path: Path, source: str | Path) -> None:
     except (OSError, ValueError):
         raise CorpusError("there is nothing at this path", where=str(source), hint="check the path") from None
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISFIFO(mode)):
-        raise CorpusError("a device or a socket is no corpus", where=str(source), hint="name a file, a folder or a pipe")
+        raise CorpusError("a device or a socket is no corpus", where=str(source),
+                          hint="name a file, a folder or a pipe")
 
 
 def _folder_format(folder: Path) -> str:
-    """BEIR by its corpus file; a folder of nothing but JSON lines, TREC or Parquet shards by their names; else a folder of
-    files."""
+    """BEIR by its corpus file; a folder of nothing but JSON lines, TREC or Parquet shards by their names; else a folder
+    of files."""
     if jsonl.find_beir_corpus(folder) is not None:
         return "beir"
     names = [path.name.lower() for path in folder.iterdir() if not path.name.startswith((".", "_"))]
@@ -117,7 +120,8 @@ def _sniff(path: Path) -> str:
         return "trec" if found == "trec" else "folder"
     if found is not None:
         return found
-    raise CorpusError("the format of this file is not known", where=str(path), hint=f"pass its format: {', '.join(FORMATS[1:])}")
+    raise CorpusError("the format of this file is not known", where=str(path),
+                      hint=f"pass its format: {', '.join(FORMATS[1:])}")
 
 
 def _storable(document: Document) -> Document:

@@ -1,4 +1,5 @@
-"""What a JSON object, a table row or a Python object's fields say about a document: one set of field names for every corpus."""
+"""What a JSON object, a table row or a Python object's fields say about a document: one set of field names for every
+corpus."""
 
 from __future__ import annotations
 
@@ -29,9 +30,9 @@ class BadRecord(Unreadable):
 def document(record: Any) -> Document:
     """The document that ``record`` describes.
 
-    The id is a string or a whole number under one of ``IDS``, the text a string under one of ``TEXTS``, ``title`` is optional.
-    ``metadata`` is the object of that name plus every other field that holds one plain value (see :func:`plain`). A title without
-    text (BEIR's TREC-COVID has many) becomes the text. Raises ``BadRecord``.
+    The id is a string or a whole number under one of ``IDS``, the text a string under one of ``TEXTS``, ``title`` is
+    optional. ``metadata`` is the object of that name plus every other field that holds one plain value (see
+    :func:`plain`). A title without text (BEIR's TREC-COVID has many) becomes the text. Raises ``BadRecord``.
     """
     if not isinstance(record, Mapping):
         raise BadRecord(f"a JSON object was expected, not {type(record).__name__}")
@@ -48,10 +49,11 @@ def document(record: Any) -> Document:
 
 
 def plain(value: Any) -> Any:
-    """A JSON value. What stands for "nothing here" (NaN, ``pandas.NA``, ``NaT``) and what JSON cannot say (bytes, say) is None.
+    """A JSON value. What stands for "nothing here" (NaN, ``pandas.NA``, ``NaT``) and what JSON cannot say (bytes, say)
+    is None.
 
-    Dates and times become ISO 8601, durations seconds, decimals floats, UUIDs and paths strings, members of an enumeration their
-    value, numpy scalars and arrays numbers, strings and lists.
+    Dates and times become ISO 8601, durations seconds, decimals floats, UUIDs and paths strings, members of an
+    enumeration their value, numpy scalars and arrays numbers, strings and lists.
     """
     if isinstance(value, np.ndarray | np.generic):
         return _from_numpy(value)
@@ -99,6 +101,7 @@ def _metadata(record: Mapping[str, Any], id_field: str) -> dict[str, Any]:
     own = record.get("metadata")
     own = own if isinstance(own, Mapping) else {}
     rest = {str(key): value for key, value in record.items() if key not in _RESERVED and key != id_field}
-    fields = {key: plain(value) for key, value in rest.items() if not isinstance(value, Mapping | list | tuple | np.ndarray)}
+    fields = {key: plain(value) for key, value in rest.items()
+              if not isinstance(value, Mapping | list | tuple | np.ndarray)}
     fields |= {str(key): plain(value) for key, value in own.items()}
     return {key: value for key, value in fields.items() if value is not None}

@@ -12,8 +12,8 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """One document that could not be read: ``source`` as the user gave it, ``location`` inside it (``corpus.jsonl:17``),
-    ``reason``."""
+    """One document that could not be read: ``source`` as the user gave it, ``location`` inside it
+    (``corpus.jsonl:17``), ``reason``."""
 
     source: str
     location: str

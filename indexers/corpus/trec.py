@@ -1,4 +1,5 @@
-"""TREC's SGML: ``<DOC> <DOCNO> id </DOCNO> ... <TEXT> ... </TEXT> </DOC>``, plain or gzipped, one file or a folder of shards."""
+"""TREC's SGML: ``<DOC> <DOCNO> id </DOCNO> ... <TEXT> ... </TEXT> </DOC>``, plain or gzipped, one file or a folder of
+shards."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ _TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 
 
 def read(path: Path, source: str, limits: Limits, on_skip: OnSkip) -> Iterator[Document]:
-    """Documents in the order of the file. The text is what ``<TEXT>`` holds (everything but ids and title where there is none).
+    """Documents in the order of the file. The text is what ``<TEXT>`` holds (everything but ids and title where there
+    is none).
 
     A document without ``<DOCNO>`` or text, or that is never closed, is a skip at the line where it starts.
     """
@@ -54,7 +56,8 @@ def _raw_documents(file: Path, limits: Limits, refuse: Refuse) -> Iterator[tuple
                 if border == b"</DOC>" and start and whole:
                     yield start, bytes(body)
                 elif start:
-                    refuse(f"{file}:{start}", _incomplete(limits) if border == b"</DOC>" else "the document has no </DOC>")
+                    refuse(f"{file}:{start}",
+                           _incomplete(limits) if border == b"</DOC>" else "the document has no </DOC>")
                 start, whole, body = (number if border == b"<DOC>" else 0), True, bytearray()
             elif start and whole:
                 whole = len(body) + len(piece) <= limits.record_bytes
@@ -84,7 +87,8 @@ def _document(data: bytes) -> Document:
 
 
 def _elements(markup: str, names: tuple[str, ...]) -> Iterator[tuple[int, int, int, int]]:
-    """``(begin, start of the content, its end, end)`` of each element, up to the first end tag of its name; none inside another.
+    """``(begin, start of the content, its end, end)`` of each element, up to the first end tag of its name; none inside
+    another.
 
     One pass over the tags, whatever they are: a start tag that is never closed is found not to be, not looked for.
     """

@@ -1,7 +1,7 @@
 """Encoders: a file a family, and how an index remembers its own.
 
-Lives here: ``dense`` (sentence-transformers and ONNX), ``stored`` (the encoders of an index). A new encoder is a file and a
-line in the table.
+Lives here: ``dense`` (sentence-transformers and ONNX), ``stored`` (the encoders of an index). A new encoder is a file
+and a line in the table.
 May import: ``regard.rag`` (but ``rag.app``), ``regard.kernels``.
 """
 

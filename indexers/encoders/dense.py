@@ -25,9 +25,9 @@ _GPU_TOKENS = 32_768
 class DenseEncoder(Encoder):
     """Settings and identity, which both kinds share.
 
-    ``truncate_dim`` keeps the first so many components (Matryoshka models), then normalises; prompts are prepended to the text.
-    ``batch_tokens`` bounds a forward pass, padding included: by default 1,024 on a CPU (measured 1.2 times as fast as batches of 32
-    texts, whose activations leave the cache) and 32,768 elsewhere.
+    ``truncate_dim`` keeps the first so many components (Matryoshka models), then normalises; prompts are prepended to
+    the text. ``batch_tokens`` bounds a forward pass, padding included: by default 1,024 on a CPU (measured 1.2 times as
+    fast as batches of 32 texts, whose activations leave the cache) and 32,768 elsewhere.
     """
 
     kind: ClassVar[str]
@@ -56,7 +56,8 @@ class DenseEncoder(Encoder):
     def dimension_of(self, full: int) -> int:
         """What is kept of vectors with ``full`` components. Raises ``ConfigError`` where there are fewer."""
         if self.truncate_dim is not None and self.truncate_dim > full:
-            raise ConfigError(f"truncate_dim {self.truncate_dim} is not between 1 and {full}", where=f"encoder {self.name!r}",
+            raise ConfigError(f"truncate_dim {self.truncate_dim} is not between 1 and {full}",
+                              where=f"encoder {self.name!r}",
                               hint="leave it out to keep the whole vector")
         return self.truncate_dim or full
 
@@ -69,10 +70,13 @@ class DenseEncoder(Encoder):
 
     def description(self) -> dict[str, Any]:
         mine = type(self)
-        kind = self.kind if "kind" in vars(mine) else f"{mine.__module__}.{mine.__qualname__}"  # a subclass is not its parent
+        # a subclass is not its parent
+        kind = self.kind if "kind" in vars(mine) else f"{mine.__module__}.{mine.__qualname__}"
         return {
-            "kind": kind, "model": self.model, "weights": models.weights_hash(self.files), "query_prompt": self.query_prompt,
-            "passage_prompt": self.passage_prompt, "normalize": self.normalize, "dtype": "float32", "dimension": self.dimension,
+            "kind": kind, "model": self.model, "weights": models.weights_hash(self.files),
+            "query_prompt": self.query_prompt,
+            "passage_prompt": self.passage_prompt, "normalize": self.normalize, "dtype": "float32",
+            "dimension": self.dimension,
         }
 
     def finish(self, vectors: Vectors) -> Vectors:
@@ -114,7 +118,8 @@ class SentenceTransformerEncoder(DenseEncoder):
             model = SentenceTransformer(self.files.path, device=models.device(self.device), trust_remote_code=False,
                                         model_kwargs={"use_safetensors": True})
         except (OSError, ValueError) as error:
-            raise ModelNotFound(f"the encoder {self.model!r} cannot be loaded: {str(error).splitlines()[0]}", where=self.files.path,
+            raise ModelNotFound(f"the encoder {self.model!r} cannot be loaded: {str(error).splitlines()[0]}",
+                                where=self.files.path,
                                 hint="check the name and the network, or use the embedded 'minilm'") from None
         accelerate(model)
         return model
@@ -166,7 +171,8 @@ class OpenSentenceTransformer(OpenEncoder):
 
 
 class OnnxEncoder(DenseEncoder):
-    """A BERT-like encoder exported to ONNX (``model.onnx`` and ``tokenizer.json`` in one folder), first token or mean pooled.
+    """A BERT-like encoder exported to ONNX (``model.onnx`` and ``tokenizer.json`` in one folder), first token or mean
+    pooled.
 
     ``query_prompt`` None takes the instruction of the embedded ``bge-small``, else none.
     """
@@ -207,7 +213,8 @@ class OpenOnnxEncoder(OpenEncoder):
 
     def truncated(self, texts: Sequence[str]) -> int:
         long = [text for text in texts if len(text) > self._encoder.window - 2]
-        return sum(bool(encoding.overflowing) for encoding in self._model.tokenize(long, self._encoder.window)) if long else 0
+        return sum(bool(encoding.overflowing)
+                   for encoding in self._model.tokenize(long, self._encoder.window)) if long else 0
 
     def encode_passages(self, texts: Sequence[str]) -> Vectors:
         return self._encode([self._encoder.passage_prompt + text for text in texts])
@@ -237,14 +244,16 @@ _BGE_QUERY_PROMPT = "Represent this sentence for searching relevant passages: "
 
 
 def _configured_dimension(files: models.ModelFiles) -> int:
-    """The output dimension by a local model's configuration files: the last module that states one, else the hidden size."""
+    """The output dimension by a local model's configuration files: the last module that states one, else the hidden
+    size."""
     folder = Path(files.path)
     found: int | None = None
     if (folder / "modules.json").exists():
         for module in json.loads((folder / "modules.json").read_text()):
             config = folder / module["path"] / "config.json"
             data = json.loads(config.read_text()) if config.exists() else {}
-            found = next((data[key] for key in ("out_features", "embedding_dimension", "word_embedding_dimension") if key in data), found)
+            found = next((data[key] for key in ("out_features", "embedding_dimension", "word_embedding_dimension")
+                          if key in data), found)
     if found is None and (folder / "config.json").exists():
         found = json.loads((folder / "config.json").read_text()).get("hidden_size")
     if found is None:

@@ -1,6 +1,7 @@
 """The encoders of an index: what it remembers of each, and making it again from that.
 
-An index keeps an encoder's description, and under ``part`` the encoder itself as plain values; those made before parts were have none.
+An index keeps an encoder's description, and under ``part`` the encoder itself as plain values; those made before parts
+were have none.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ def column_name(model: str) -> str:
 
 
 def described(encoder: Encoder) -> dict[str, Any]:
-    """What an index keeps of ``encoder``. One that no file can name is kept without its settings: only its object gives it back."""
+    """What an index keeps of ``encoder``. One that no file can name is kept without its settings: only its object gives
+    it back."""
     try:
-        return {**encoder.description(), "part": plain(encoder.replace(device=None) if isinstance(encoder, DenseEncoder) else encoder)}
+        return {**encoder.description(),
+                "part": plain(encoder.replace(device=None) if isinstance(encoder, DenseEncoder) else encoder)}
     except ConfigError:
         return encoder.description()
 
@@ -39,7 +42,8 @@ def same_encoder(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 
 def encoder_key(description: Mapping[str, Any]) -> str:
-    """A hash that two descriptions share where they give the same vectors: what a query's vector says of its encoder."""
+    """A hash that two descriptions share where they give the same vectors: what a query's vector says of its
+    encoder."""
     return hashed({key: value for key, value in description.items() if key not in _DESCRIPTIVE})
 
 
@@ -48,12 +52,14 @@ def require_same(name: str, stored: Mapping[str, Any], given: Mapping[str, Any],
     if not same_encoder(stored, given):
         shown = [{key: value for key, value in one.items() if key != "part"} for one in (stored, given)]
         raise FingerprintMismatch(
-            f"the vectors of {name!r} were made by another encoder:\n     index: {shown[0]}\n   encoder: {shown[1]}", where=where,
+            f"the vectors of {name!r} were made by another encoder:\n     index: {shown[0]}\n   encoder: {shown[1]}",
+            where=where,
             hint="use the encoder that the index was made with, or index again into a new folder")
 
 
 def chosen_encoder(stored: Mapping[str, Any], index: object, device: str | None = None) -> Encoder:
-    """The encoder that ``index`` names, if the user has named its model too. Raises ``UntrustedModel`` where not; nothing of it is read."""
+    """The encoder that ``index`` names, if the user has named its model too. Raises ``UntrustedModel`` where not;
+    nothing of it is read."""
     model = own_model(stored)
     if model is not None:
         expect_chosen(model, "encoder", index)
@@ -63,7 +69,8 @@ def chosen_encoder(stored: Mapping[str, Any], index: object, device: str | None 
 def own_model(stored: Mapping[str, Any]) -> str | None:
     """The model that an encoder with this description would load, if it is one of ours."""
     kept = stored.get("part")
-    model = kept.get("model") if isinstance(kept, Mapping) else stored.get("model") if stored.get("kind") in _KINDS else None
+    model = kept.get("model") if isinstance(kept,
+                                            Mapping) else stored.get("model") if stored.get("kind") in _KINDS else None
     return model if isinstance(model, str) else None
 
 

@@ -214,7 +214,8 @@ def _write(view: View, folder: Path, store: Store, kind: ViewKind, made_by: Any)
         known = view.save(temporary) or {}
         np.save(temporary / ROWS, store.rows)
         meta: dict[str, Any] = {
-            "spec": {"part": kind.part_name(), **plain(kind.settings())}, "dataset": store.manifest["id"], "version": store.version, "commit": store.commit,
+            "spec": {"part": kind.part_name(), **plain(kind.settings())}, "dataset": store.manifest["id"],
+            "version": store.version, "commit": store.commit,
             "passages": len(store.rows), "build": uuid.uuid4().hex, "files": describe_files(temporary, known)}
         return meta if made_by is None else {**meta, "made_by": made_by}
 

@@ -1,7 +1,9 @@
-"""A block of rows times a panel of queries, written in LLVM's vector instructions, which numba's own loops do not reach.
+"""A block of rows times a panel of queries, written in LLVM's vector instructions, which numba's own loops do not
+reach.
 
-Each of ``WIDTHS`` multiplications keeps ROWS x width x LANES sums in registers (in one or two goes) and streams over the components. On
-AVX-512 with VNNI 8-bit integers go through ``vpdpbusd``, 64 products an instruction; elsewhere they are decoded to float32.
+Each of ``WIDTHS`` multiplications keeps ROWS x width x LANES sums in registers (in one or two goes) and streams over
+the components. On AVX-512 with VNNI 8-bit integers go through ``vpdpbusd``, 64 products an instruction; elsewhere they
+are decoded to float32.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ def _rows_at_once(width: int) -> int:
 
 
 def jit(function: F) -> F:
-    """Compile without Python's global lock; on a machine where no folder for the cache can be written, anew in each process."""
+    """Compile without Python's global lock; on a machine where no folder for the cache can be written, anew in each
+    process."""
     try:
         compiled: F = numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:
@@ -48,7 +51,8 @@ def jit(function: F) -> F:
 
 
 def lowered(function: Callable[..., Any]) -> Callable[..., Any]:
-    """numba's ``intrinsic``: ``function`` gives a signature and an emitter of LLVM code. Compiled code calls it without ``typing``."""
+    """numba's ``intrinsic``: ``function`` gives a signature and an emitter of LLVM code. Compiled code calls it without
+    ``typing``."""
     made: Callable[..., Any] = intrinsic(function)
     return made
 
@@ -59,15 +63,16 @@ _INT32, _INT64, _BYTES = ir.IntType(32), ir.IntType(64), ir.IntType(8).as_pointe
 def _product(width: int) -> Any:
     """The multiplication for panels of ``width`` vectors.
 
-    In numba code ``product(rows, panel, start, out)``: ``rows`` float32 [ROWS, d] or uint8 [ROWS, d] with d a multiple of 4; ``panel``
-    float32 [d, lanes] or int32 [d / 4, lanes], each int32 four signed bytes; ``start`` [lanes] what every row's sums start from;
-    ``out`` [ROWS, lanes] float32 or int32. All C-contiguous; shapes are the caller's care.
+    In numba code ``product(rows, panel, start, out)``: ``rows`` float32 [ROWS, d] or uint8 [ROWS, d] with d a multiple
+    of 4; ``panel`` float32 [d, lanes] or int32 [d / 4, lanes], each int32 four signed bytes; ``start`` [lanes] what
+    every row's sums start from; ``out`` [ROWS, lanes] float32 or int32. All C-contiguous; shapes are the caller's care.
     """
 
     @lowered
     def product(typing: Any, rows: Any, panel: Any, start: Any, out: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            arrays = [context.make_array(kind)(context, builder, value) for kind, value in zip(signature.args, arguments, strict=True)]
+            arrays = [context.make_array(kind)(context, builder, value)
+                      for kind, value in zip(signature.args, arguments, strict=True)]
             steps = builder.extract_value(arrays[1].shape, 0)
             stride = builder.extract_value(arrays[0].strides, 0)
             floating = rows.dtype == types.float32
@@ -85,12 +90,14 @@ def _product(width: int) -> Any:
 
 
 def _multiply(
-    builder: Any, floating: bool, count: int, width: int, steps: Any, stride: Any, rows: Any, panel: Any, start: Any, out: Any,
+    builder: Any, floating: bool, count: int, width: int, steps: Any, stride: Any, rows: Any, panel: Any, start: Any,
+    out: Any,
 ) -> None:
     """Emit the loop over ``steps`` for ``count`` rows; all pointers are to bytes, a step is 4 bytes of each row.
 
-    Meanwhile the block after this one is fetched from memory, 4 bytes a row and step. A row's address is one of few running pointers
-    plus a fixed offset (up to three strides): with a pointer for each row the processor's address registers would spill.
+    Meanwhile the block after this one is fetched from memory, 4 bytes a row and step. A row's address is one of few
+    running pointers plus a fixed offset (up to three strides): with a pointer for each row the processor's address
+    registers would spill.
     """
     vector = ir.VectorType(ir.FloatType() if floating else _INT32, LANES)
     size = LANES * 4
@@ -155,7 +162,8 @@ def _broadcast(builder: Any, vector: Any, pointer: Any) -> Any:
 def prefetch(builder: Any, pointer: Any) -> None:
     """Begin to read what lies at ``pointer``; an address beyond the data does no harm."""
     kind = ir.FunctionType(ir.VoidType(), [_BYTES, _INT32, _INT32, _INT32])
-    builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [pointer, _INT32(0), _INT32(3), _INT32(1)])
+    builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"),
+                 [pointer, _INT32(0), _INT32(3), _INT32(1)])
 
 
 def _add_product(builder: Any, vector: Any, floating: bool, value: Any, query: Any, total: Any) -> Any:
@@ -167,16 +175,18 @@ def _add_product(builder: Any, vector: Any, floating: bool, value: Any, query: A
 
 @lowered
 def _product_alone(typing: Any, rows: Any, query: Any, start: Any, out: Any) -> Any:
-    """One query's products with bytes: vectors run along the components, and a row's sum is taken across its vector at the end.
+    """One query's products with bytes: vectors run along the components, and a row's sum is taken across its vector at
+    the end.
 
-    ``rows`` uint8 [ROWS, d], d a multiple of 4 x LANES; ``query`` int32 [d / 4 / LANES, LANES], each four signed bytes; ``start`` [1];
-    ``out`` int32 [ROWS, 1]. Whole numbers, so that the order of the sums does not matter; needs VNNI.
+    ``rows`` uint8 [ROWS, d], d a multiple of 4 x LANES; ``query`` int32 [d / 4 / LANES, LANES], each four signed bytes;
+    ``start`` [1]; ``out`` int32 [ROWS, 1]. Whole numbers, so that the order of the sums does not matter; needs VNNI.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if rows.dtype == types.float32:  # floats always come in panels: :func:`multiply` never gets here with them
             return context.get_dummy_value()
-        arrays = [context.make_array(kind)(context, builder, value) for kind, value in zip(signature.args, arguments, strict=True)]
+        arrays = [context.make_array(kind)(context, builder, value)
+                  for kind, value in zip(signature.args, arguments, strict=True)]
         pointers = [builder.bitcast(array.data, _BYTES) for array in arrays]
         steps, stride = builder.extract_value(arrays[1].shape, 0), builder.extract_value(arrays[0].strides, 0)
         vector, size = ir.VectorType(_INT32, LANES), LANES * 4
@@ -188,7 +198,8 @@ def _product_alone(typing: Any, rows: Any, query: Any, start: Any, out: Any) -> 
         old = [_running(builder, vector, ir.Constant(vector, [0] * LANES), before) for _ in range(ROWS)]
         offset = builder.mul(step, _INT64(size))
         part = _load(builder, vector, builder.gep(pointers[1], [offset]), 0)
-        new = [_add_product(builder, vector, False, _load(builder, vector, builder.gep(first, [offset]), 0), part, total)
+        new = [_add_product(builder, vector, False, _load(builder, vector, builder.gep(first, [offset]), 0), part,
+                            total)
                for first, total in zip(firsts, old, strict=True)]
         next_step = builder.add(step, _INT64(1))
         step.add_incoming(next_step, body)
@@ -196,10 +207,12 @@ def _product_alone(typing: Any, rows: Any, query: Any, start: Any, out: Any) -> 
             total.add_incoming(longer, body)
         builder.cbranch(builder.icmp_signed("<", next_step, steps), body, after)
         builder.position_at_end(after)
-        across = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_INT32, [vector]), f"llvm.vector.reduce.add.v{LANES}i32")
+        across = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_INT32, [vector]),
+                                                f"llvm.vector.reduce.add.v{LANES}i32")
         first_sum = builder.load(arrays[2].data)
         for r, total in enumerate(new):
-            builder.store(builder.add(builder.call(across, [total]), first_sum), builder.gep(arrays[3].data, [_INT64(r)]))
+            builder.store(builder.add(builder.call(across, [total]), first_sum),
+                          builder.gep(arrays[3].data, [_INT64(r)]))
         return context.get_dummy_value()
 
     return types.void(rows, query, start, out), generate
@@ -210,7 +223,8 @@ _product_1, _product_2, _product_4 = _product(1), _product(2), _product(4)
 
 @jit
 def multiply(rows: Any, panel: Any, start: Any, out: Any) -> None:
-    """``out[r, j] = start[j] + rows[r] . panel[:, j]``; shapes as in :func:`_product`, or for one column :func:`_product_alone`."""
+    """``out[r, j] = start[j] + rows[r] . panel[:, j]``; shapes as in :func:`_product`, or for one column
+    :func:`_product_alone`."""
     width = out.shape[1] // LANES
     if width == 0:
         _product_alone(rows, panel, start, out)

@@ -31,8 +31,9 @@ def stored(vectors: Tensor) -> NDArray[Any]:
 def decode(data: Any, row: Any, out: Any, place: Any) -> None:
     """Write row ``row`` of ``data`` into ``out[place]``; for numba code only.
 
-    ``data`` [n, ...] float32, int16 (the bits of float16), uint16 (of bfloat16), int8 (codes) or uint64 (64 signs each, a set bit is 1,
-    another -1); ``out`` float32, or for the last two also uint8, which get 128 added. Columns of ``out`` beyond the data stay.
+    ``data`` [n, ...] float32, int16 (the bits of float16), uint16 (of bfloat16), int8 (codes) or uint64 (64 signs each,
+    a set bit is 1, another -1); ``out`` float32, or for the last two also uint8, which get 128 added. Columns of
+    ``out`` beyond the data stay.
     """
     raise NotImplementedError("decode runs in compiled code")
 
@@ -50,7 +51,8 @@ overload(decode)(_decoder)
 
 
 def decode_block(data: Any, first: Any, size: Any, out: Any) -> Any:
-    """Rows ``first`` to ``first + size`` decoded: ``out`` with them at its beginning, or a view of ``data`` where nothing is to decode.
+    """Rows ``first`` to ``first + size`` decoded: ``out`` with them at its beginning, or a view of ``data`` where
+    nothing is to decode.
 
     For numba code only. ``size`` is at most ``len(out)``; see :func:`decode`.
     """
@@ -119,7 +121,8 @@ def _fetch_line(typing: Any, data: Any, position: Any) -> Any:
 
 @lowered
 def _as_float32(typing: Any, value: Any) -> Any:
-    """A stored component as float32: float32 itself, the bits of a float16 (as int16), the bits of a bfloat16 (as uint16)."""
+    """A stored component as float32: float32 itself, the bits of a float16 (as int16), the bits of a bfloat16 (as
+    uint16)."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         (bits,) = arguments
@@ -134,7 +137,8 @@ def _as_float32(typing: Any, value: Any) -> Any:
 
 @lowered
 def _unpack_signs(typing: Any, word: Any, out: Any, position: Any) -> Any:
-    """Bit ``i`` of a uint64 at the flat place ``position + i`` of ``out``, i in 0..63: as 129 or 127 (uint8), as 1 or -1 (float32)."""
+    """Bit ``i`` of a uint64 at the flat place ``position + i`` of ``out``, i in 0..63: as 129 or 127 (uint8), as 1 or
+    -1 (float32)."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         bits, array, offset = arguments

@@ -1,4 +1,5 @@
-"""A score and its row as one whole number that sorts like them: by score, then, where scores are equal, the lower row higher."""
+"""A score and its row as one whole number that sorts like them: by score, then, where scores are equal, the lower row
+higher."""
 
 from __future__ import annotations
 
@@ -42,9 +43,11 @@ def score_of(key: Any) -> Any:
 
 @lowered
 def _bits(typing: Any, value: Any) -> Any:
-    return types.int32(types.float32), lambda context, builder, signature, arguments: builder.bitcast(arguments[0], ir.IntType(32))
+    return types.int32(types.float32), lambda context, builder, signature, arguments: builder.bitcast(arguments[0],
+                                                                                                      ir.IntType(32))
 
 
 @lowered
 def _float(typing: Any, bits: Any) -> Any:
-    return types.float32(types.int32), lambda context, builder, signature, arguments: builder.bitcast(arguments[0], ir.FloatType())
+    return types.float32(types.int32), lambda context, builder, signature, arguments: builder.bitcast(arguments[0],
+                                                                                                      ir.FloatType())

@@ -31,7 +31,8 @@ def maxsim(batch: Tensor, tokens: Tensor, offsets: Tensor, scales: Tensor | None
 
     def new_state() -> tuple[Array, Array, Array]:
         decoded, products = panels.block(tokens.shape[1])
-        return decoded, np.zeros((len(panels.data), *products.shape), products.dtype), np.empty(panels.start.shape, np.float32)
+        return decoded, np.zeros((len(panels.data), *products.shape), products.dtype), np.empty(panels.start.shape,
+                                                                                                np.float32)
 
     def work(scratch: tuple[Array, Array, Array], first: int, last: int) -> None:
         _score(data, weights, bounds, first, last, panels.data, panels.start, factors, *scratch, scores)
@@ -47,10 +48,12 @@ def _passages_a_chunk(bounds: Array, panels: Array) -> int:
 
 @jit
 def _score(
-    data: Any, weights: Any, bounds: Any, first: int, last: int, panels: Any, start: Any, factors: Any, decoded: Any, products: Any,
+    data: Any, weights: Any, bounds: Any, first: int, last: int, panels: Any, start: Any, factors: Any, decoded: Any,
+    products: Any,
     maxima: Any, scores: Any,
 ) -> None:
-    """The scores of passages ``first`` to ``last``. A block takes tokens as they come, of several passages where these are short."""
+    """The scores of passages ``first`` to ``last``. A block takes tokens as they come, of several passages where these
+    are short."""
     passage = first
     maxima[:] = -np.inf
     for block in range(bounds[first], bounds[last], ROWS):

@@ -15,7 +15,8 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Panels:
-    """``data`` [panels, steps, lanes] float32 or int32 (four signed bytes); ``start`` [panels, lanes] what sums start from.
+    """``data`` [panels, steps, lanes] float32 or int32 (four signed bytes); ``start`` [panels, lanes] what sums start
+    from.
 
     A single query in bytes is laid out as its rows are, [1, steps, LANES], and ``start`` is [1, 1].
     """
@@ -30,7 +31,8 @@ class Panels:
     def block(self, components: int) -> tuple[Array, Array]:
         """Scratch arrays of one thread: decoded rows, and their products."""
         whole = self.data.dtype == np.int32
-        rows = np.zeros((ROWS, self.data[0].size * 4 // self.lanes if whole else components), np.uint8 if whole else np.float32)
+        rows = np.zeros((ROWS, self.data[0].size * 4 // self.lanes if whole else components),
+                        np.uint8 if whole else np.float32)
         return rows, np.zeros((ROWS, self.lanes), self.data.dtype)
 
 
@@ -45,10 +47,11 @@ def float_panels(queries: NDArray[np.float32]) -> Panels:
 
 
 def code_panels(queries: NDArray[np.int8], components: int) -> Panels:
-    """Queries as whole numbers in -127..127, int8 [n, d], for rows of codes with ``components`` >= d of them (the others count nothing).
+    """Queries as whole numbers in -127..127, int8 [n, d], for rows of codes with ``components`` >= d of them (the
+    others count nothing).
 
-    The instruction multiplies unsigned by signed bytes, so that a row's codes are decoded with 128 added; the sums start from
-    -128 times the query's sum.
+    The instruction multiplies unsigned by signed bytes, so that a row's codes are decoded with 128 added; the sums
+    start from -128 times the query's sum.
     """
     alone = VNNI and len(queries) == 1
     together = 4 * LANES if alone else 4
@@ -64,7 +67,8 @@ def code_panels(queries: NDArray[np.int8], components: int) -> Panels:
     packed[:len(padded)] = padded.view(np.int32)
     start = np.zeros(count * lanes, np.int32)
     start[:len(padded)] = -128 * padded.sum(axis=1, dtype=np.int32)
-    return Panels(np.ascontiguousarray(packed.reshape(count, lanes, -1).transpose(0, 2, 1)), start.reshape(count, lanes))
+    return Panels(np.ascontiguousarray(packed.reshape(count, lanes, -1).transpose(0, 2, 1)),
+                  start.reshape(count, lanes))
 
 
 def _lanes(queries: int) -> int:

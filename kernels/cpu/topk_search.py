@@ -18,14 +18,15 @@ from .panels import Array, Panels, code_panels, float_panels
 from .workers import share_rows
 
 _PRODUCTS_A_CHUNK = 1 << 23
-"""Multiplications that take about a tenth of a millisecond: long against handing a chunk out, short against a search."""
+"""Multiplications that take about a tenth of a millisecond: long against handing a chunk out, short against a
+search."""
 _NONE = np.empty(0, np.float32)
 
 
 @dataclass(slots=True)
 class _Best:
-    """One thread's candidates: ``keys`` int64 [queries, capacity], the first ``counts`` [queries] of them filled. A row that
-    is not above ``thresholds`` float32 [panels, lanes] cannot be among the best."""
+    """One thread's candidates: ``keys`` int64 [queries, capacity], the first ``counts`` [queries] of them filled. A row
+    that is not above ``thresholds`` float32 [panels, lanes] cannot be among the best."""
 
     keys: NDArray[np.int64]
     counts: NDArray[np.int64]
@@ -33,8 +34,10 @@ class _Best:
     scratch: tuple[Array, Array, Array]
 
 
-def topk_search(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None, candidates: int) -> tuple[Tensor, Tensor]:
-    """See ``kernels.topk_search.topk_search``; ``queries`` float32, at least one of them, k <= n, ``candidates`` >= k rows for codes."""
+def topk_search(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None, candidates: int) -> tuple[Tensor,
+                                                                                                         Tensor]:
+    """See ``kernels.topk_search.topk_search``; ``queries`` float32, at least one of them, k <= n, ``candidates`` >= k
+    rows for codes."""
     data, floats = stored(vectors), np.ascontiguousarray(queries.numpy())
     if codes is None:
         scores, rows = best_rows(data, _NONE, float_panels(floats), len(floats), k, data.shape[1])
@@ -47,16 +50,19 @@ def topk_search(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None, c
     rows.sort(axis=1)
     scores = exact_scores(data, floats, rows)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return torch.from_numpy(np.take_along_axis(scores, order, axis=1)), torch.from_numpy(np.take_along_axis(rows, order, axis=1))
+    return torch.from_numpy(np.take_along_axis(scores, order, axis=1)), torch.from_numpy(np.take_along_axis(rows, order,
+                                                                                                            axis=1))
 
 
 def best_rows(
     data: Array, weights: NDArray[np.float32], panels: Panels, queries: int, k: int, components: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The ``k`` <= n rows of ``data`` [n, ...] with the highest scores for each of ``queries``: scores and rows [queries, k], best first.
+    """The ``k`` <= n rows of ``data`` [n, ...] with the highest scores for each of ``queries``: scores and rows
+    [queries, k], best first.
 
-    ``data`` is what ``decode`` reads, ``components`` numbers a row; a score is the product with ``panels``, times the row's weight where
-    ``weights`` is not empty. Equal scores by lower row. Raises ValueError for a score that is NaN or plus infinity.
+    ``data`` is what ``decode`` reads, ``components`` numbers a row; a score is the product with ``panels``, times the
+    row's weight where ``weights`` is not empty. Equal scores by lower row. Raises ValueError for a score that is NaN or
+    plus infinity.
     """
     # what no comparison with NaN rejects is kept, so that at first every row is
     thresholds = np.full(panels.start.shape, np.nan, np.float32)
@@ -69,9 +75,11 @@ def best_rows(
                      (rows, products, np.empty(panels.lanes, np.float32)))
 
     def work(state: _Best, first: int, last: int) -> None:
-        broken = _scan(data, weights, first, last, panels.data, panels.start, k, *state.scratch, state.thresholds, state.keys, state.counts)
+        broken = _scan(data, weights, first, last, panels.data, panels.start, k, *state.scratch, state.thresholds,
+                       state.keys, state.counts)
         if broken >= 0:
-            raise ValueError(f"topk_search: the score of row {broken} is NaN or infinite; remove vectors that are not finite")
+            raise ValueError(f"topk_search: the score of row {broken} is NaN or infinite; remove vectors that are not "
+                             f"finite")
 
     states = share_rows(len(data), _rows_a_chunk(len(data), panels.data.size), new_state, work)
     for state in states:  # what lies beyond was let go
@@ -86,7 +94,8 @@ def _rows_a_chunk(rows: int, products: int) -> int:
 
 
 def exact_scores(data: Array, queries: NDArray[np.float32], candidates: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Scores float32 [queries, m] of the rows that ``candidates`` int64 [queries, m] names, to the bit those of :func:`best_rows`."""
+    """Scores float32 [queries, m] of the rows that ``candidates`` int64 [queries, m] names, to the bit those of
+    :func:`best_rows`."""
     scores = np.empty(candidates.shape, np.float32)
     components = queries.shape[1]
 
@@ -105,7 +114,8 @@ def exact_scores(data: Array, queries: NDArray[np.float32], candidates: NDArray[
 
 @jit
 def _scan(
-    data: Any, weights: Any, first: int, last: int, panels: Any, start: Any, k: int, decoded: Any, products: Any, values: Any,
+    data: Any, weights: Any, first: int, last: int, panels: Any, start: Any, k: int, decoded: Any, products: Any,
+    values: Any,
     thresholds: Any, keys: Any, counts: Any,
 ) -> int:
     """Offer rows ``first`` to ``last`` to every query's candidates. Gives the first row with a broken score, or -1."""
@@ -129,7 +139,8 @@ def _scan(
 
 @jit
 def _keep(values: Any, row: int, first_query: int, thresholds: Any, k: int, keys: Any, counts: Any) -> bool:
-    """Add the row where it is above a query's threshold; a full list shrinks to its best ``k``. False for a broken score.
+    """Add the row where it is above a query's threshold; a full list shrinks to its best ``k``. False for a broken
+    score.
 
     A thread sees rows in ascending order, so that one that only equals the threshold comes after k that are as good.
     """
@@ -152,9 +163,11 @@ def _keep(values: Any, row: int, first_query: int, thresholds: Any, k: int, keys
 
 @jit
 def _rescore(
-    data: Any, queries: Any, candidates: Any, first: int, last: int, panel: Any, start: Any, decoded: Any, products: Any, scores: Any,
+    data: Any, queries: Any, candidates: Any, first: int, last: int, panel: Any, start: Any, decoded: Any,
+    products: Any, scores: Any,
 ) -> None:
-    """The exact scores of the candidates of queries ``first`` to ``last``, each query alone in the first lane of ``panel``."""
+    """The exact scores of the candidates of queries ``first`` to ``last``, each query alone in the first lane of
+    ``panel``."""
     for query in range(first, last):
         panel[:, 0] = queries[query]
         for block in range(0, candidates.shape[1], ROWS):

@@ -1,6 +1,7 @@
 """Rows shared out among threads: numba's compiled loops run without Python's global lock.
 
-Not numba's own threads (``prange``): its default threading layer ends the process when two threads of a program use it at once.
+Not numba's own threads (``prange``): its default threading layer ends the process when two threads of a program use it
+at once.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ S = TypeVar("S")
 def share_rows(rows: int, chunk: int, new_state: Callable[[], S], work: Callable[[S, int, int], None]) -> list[S]:
     """Call ``work(state, first, last)`` for consecutive chunks of ``range(rows)`` on torch's number of threads.
 
-    Each thread has a state of its own, made by ``new_state``, and sees its chunks in ascending order; which thread gets which chunk
-    is left to chance, so that a busy core delays nobody. Gives the states. Rows of one chunk are worked on by the caller alone.
+    Each thread has a state of its own, made by ``new_state``, and sees its chunks in ascending order; which thread gets
+    which chunk is left to chance, so that a busy core delays nobody. Gives the states. Rows of one chunk are worked on
+    by the caller alone.
     """
     starts = iter(range(0, rows, chunk))  # threads may share it: its step is one operation under Python's lock
 
@@ -35,7 +37,8 @@ def share_rows(rows: int, chunk: int, new_state: Callable[[], S], work: Callable
         return [run()]
     futures = [_pool(helpers).submit(run) for _ in range(helpers)]
     states = [run()]
-    return states + [future.result() for future in futures if not future.cancel()]  # one that found no core until now has no work left
+    # one that found no core until now has no work left
+    return states + [future.result() for future in futures if not future.cancel()]
 
 
 @functools.cache

@@ -1,7 +1,8 @@
-"""``attention_mass`` and ``attend`` on the GPU: the rows' log-sum-exp, then each tile of columns sums its own attention.
+"""``attention_mass`` and ``attend`` on the GPU: the rows' log-sum-exp, then each tile of columns sums its own
+attention.
 
-A program of the second phase owns a tile of columns of one KV head, reads its keys once and visits all the rows that share them: no
-atomics, and no more is written than the [KV, C] sums.
+A program of the second phase owns a tile of columns of one KV head, reads its keys once and visits all the rows that
+share them: no atomics, and no more is written than the [KV, C] sums.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def sum_columns(
     for start in range(0, total_rows, BLOCK_M):
         stacked = start + tl.arange(0, BLOCK_M)
         inside = stacked < total_rows
-        q = load_rows(query + kv_head * GROUP * query_head, stacked, rows, query_head, query_row, WIDTH, BLOCK_D, total_rows, DOT)
+        q = load_rows(query + kv_head * GROUP * query_head, stacked, rows, query_head, query_row, WIDTH, BLOCK_D,
+                      total_rows, DOT)
         weight = tl.load(weights + kv_head * total_rows + stacked, mask=inside, other=0.0)
         log_sum = tl.load(lse + kv_head * total_rows + stacked, mask=inside, other=0.0)
         scores = scores_of(k, q, inner, outer, SOFTCAP, PRECISION)
@@ -47,7 +49,8 @@ def sum_columns(
 
 
 def attention_mass(
-    query: Tensor, key: Tensor, own_key: Tensor, row_weights: Tensor, *, visible: Tensor, scale: float, softcap: float | None,
+    query: Tensor, key: Tensor, own_key: Tensor, row_weights: Tensor, *, visible: Tensor, scale: float,
+    softcap: float | None,
     reach: Reach | None,
 ) -> Tensor:
     """See ``kernels.attention_mass.attention_mass``."""
@@ -56,11 +59,13 @@ def attention_mass(
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, own_key: Tensor, own_value: Tensor, row_weights: Tensor, *, visible: Tensor, scale: float,
+    query: Tensor, key: Tensor, value: Tensor, own_key: Tensor, own_value: Tensor, row_weights: Tensor, *,
+    visible: Tensor, scale: float,
     softcap: float | None, reach: Reach | None,
 ) -> tuple[Tensor, Tensor]:
     """See ``kernels.attention_mass.attend``."""
-    rows, output = softmax_rows(query, key, own_key, row_weights, visible=visible, scale=scale, softcap=softcap, reach=reach,
+    rows, output = softmax_rows(query, key, own_key, row_weights, visible=visible, scale=scale, softcap=softcap,
+                                reach=reach,
                                 values=(value, own_value))
     return output, _mass(rows)
 

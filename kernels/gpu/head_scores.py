@@ -36,7 +36,8 @@ def sum_spans(
         for first_row in range(0, total_rows, BLOCK_M):
             stacked = first_row + tl.arange(0, BLOCK_M)
             inside = stacked < total_rows
-            q = load_rows(query + kv_head * GROUP * query_head, stacked, rows, query_head, query_row, WIDTH, BLOCK_D, total_rows, DOT)
+            q = load_rows(query + kv_head * GROUP * query_head, stacked, rows, query_head, query_row, WIDTH, BLOCK_D,
+                          total_rows, DOT)
             weight = tl.load(weights + kv_head * total_rows + stacked, mask=inside, other=0.0)
             log_sum = tl.load(lse + kv_head * total_rows + stacked, mask=inside, other=0.0)
             scores = scores_of(q, k, inner, outer, SOFTCAP, PRECISION)
@@ -49,7 +50,8 @@ def sum_spans(
 
 
 def head_scores(
-    query: Tensor, key: Tensor, own_key: Tensor, row_weights: Tensor, starts: Tensor, stops: Tensor, *, visible: Tensor, scale: float,
+    query: Tensor, key: Tensor, own_key: Tensor, row_weights: Tensor, starts: Tensor, stops: Tensor, *, visible: Tensor,
+    scale: float,
     softcap: float | None, reach: Reach | None,
 ) -> Tensor:
     """See ``kernels.head_scores.head_scores``; ``starts`` and ``stops`` int64 [spans], on any device."""
@@ -63,8 +65,10 @@ def head_scores(
     tiles = rows.dot.tiles(_TILES, key.shape[2], key.device)
     row_positions, context_positions, window = rows.window()
     sum_spans[(spans, len(key))](
-        query, key, rows.weights, rows.lse, row_positions, context_positions, starts.to(query.device), stops.to(query.device), result,
-        query.shape[1], rows.total, window, rows.inner, rows.outer, query.stride(0), query.stride(1), key.stride(0), key.stride(1),
+        query, key, rows.weights, rows.lse, row_positions, context_positions, starts.to(query.device),
+        stops.to(query.device), result,
+        query.shape[1], rows.total, window, rows.inner, rows.outer, query.stride(0), query.stride(1), key.stride(0),
+        key.stride(1),
         **rows.constants, HEADS=triton.next_power_of_2(heads // len(key)), BLOCK_M=tiles.rows, BLOCK_N=tiles.keys,
         num_warps=tiles.warps, num_stages=tiles.stages,
     )

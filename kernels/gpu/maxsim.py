@@ -1,4 +1,5 @@
-"""``maxsim`` on the GPU: one program a passage and query, tiles of the passage's tokens against all of the query's; no padding."""
+"""``maxsim`` on the GPU: one program a passage and query, tiles of the passage's tokens against all of the query's; no
+padding."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ def score_passages(
     WIDTH: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_T: tl.constexpr,
     CODES: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
-    """Grid (passages, queries). ``factors`` [query tokens] and ``weights`` [tokens] are the scales of codes, unused without."""
+    """Grid (passages, queries). ``factors`` [query tokens] and ``weights`` [tokens] are the scales of codes, unused
+    without."""
     passage = tl.program_id(0)
     which = tl.program_id(1).to(tl.int64)
     first = tl.load(offsets + passage)
@@ -28,7 +30,8 @@ def score_passages(
         query = start + tl.arange(0, BLOCK_Q)
         place = which * query_tokens + query
         here = query < query_tokens
-        q = tl.load(queries + place[:, None] * WIDTH + dims[None, :], mask=here[:, None] & (dims < WIDTH)[None, :], other=0).to(DOT)
+        q = tl.load(queries + place[:, None] * WIDTH + dims[None, :], mask=here[:, None] & (dims < WIDTH)[None, :],
+                    other=0).to(DOT)
         best = tl.full([BLOCK_Q], float("-inf"), tl.float32)
         broken = tl.zeros([BLOCK_Q], tl.int32)  # the maximum of numbers and NaN is a number
         for at in range(first, last, BLOCK_T):
@@ -52,7 +55,8 @@ def score_passages(
 def maxsim(batch: Tensor, tokens: Tensor, offsets: Tensor, scales: Tensor | None) -> Tensor:
     """See ``kernels.maxsim.maxsim``; ``batch`` [B, Q, d] with B, Q >= 1, at least one passage.
 
-    A query of the tokens' own dtype (bfloat16, float16) goes through the tensor cores as it is; others make float32 products.
+    A query of the tokens' own dtype (bfloat16, float16) goes through the tensor cores as it is; others make float32
+    products.
     """
     count, query_tokens, width = batch.shape
     scores = batch.new_empty((count, len(offsets) - 1), dtype=torch.float32)
@@ -67,5 +71,6 @@ def maxsim(batch: Tensor, tokens: Tensor, offsets: Tensor, scales: Tensor | None
     block_q = min(16 if slow or block_d > 256 else 64, max(16, triton.next_power_of_2(query_tokens)))
     score_passages[(len(offsets) - 1, count)](
         queries, factors, tokens.contiguous(), weights, offsets.contiguous(), scores, query_tokens,
-        WIDTH=width, BLOCK_D=block_d, BLOCK_Q=block_q, BLOCK_T=block_t, CODES=scales is not None, **constants, num_warps=4, num_stages=2)
+        WIDTH=width, BLOCK_D=block_d, BLOCK_Q=block_q, BLOCK_T=block_t, CODES=scales is not None, **constants,
+        num_warps=4, num_stages=2)
     return scores

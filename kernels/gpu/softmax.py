@@ -1,10 +1,13 @@
-"""The first phase of every row kernel: each row's log-sum-exp over the context's and its own keys, and with values its output.
+"""The first phase of every row kernel: each row's log-sum-exp over the context's and its own keys, and with values its
+output.
 
-The context is cut in splits, which run side by side (flash decoding); the own keys are one more. Each program takes a tile of the stacked
-rows of one KV head, so that a key that was read serves its whole group of query heads. The splits' results are combined in their
-order: no atomics, the same bits every time. Scores are kept in base 2 (``log2(e)`` is folded into the scale).
+The context is cut in splits, which run side by side (flash decoding); the own keys are one more. Each program takes a
+tile of the stacked rows of one KV head, so that a key that was read serves its whole group of query heads. The splits'
+results are combined in their order: no atomics, the same bits every time. Scores are kept in base 2 (``log2(e)`` is
+folded into the scale).
 
-Indices are 32 bits wide and places in memory 64: a token's number times a stride may exceed 2^31 in a large or strided tensor.
+Indices are 32 bits wide and places in memory 64: a token's number times a stride may exceed 2^31 in a large or strided
+tensor.
 """
 
 from __future__ import annotations
@@ -43,11 +46,13 @@ def scores_of(left, right, inner, outer, SOFTCAP: tl.constexpr, PRECISION: tl.co
 
 
 @triton.jit
-def load_rows(base, stacked, rows, stride_head, stride_row, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr, TOTAL, DOT: tl.constexpr):
+def load_rows(base, stacked, rows, stride_head, stride_row, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr, TOTAL,
+              DOT: tl.constexpr):
     """The queries [BLOCK, BLOCK_D] of stacked rows, where ``base`` is at the first query head of their KV head."""
     lane = tl.arange(0, BLOCK_D)
     place = (stacked // rows).to(tl.int64) * stride_head + (stacked % rows).to(tl.int64) * stride_row
-    return tl.load(base + place[:, None] + lane[None, :], mask=(stacked < TOTAL)[:, None] & (lane < WIDTH)[None, :], other=0.0).to(DOT)
+    return tl.load(base + place[:, None] + lane[None, :], mask=(stacked < TOTAL)[:, None] & (lane < WIDTH)[None, :],
+                   other=0.0).to(DOT)
 
 
 @triton.jit
@@ -79,7 +84,8 @@ def partial_softmax(
     query_head, query_row, key_head, key_token, value_head, value_token,
     own_key_head, own_key_token, own_value_head, own_value_token,
     GROUP: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    HAS_VALUE: tl.constexpr, HAS_WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_VALUE: tl.constexpr, HAS_WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     """Grid (splits + 1, row tiles, KV heads); the last split is the own keys."""
     split = tl.program_id(0)
@@ -92,7 +98,8 @@ def partial_softmax(
         needed = tl.max(tl.abs(weight), axis=0) > 0
     if needed:
         row = stacked % rows
-        q = load_rows(query + kv_head * GROUP * query_head, stacked, rows, query_head, query_row, WIDTH, BLOCK_D, total_rows, DOT)
+        q = load_rows(query + kv_head * GROUP * query_head, stacked, rows, query_head, query_row, WIDTH, BLOCK_D,
+                      total_rows, DOT)
         top = tl.full([BLOCK_M], float("-inf"), tl.float32)
         total = tl.zeros([BLOCK_M], tl.float32)
         output = tl.zeros([BLOCK_M, BLOCK_D if HAS_VALUE else 1], tl.float32)
@@ -107,7 +114,8 @@ def partial_softmax(
                 scores = scores_of(q, k, inner, outer, SOFTCAP, PRECISION)
                 seen = (tokens < last)[None, :]
                 if HAS_WINDOW:
-                    seen &= row_position[:, None] - tl.load(context_positions + tokens, mask=tokens < last, other=0)[None, :] < window
+                    seen &= row_position[:, None] - tl.load(context_positions + tokens, mask=tokens < last,
+                                                            other=0)[None, :] < window
                 v = k
                 if HAS_VALUE:
                     v = load_tokens(value + kv_head * value_head, tokens, last, value_token, WIDTH, BLOCK_D, DOT)
@@ -118,12 +126,15 @@ def partial_softmax(
                 tokens = start + tl.arange(0, BLOCK_N)
                 k = load_tokens(own_key + kv_head * own_key_head, tokens, own, own_key_token, WIDTH, BLOCK_D, DOT)
                 scores = scores_of(q, k, inner, outer, SOFTCAP, PRECISION)
-                seen = tl.load(visible + row.to(tl.int64)[:, None] * own + tokens[None, :], mask=(tokens < own)[None, :], other=0) != 0
+                seen = tl.load(visible + row.to(tl.int64)[:, None] * own + tokens[None, :],
+                               mask=(tokens < own)[None, :], other=0) != 0
                 if HAS_WINDOW:
-                    seen &= row_position[:, None] - tl.load(own_positions + tokens, mask=tokens < own, other=0)[None, :] < window
+                    seen &= row_position[:, None] - tl.load(own_positions + tokens, mask=tokens < own,
+                                                            other=0)[None, :] < window
                 v = k
                 if HAS_VALUE:
-                    v = load_tokens(own_value + kv_head * own_value_head, tokens, own, own_value_token, WIDTH, BLOCK_D, DOT)
+                    v = load_tokens(own_value + kv_head * own_value_head, tokens, own, own_value_token, WIDTH, BLOCK_D,
+                                    DOT)
                 scores = tl.where(seen, scores, float("-inf"))
                 top, total, output = accumulate(scores, v, top, total, output, HAS_VALUE, DOT, PRECISION)
         place = (kv_head * (splits + 1) + split) * total_rows + stacked
@@ -131,7 +142,8 @@ def partial_softmax(
         if HAS_VALUE:
             lane = tl.arange(0, BLOCK_D)
             output = output / tl.where(total > 0, total, 1.0)[:, None]
-            tl.store(partial_output + place[:, None] * WIDTH + lane[None, :], output, mask=inside[:, None] & (lane < WIDTH)[None, :])
+            tl.store(partial_output + place[:, None] * WIDTH + lane[None, :], output,
+                     mask=inside[:, None] & (lane < WIDTH)[None, :])
 
 
 @triton.jit
@@ -157,8 +169,10 @@ def combine_splits(
         for number in range(parts):
             place = (kv_head * parts + number) * total_rows + stacked
             share = tl.exp2(tl.load(partial_lse + place, mask=inside, other=float("-inf")) - whole)
-            mixed += share[:, None] * tl.load(partial_output + place[:, None] * WIDTH + lane[None, :], mask=here, other=0.0)
-        tl.store(output + (kv_head * total_rows + stacked)[:, None] * WIDTH + lane[None, :], mixed.to(output.dtype.element_ty), mask=here)
+            mixed += share[:, None] * tl.load(partial_output + place[:, None] * WIDTH + lane[None, :], mask=here,
+                                              other=0.0)
+        tl.store(output + (kv_head * total_rows + stacked)[:, None] * WIDTH + lane[None, :],
+                 mixed.to(output.dtype.element_ty), mask=here)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +203,12 @@ class StackedRows:
 
 
 def softmax_rows(
-    query: Tensor, key: Tensor, own_key: Tensor, row_weights: Tensor, *, visible: Tensor, scale: float, softcap: float | None,
+    query: Tensor, key: Tensor, own_key: Tensor, row_weights: Tensor, *, visible: Tensor, scale: float,
+    softcap: float | None,
     reach: Reach | None, values: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[StackedRows, Tensor]:
-    """The first phase: the rows with their log-sum-exp, and their output [H, R, d] in ``query``'s dtype (empty without ``values``).
+    """The first phase: the rows with their log-sum-exp, and their output [H, R, d] in ``query``'s dtype (empty without
+    ``values``).
 
     Without values, the log-sum-exp of a tile of rows without weight is left undefined.
     """
@@ -215,7 +231,8 @@ def softmax_rows(
     partial_lse = query.new_empty(kv_heads, splits + 1, total, dtype=torch.float32)
     partial_output = query.new_empty((*partial_lse.shape, width) if values else 0, dtype=torch.float32)
     output = torch.empty(query.shape if values else 0, dtype=query.dtype, device=query.device)
-    result = StackedRows(query, key, row_weights.to(torch.float32).reshape(kv_heads, total).contiguous(), lse, reach, inner, outer, dot,
+    result = StackedRows(query, key, row_weights.to(torch.float32).reshape(kv_heads, total).contiguous(), lse, reach,
+                         inner, outer, dot,
                   constants)
     row_positions, context_positions, window = result.window()
     partial_softmax[(splits + 1, row_tiles, kv_heads)](
@@ -224,17 +241,20 @@ def softmax_rows(
         rows, total, columns, own, splits, per_split, window, inner, outer,
         query.stride(0), query.stride(1), key.stride(0), key.stride(1), value.stride(0), value.stride(1),
         own_key.stride(0), own_key.stride(1), own_value.stride(0), own_value.stride(1),
-        **constants, BLOCK_M=tiles.rows, BLOCK_N=tiles.keys, HAS_VALUE=values is not None, num_warps=tiles.warps, num_stages=tiles.stages,
+        **constants, BLOCK_M=tiles.rows, BLOCK_N=tiles.keys, HAS_VALUE=values is not None, num_warps=tiles.warps,
+        num_stages=tiles.stages,
     )
     combine_splits[(triton.cdiv(total, _COMBINED_ROWS), kv_heads)](
-        partial_lse, partial_output, lse, output, total, splits + 1, WIDTH=width, BLOCK_D=constants["BLOCK_D"], BLOCK_M=_COMBINED_ROWS,
+        partial_lse, partial_output, lse, output, total, splits + 1, WIDTH=width, BLOCK_D=constants["BLOCK_D"],
+        BLOCK_M=_COMBINED_ROWS,
         PARTS=triton.next_power_of_2(splits + 1), HAS_VALUE=values is not None, num_warps=4,
     )
     return result, output
 
 
 def _splits(columns: int, tile: int, programs: int) -> tuple[int, int]:
-    """How many splits of how many columns keep the GPU busy beside ``programs`` row tiles; none where there is no context."""
+    """How many splits of how many columns keep the GPU busy beside ``programs`` row tiles; none where there is no
+    context."""
     if columns == 0:
         return 0, tile
     wanted = max(1, _PROGRAMS_WANTED // programs)

@@ -1,4 +1,5 @@
-"""``span_filter_sum`` on the GPU: one program a passage, which reads its values three times (they stay in the cache)."""
+"""``span_filter_sum`` on the GPU: one program a passage, which reads its values three times (they stay in the
+cache)."""
 
 from __future__ import annotations
 
@@ -42,6 +43,7 @@ def span_filter_sum(values: Tensor, starts: Tensor, stops: Tensor, *, deviations
     result = torch.empty(len(starts), dtype=torch.float32, device=values.device)
     if len(starts):
         filter_and_sum[(len(starts),)](
-            values.contiguous(), starts.to(values.device), stops.to(values.device), result, deviations, TOKENS=TOKENS, num_warps=4,
+            values.contiguous(), starts.to(values.device), stops.to(values.device), result, deviations, TOKENS=TOKENS,
+            num_warps=4,
         )
     return result

@@ -24,10 +24,12 @@ class Tiles:
 
 
 ByWidth = Mapping[int, Tiles]
-"""Tiles for tensor cores by the bytes of one row of operands: 128, 256 or 512 (64, 128 or 256 dimensions of bfloat16)."""
+"""Tiles for tensor cores by the bytes of one row of operands: 128, 256 or 512 (64, 128 or 256 dimensions of
+bfloat16)."""
 
 _NARROW, _WIDE = Tiles(32, 32, 8, 1), Tiles(16, 16, 4, 1)
-"""Tiles for float32 products without tensor cores, whose operands are held in registers: up to 64 dimensions, and above."""
+"""Tiles for float32 products without tensor cores, whose operands are held in registers: up to 64 dimensions, and
+above."""
 
 _ROOMY = 160 * 1024
 """Bytes of shared memory from which loading ahead fits (A100: 163 KiB, H100: 227); other GPUs since Ampere have 99."""
@@ -42,7 +44,8 @@ class Dot:
 
     @classmethod
     def of(cls, *tensors: Tensor) -> Dot:
-        """float16 and bfloat16 as they are; both together as TF32, which holds the values of either exactly; all else in float32."""
+        """float16 and bfloat16 as they are; both together as TF32, which holds the values of either exactly; all else
+        in float32."""
         kinds = {tensor.dtype for tensor in tensors}
         if not kinds <= {torch.float16, torch.bfloat16}:
             return cls(torch.float32, "ieee")

@@ -1,8 +1,9 @@
-"""``topk_search`` on the GPU: the largest score of each bin of rows is all that is written, then the best bins are scored row by row.
+"""``topk_search`` on the GPU: the largest score of each bin of rows is all that is written, then the best bins are
+scored row by row.
 
-A bin that holds one of the k best rows has one of the k largest maxima, so that k bins are enough; ``_SPARE`` more stand for the
-rounding in which the two passes may differ. The first pass is a matrix product (of codes, where there are any); the second sums in
-float32, each score by itself, so that it depends on its query and its row alone.
+A bin that holds one of the k best rows has one of the k largest maxima, so that k bins are enough; ``_SPARE`` more
+stand for the rounding in which the two passes may differ. The first pass is a matrix product (of codes, where there are
+any); the second sums in float32, each score by itself, so that it depends on its query and its row alone.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def bin_maxima(
     WIDTH: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BIN: tl.constexpr,
     KIND: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):
-    """Grid (query tiles x row tiles), queries first, so that neighbours read the same rows. KIND: floats, int8 or binary.
+    """Grid (query tiles x row tiles), queries first, so that neighbours read the same rows. KIND: floats, int8 or
+    binary.
 
     A score that is NaN counts as infinite: its bin is then among the best, where the second pass finds it.
     """
@@ -104,10 +106,13 @@ class _First:
     constants: dict[str, Any]
 
 
-def topk_search(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None, candidates: int) -> tuple[Tensor, Tensor]:
-    """See ``kernels.topk_search.topk_search``; at least one query, k <= n, with codes the rows of ``candidates`` bins are rescored.
+def topk_search(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None, candidates: int) -> tuple[Tensor,
+                                                                                                         Tensor]:
+    """See ``kernels.topk_search.topk_search``; at least one query, k <= n, with codes the rows of ``candidates`` bins
+    are rescored.
 
-    Queries of the vectors' own dtype (bfloat16, float16) go through the tensor cores as they are; others make float32 products.
+    Queries of the vectors' own dtype (bfloat16, float16) go through the tensor cores as they are; others make float32
+    products.
     """
     queries, vectors = queries.contiguous(), vectors.contiguous()
     first = _floats(queries, vectors) if codes is None else _codes(queries, codes.to(vectors.device))
@@ -126,7 +131,8 @@ def topk_search(queries: Tensor, vectors: Tensor, k: int, codes: Codes | None, c
 
 
 def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The ``k`` largest of each row of ``scores`` float32 [B, m] and their places, best first, equal ones in the order of their places.
+    """The ``k`` largest of each row of ``scores`` float32 [B, m] and their places, best first, equal ones in the order
+    of their places.
 
     Score and place are made one whole number, since torch's own top-k does not say which of equal ones it takes.
     """
@@ -147,7 +153,8 @@ def _floats(queries: Tensor, vectors: Tensor) -> _First:
 def _codes(queries: Tensor, codes: Codes) -> _First:
     whole = codes.query_codes(queries.float())
     data = codes.data if codes.kind == "int8" else codes.data.view(torch.int32)
-    return _First(whole, data.contiguous(), codes.weights.contiguous(), 16, codes.kind, torch.int8, {"DOT": tl.int8, "PRECISION": "ieee"})
+    return _First(whole, data.contiguous(), codes.weights.contiguous(), 16, codes.kind, torch.int8,
+                  {"DOT": tl.int8, "PRECISION": "ieee"})
 
 
 def _maxima(first: _First, rows: int) -> Tensor:
@@ -160,6 +167,7 @@ def _maxima(first: _First, rows: int) -> Tensor:
     grid = (triton.cdiv(count, block_q) * triton.cdiv(rows, _ROWS),)
     bin_maxima[grid](
         first.queries, first.data, first.weights, maxima, count, rows, bins, first.data.stride(0),
-        WIDTH=width, BLOCK_Q=block_q, BLOCK_N=_ROWS, BLOCK_D=tile.keys, BIN=first.bin, KIND=first.kind, **first.constants,
+        WIDTH=width, BLOCK_Q=block_q, BLOCK_N=_ROWS, BLOCK_D=tile.keys, BIN=first.bin, KIND=first.kind,
+        **first.constants,
         num_warps=tile.warps if block_q > 32 else 4, num_stages=tile.stages)
     return maxima

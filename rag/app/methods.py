@@ -16,8 +16,8 @@ _CARD = ("authors", "year", "arxiv", "code", "note")
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """An entry of a table. ``summary`` is the first sentence of its docstring, ``card`` what its paper is, where it has one
-    (authors, year, arxiv, code, note). ``error`` says why it cannot be imported; empty for one that can."""
+    """An entry of a table. ``summary`` is the first sentence of its docstring, ``card`` what its paper is, where it has
+    one (authors, year, arxiv, code, note). ``error`` says why it cannot be imported; empty for one that can."""
 
     group: str
     name: str

@@ -1,7 +1,8 @@
-"""Outputs of deterministic stages on disk, one small JSON file a query, so that a batch reuses what single queries computed.
+"""Outputs of deterministic stages on disk, one small JSON file a query, so that a batch reuses what single queries
+computed.
 
-The key is the stage's fingerprint (settings, index version, weights) with the inputs' own content. A damaged entry counts
-as absent, and a disk that is full costs the cache, never the run.
+The key is the stage's fingerprint (settings, index version, weights) with the inputs' own content. A damaged entry
+counts as absent, and a disk that is full costs the cache, never the run.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _OF_STORES = (Ranking, Group, State)
 
 
 class StageCache:
-    """A folder of stage outputs; several processes may share it. An entry begins with a digest of its key and of the rest of it."""
+    """A folder of stage outputs; several processes may share it. An entry begins with a digest of its key and of the
+    rest of it."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
@@ -80,15 +82,18 @@ class StageCache:
 
 
 class Names:
-    """One query's ``inputs`` without the names in their histories: pipelines that call the same stages otherwise share what is kept.
+    """One query's ``inputs`` without the names in their histories: pipelines that call the same stages otherwise share
+    what is kept.
 
-    Each name stands for its place among the names of the inputs; those of stages within the stage at ``path`` for their own path there.
+    Each name stands for its place among the names of the inputs; those of stages within the stage at ``path`` for their
+    own path there.
     """
 
     def __init__(self, inputs: Sequence[Any], path: str) -> None:
         self._places: dict[str, str] = {}
         self._path = path + "/"
-        self.inputs = [_renamed(value, lambda name: self._places.setdefault(name, f"#{len(self._places)}")) for value in inputs]
+        self.inputs = [_renamed(value, lambda name: self._places.setdefault(name, f"#{len(self._places)}"))
+                       for value in inputs]
         self._names = {place: name for name, place in self._places.items()}
 
     def removed(self, value: Any) -> Any:

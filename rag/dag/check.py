@@ -38,7 +38,8 @@ def _unused(plan: Plan, prefix: str) -> Iterator[Problem]:
             continue
         for port in plan.nodes[name].stage.ports().outputs if name in plan.nodes else ():
             if not any(ref.node == name and ref.output in ("", port.name) for ref in used):
-                yield Problem(f"nothing uses its output {port.name!r}", f"stage {prefix + name!r}", "connect it, or leave it so",
+                yield Problem(f"nothing uses its output {port.name!r}", f"stage {prefix + name!r}",
+                              "connect it, or leave it so",
                               fatal=False)
 
 
@@ -52,7 +53,8 @@ def _without_text(plan: Plan, name: str) -> Iterator[Problem]:
         except RegardError:
             continue  # the retriever's own check reports an index that cannot be opened
         if not has_text:
-            yield Problem(f"it reads passages' text, and {uri} stores none", "", "index again with text, or rerank without text")
+            yield Problem(f"it reads passages' text, and {uri} stores none", "",
+                          "index again with text, or rerank without text")
 
 
 def _stores_above(plan: Plan, name: str) -> set[str]:

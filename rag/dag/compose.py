@@ -1,7 +1,7 @@
 """Sugar over the same graph: ``BM25(index) >> CrossEncoder()``, ``Fuse()(BM25(index), Dense(index)) >> Reader()``.
 
-What stands on the left feeds the ports of the stage on the right by their types: the last output where it fits, and what a
-pipeline is given (a query) elsewhere. Outputs are called ``passages``, ``answer``, or by their type.
+What stands on the left feeds the ports of the stage on the right by their types: the last output where it fits, and
+what a pipeline is given (a query) elsewhere. Outputs are called ``passages``, ``answer``, or by their type.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def _ended(draft: Draft, stage: Stage, last: list[Ref]) -> Plan:
             fits = draft.input(port.type, port.name)
         if fits is None:
             raise PipelineError(f"nothing before it gives what port {port.name!r} of {type(stage).__name__} takes, "
-                                f"Batch[{type_name(port.type)}]", where="pipeline", hint="build it with Pipeline(), input and add")
+                                f"Batch[{type_name(port.type)}]", where="pipeline",
+                                hint="build it with Pipeline(), input and add")
         refs.append(fits)
         if fits in left and len(left) > 1:
             left.remove(fits)

@@ -29,7 +29,8 @@ from .plan import Plan
 from .stage import Stage
 
 FORMAT = 2
-_OLDER = ("write regard: 2, and for each stage {part: NAME, inputs: [...], SETTING: ...}: part for stage, and the settings beside it; "
+_OLDER = ("write regard: 2, and for each stage {part: NAME, inputs: [...], SETTING: ...}: part for stage, and the "
+          "settings beside it; "
           "regard init writes an example")
 
 
@@ -44,14 +45,16 @@ _Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar(
 def dump(plan: Plan, name: str) -> str:
     """The plan as YAML text, which is read back to see that it gives the same plan.
 
-    Raises ``ConfigError`` for a part that a file cannot name, and for a setting that it would give back as something else.
+    Raises ``ConfigError`` for a part that a file cannot name, and for a setting that it would give back as something
+    else.
     """
     try:
         text: str = yaml.dump({"regard": FORMAT, "name": name, **plan.to_plain()}, Dumper=_Dumper, sort_keys=False,
                               allow_unicode=True, width=120, default_flow_style=None)
     except yaml.YAMLError as error:
         raise ConfigError(f"a setting is no plain value: {error}", where=name,
-                          hint="name things instead of passing objects; a file holds text, numbers, lists and mappings") from None
+                          hint="name things instead of passing objects; a file holds text, numbers, lists and "
+                               "mappings") from None
     _expect_same(plan, parse(text, {}, "what a file would hold")[1])
     return text
 
@@ -63,9 +66,11 @@ def _expect_same(plan: Plan, again: Plan) -> None:
         for setting, value in stage.settings().items():
             before, read = _known(value), _known(getattr(after, setting))
             if before != read:
-                raise ConfigError(f"a file cannot hold the setting {setting!r}, {_shown(before)}: it would be read back as "
+                raise ConfigError(f"a file cannot hold the setting {setting!r}, {_shown(before)}: it would be read "
+                                  f"back as "
                                   f"{_shown(read)}", where=f"stage {name!r}",
-                                  hint="use a value of the classes that Regard knows by name, or build this pipeline in Python")
+                                  hint="use a value of the classes that Regard knows by name, or build this pipeline "
+                                       "in Python")
 
 
 def _known(value: Any) -> Any:
@@ -82,11 +87,13 @@ def save(plan: Plan, name: str, path: str | Path) -> None:
     write_text(path, text)
 
 
-def load(path: str | Path, settings: Mapping[str, Any] | None = None, allow_keys: Sequence[str] = ()) -> tuple[str, Plan]:
-    """Read a file: the pipeline's name and plan. ``settings`` replace the setting of that name in every stage that has it.
+def load(path: str | Path, settings: Mapping[str, Any] | None = None, allow_keys: Sequence[str] = ()) -> tuple[str,
+                                                                                                               Plan]:
+    """Read a file: the pipeline's name and plan. ``settings`` replace the setting of that name in every stage that has
+    it.
 
-    A file may be anybody's: its stages know where they are from, and may send only those keys to a server that the user allows it
-    (``allow_keys``: ``HOST=VARIABLE``; and what ``rag.trust`` lists).
+    A file may be anybody's: its stages know where they are from, and may send only those keys to a server that the user
+    allows it (``allow_keys``: ``HOST=VARIABLE``; and what ``rag.trust`` lists).
     """
     rules = key_rules(allow_keys, "allow_keys")
     return parse(read_text(local_path(path, "pipeline file"), MOST_YAML), settings or {}, str(path), rules)
@@ -101,7 +108,8 @@ def parse(text: str, settings: Mapping[str, Any], where: str, rules: tuple[KeyRu
     if data["regard"] != FORMAT or _is_older(data):
         raise ConfigError(f"this file is of another form (regard: {data['regard']!r:.20})", where=where, hint=_OLDER)
     name = str(data.get("name", "pipeline"))
-    plan = from_plain(_overridden({key: value for key, value in data.items() if key not in ("regard", "name")}, settings), where)
+    plan = from_plain(_overridden({key: value for key, value in data.items() if key not in ("regard", "name")},
+                                  settings), where)
     origin = FileOrigin(where, rules, frozenset(settings))
     for _, one in nested(plan):
         if isinstance(one, Stage):
@@ -147,7 +155,8 @@ def schema() -> dict[str, Any]:
 
 def _connected(one: dict[str, Any]) -> dict[str, Any]:
     """A stage's schema with what it is connected to."""
-    inputs = {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "object", "additionalProperties": {"type": "string"}}]}
+    inputs = {"anyOf": [{"type": "array", "items": {"type": "string"}},
+                        {"type": "object", "additionalProperties": {"type": "string"}}]}
     return {**one, "properties": {**one["properties"], "inputs": inputs}, "required": ["part", "inputs"]}
 
 

@@ -1,7 +1,7 @@
 """Control: stages that hold plans, so that fan-out, choice and repetition stay within a DAG.
 
-A plan is given as a pipeline, a stage, or an annotated function. The same executor runs it: its stages stand in the trace under the path of the
-stage that holds them (``hop/2/bm25``), and a batch gives what single queries give.
+A plan is given as a pipeline, a stage, or an annotated function. The same executor runs it: its stages stand in the
+trace under the path of the stage that holds them (``hop/2/bm25``), and a batch gives what single queries give.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ class Control(Stage):
 
 
 class Each(Control):
-    """Runs ``body`` over the members of groups: the input called ``over`` (the first, by default) is a ``Group``, the others go to all of
-    its members. The members of all queries are one batch. Each output is a ``Group`` again, in the members' order.
+    """Runs ``body`` over the members of groups: the input called ``over`` (the first, by default) is a ``Group``, the
+    others go to all of its members. The members of all queries are one batch. Each output is a ``Group`` again, in the
+    members' order.
     """
 
     body: Body = field(kw_only=False)
@@ -45,13 +46,14 @@ class Each(Control):
 
     def __post_init__(self) -> None:
         if self.over and self.over not in self.body.inputs:
-            raise ConfigError(f"the body has no input {self.over!r}", where="Each", hint=f"its inputs: {', '.join(self.body.inputs)}")
+            raise ConfigError(f"the body has no input {self.over!r}", where="Each",
+                              hint=f"its inputs: {', '.join(self.body.inputs)}")
 
     def ports(self) -> Ports:
         given = self.body.ports()
-        inputs = tuple(Port(port.name, Group[port.type] if port.name == self._over else port.type)  # type: ignore[name-defined]  # made now
+        inputs = tuple(Port(port.name, _group_of(port.type) if port.name == self._over else port.type)
                        for port in given.inputs)
-        return _ports(inputs, [Port(port.name, Group[port.type]) for port in given.outputs])  # type: ignore[name-defined]  # made now
+        return _ports(inputs, [Port(port.name, _group_of(port.type)) for port in given.outputs])
 
     @property
     def _over(self) -> str:
@@ -70,6 +72,10 @@ class Each(Control):
         return _bundled(self.ports(), [Batch(_regrouped(batch, groups)) for batch in outputs.values()])
 
 
+def _group_of(kind: Any) -> Any:
+    return Group[kind]
+
+
 def _regrouped(members: Batch[Any], groups: Batch[Group[Any]]) -> Iterator[Group[Any]]:
     rest = iter(members)
     for group in groups:
@@ -82,9 +88,11 @@ class OpenRoutes(NamedTuple):
 
 
 class Choose(Control):
-    """Runs each query through the one of ``routes`` that the verdict of ``gate`` names; ``otherwise`` is taken for a label without a route.
+    """Runs each query through the one of ``routes`` that the verdict of ``gate`` names; ``otherwise`` is taken for a
+    label without a route.
 
-    Gate and routes are fed by the inputs of their names; all routes give the same types. A route that no query takes opens nothing.
+    Gate and routes are fed by the inputs of their names; all routes give the same types. A route that no query takes
+    opens nothing.
     """
 
     gate: Body = field(kw_only=False)
@@ -96,11 +104,14 @@ class Choose(Control):
         if not self.routes:
             raise ConfigError("there are no routes", where="Choose", hint='routes={"easy": BM25(...), "hard": other}')
         if self.otherwise and self.otherwise not in self.routes:
-            raise ConfigError(f"there is no route {self.otherwise!r}", where="Choose", hint=f"routes: {', '.join(self.routes)}")
+            raise ConfigError(f"there is no route {self.otherwise!r}", where="Choose",
+                              hint=f"routes: {', '.join(self.routes)}")
         (first, wanted), *others = ((label, _types(plan)) for label, plan in self.routes.items())
         for label, types in others:
-            if len(types) != len(wanted) or not all(meets(a, b) and meets(b, a) for a, b in zip(types, wanted, strict=True)):
-                raise ConfigError(f"the routes give different types: {label!r} gives {_named(types)}, {first!r} gives {_named(wanted)}",
+            if len(types) != len(wanted) or not all(meets(a, b) and meets(b, a)
+                                                    for a, b in zip(types, wanted, strict=True)):
+                raise ConfigError(f"the routes give different types: {label!r} gives {_named(types)}, {first!r} gives "
+                                  f"{_named(wanted)}",
                                   where="Choose", hint="end all routes with stages that give the same")
         self.ports()
 
@@ -109,7 +120,8 @@ class Choose(Control):
         return _ports(_inputs([self.gate, *self.routes.values()], "Choose"), first.ports().outputs)
 
     def open(self, scope: Scope, /) -> OpenRoutes:
-        return OpenRoutes(OpenPlan(self.gate, scope), {label: OpenPlan(plan, scope) for label, plan in self.routes.items()})
+        return OpenRoutes(OpenPlan(self.gate, scope),
+                          {label: OpenPlan(plan, scope) for label, plan in self.routes.items()})
 
     def run(self, opened: OpenRoutes, *inputs: Batch[Any]) -> Any:
         given = {port.name: batch for port, batch in zip(self.ports().inputs, inputs, strict=True)}
@@ -119,7 +131,8 @@ class Choose(Control):
             taken.setdefault(self._route(verdict), []).append(i)
         results: list[list[Any]] = [[None] * len(verdicts) for _ in self.ports().outputs]
         for label, positions in taken.items():
-            for result, batch in zip(results, _run_some(opened.routes[label], self.routes[label], given, positions, label), strict=True):
+            for result, batch in zip(results, _run_some(opened.routes[label], self.routes[label], given, positions,
+                                                        label), strict=True):
                 for i, value in zip(positions, batch, strict=True):
                     result[i] = value
         return _bundled(self.ports(), [Batch(result) for result in results])
@@ -138,8 +151,9 @@ class OpenLoop(NamedTuple):
 
 
 class Loop(Control):
-    """Repeats ``body``, a plan from ``State`` to ``State``, over the queries that are not done, at most ``most`` times; a query that is done
-    leaves the batch. It is done when the body sets ``state.done``, or when the verdict of ``until`` on its state is ``done``.
+    """Repeats ``body``, a plan from ``State`` to ``State``, over the queries that are not done, at most ``most`` times;
+    a query that is done leaves the batch. It is done when the body sets ``state.done``, or when the verdict of
+    ``until`` on its state is ``done``.
 
     ``state.hop`` counts from 1. What begins a state is ``Begin``, and ``Hops`` gives the rankings that it gathered.
     """
@@ -151,7 +165,8 @@ class Loop(Control):
     def __post_init__(self) -> None:
         given, made = list(self.body.inputs.values()), _types(self.body)
         if given != [State] or made != [State]:
-            raise ConfigError(f"the body goes from {_named(given)} to {_named(made)}, not from State to State", where="Loop",
+            raise ConfigError(f"the body goes from {_named(given)} to {_named(made)}, not from State to State",
+                              where="Loop",
                               hint="begin it with p.input(State), and end it with a stage that gives the next State")
         if self.until is not None:
             _expect_verdict(self.until, "Loop")
@@ -176,7 +191,8 @@ class Loop(Control):
                 now[i] = replace(state, hop=hop)
             if opened.until is not None and self.until is not None:
                 given = {next(iter(self.until.inputs)): Batch(now[i] for i in active)}
-                for i, verdict in zip(active, _verdicts(opened.until, self.until, given, f"{hop}/until", active), strict=True):
+                for i, verdict in zip(active, _verdicts(opened.until, self.until, given, f"{hop}/until", active),
+                                      strict=True):
                     now[i] = replace(now[i], done=now[i].done or verdict.label == "done")
             active = [i for i in active if not now[i].done]
         return Batch(now)
@@ -204,8 +220,8 @@ class OpenCascade(NamedTuple):
 
 
 class Cascade(Control):
-    """Reranks with each of ``stages``, cheap ones first; a query leaves when the verdict of ``enough`` on what it has is ``enough``, so the
-    next, dearer one runs only for what the last left undecided.
+    """Reranks with each of ``stages``, cheap ones first; a query leaves when the verdict of ``enough`` on what it has
+    is ``enough``, so the next, dearer one runs only for what the last left undecided.
 
     Each of ``stages`` is a plan from a query and a ranking to a ranking. ``Margin`` is a rule for ``enough``.
     """
@@ -217,7 +233,8 @@ class Cascade(Control):
         _expect_verdict(self.enough, "Cascade")
         for plan in self.stages:
             if sorted(map(type_name, plan.inputs.values())) != ["Query", "Ranking"] or _types(plan) != [Ranking]:
-                raise ConfigError(f"a stage goes from {_named(plan.inputs.values())} to {_named(_types(plan))}, and not from a query and a "
+                raise ConfigError(f"a stage goes from {_named(plan.inputs.values())} to {_named(_types(plan))}, and "
+                                  f"not from a query and a "
                                   "ranking to a ranking", where="Cascade", hint="give rerankers")
         if not self.stages:
             raise ConfigError("there are no stages", where="Cascade", hint="give rerankers, cheap ones first")
@@ -237,7 +254,8 @@ class Cascade(Control):
                 now[i] = ranking
             if number == len(self.stages):
                 break
-            asked = {name: Batch((queries[i] if kind is Query else now[i]) for i in active) for name, kind in self.enough.inputs.items()}
+            asked = {name: Batch((queries[i] if kind is Query else now[i]) for i in active)
+                     for name, kind in self.enough.inputs.items()}
             verdicts = _verdicts(opened.enough, self.enough, asked, f"{number}/enough", active)
             active = [i for i, verdict in zip(active, verdicts, strict=True) if verdict.label != "enough"]
             if not active:
@@ -268,7 +286,8 @@ def _inputs(plans: Sequence[Plan], where: str) -> tuple[Port, ...]:
     for plan in plans:
         for name, kind in plan.inputs.items():
             if found.setdefault(name, kind) != kind:
-                raise ConfigError(f"the input {name!r} is {type_name(found[name])} in one plan and {type_name(kind)} in another",
+                raise ConfigError(f"the input {name!r} is {type_name(found[name])} in one plan and {type_name(kind)} "
+                                  f"in another",
                                   where=where, hint="rename one of them")
     return tuple(Port(name, kind) for name, kind in found.items())
 

@@ -43,7 +43,8 @@ class Draft:
         self.inputs[chosen] = kind
         return Ref(chosen)
 
-    def add(self, stage: Stage, refs: Sequence[Ref], named: Mapping[str, Ref], name: str | None = None) -> tuple[Ref, ...]:
+    def add(self, stage: Stage, refs: Sequence[Ref], named: Mapping[str, Ref], name: str | None = None) -> tuple[Ref,
+                                                                                                                 ...]:
         """Add a stage, fed by ``refs`` in the order of its ports and by ``named`` ones."""
         chosen = self._unused(name, stage.default_name())
         self.nodes[chosen] = StageNode(stage, tuple(self._connected(chosen, stage, refs, named)))
@@ -53,7 +54,8 @@ class Draft:
     def output(self, name: str, ref: Ref) -> None:
         """Name what is given back."""
         if ref.node in self.inputs:
-            raise PipelineError(f"output {name!r} is an input handed back", where=self.where, hint="connect a stage's output")
+            raise PipelineError(f"output {name!r} is an input handed back", where=self.where,
+                                hint="connect a stage's output")
         self.outputs[name] = ref
 
     def _unused(self, name: str | None, default: str) -> str:
@@ -63,9 +65,11 @@ class Draft:
                 raise PipelineError(f"{name!r} is the name of something else in this pipeline", where=self.where,
                                     hint="choose another name")
             return name
-        return next(n for n in (default if i == 1 else f"{default}_{i}" for i in range(1, len(taken) + 2)) if n not in taken)
+        return next(n for n in (default if i == 1 else f"{default}_{i}" for i in range(1, len(taken) + 2))
+                    if n not in taken)
 
-    def _connected(self, name: str, stage: Stage, refs: Sequence[Ref], named: Mapping[str, Ref]) -> list[tuple[Ref, Port]]:
+    def _connected(self, name: str, stage: Stage, refs: Sequence[Ref], named: Mapping[str, Ref]) -> list[tuple[Ref,
+                                                                                                               Port]]:
         kind, wanted = type(stage).__name__, stage.ports().inputs
         signature = said(wanted)
         variadic = next((p for p in wanted if p.variadic), None)
@@ -77,7 +81,8 @@ class Draft:
             wrong = f"has no port {unknown[0]!r}" if unknown else f"is given port {twice[0]!r} twice"
             raise PipelineError(f"stage {name!r} ({kind}) {wrong}", where=self.where, hint=f"connect ({signature})")
         if len(refs) > len(plain) and not variadic:
-            raise PipelineError(f"stage {name!r} ({kind}) takes {len(plain)} inputs, {len(refs)} were connected", where=self.where,
+            raise PipelineError(f"stage {name!r} ({kind}) takes {len(plain)} inputs, {len(refs)} were connected",
+                                where=self.where,
                                 hint=f"connect ({signature})")
         missing = [p for p in plain[len(refs):] if not p.optional and p.name not in named]
         if missing or (variadic and len(refs) <= len(plain)):
@@ -111,7 +116,9 @@ def as_stage(value: Any, where: str) -> Stage:
     """A function as a stage. Raises ``PipelineError`` for what is neither."""
     if callable(value) and not isinstance(value, type):
         return Function(value)
-    hint = f"make one: {value.__name__}(...)" if isinstance(value, type) else "first an object of a subclass of Stage, or a function"
+    hint = "first an object of a subclass of Stage, or a function"
+    if isinstance(value, type):
+        hint = f"make one: {value.__name__}(...)"
     raise PipelineError(f"{value!r:.80} is no stage", where=where, hint=f"add(stage, *wires): {hint}")
 
 
@@ -119,7 +126,8 @@ def as_stage(value: Any, where: str) -> Stage:
 
 
 def as_plan(value: Any) -> Plan:
-    """``value`` as a plan: a pipeline's, one stage's or function's, or what :meth:`Plan.to_plain` gave. Raises ``ConfigError``."""
+    """``value`` as a plan: a pipeline's, one stage's or function's, or what :meth:`Plan.to_plain` gave. Raises
+    ``ConfigError``."""
     if isinstance(value, Plan):
         made = value
     elif hasattr(value, "plan"):
@@ -127,7 +135,8 @@ def as_plan(value: Any) -> Plan:
     elif isinstance(value, Mapping):
         made = from_plain(value) if "stages" in value else _alone(part(Stage, value))
     else:
-        made = _alone(part(Stage, value) if isinstance(value, str) else value if isinstance(value, Stage) else as_stage(value, "body"))
+        made = _alone(part(Stage, value) if isinstance(value, str) else value if isinstance(value, Stage)
+                      else as_stage(value, "body"))
     if not made.outputs:
         raise ConfigError("the plan has no output", where="body", hint="call p.output(name=wire)")
     return made
@@ -140,7 +149,8 @@ Body = Annotated[Plan, GetPydanticSchema(lambda source, handler: _schema())]
 def _schema() -> Any:
     from pydantic_core import core_schema
 
-    return core_schema.no_info_plain_validator_function(as_plan, metadata={"pydantic_js_functions": [lambda *_: {"type": "object"}]})
+    shape = {"pydantic_js_functions": [lambda *_: {"type": "object"}]}
+    return core_schema.no_info_plain_validator_function(as_plan, metadata=shape)
 
 
 def _alone(stage: Stage) -> Plan:
@@ -159,7 +169,9 @@ def from_plain(data: Mapping[str, Any], where: str = "body") -> Plan:
     unknown = data.keys() - _KEYS
     stages, outputs, inputs = data.get("stages"), data.get("outputs"), data.get("inputs", {"query": "Query"})
     if unknown or not all(isinstance(d, Mapping) and d for d in (stages, outputs, inputs)):
-        wrong = f"{min(map(str, unknown))!r} is no part of it" if unknown else "it has inputs, stages and outputs, each a mapping"
+        wrong = "it has inputs, stages and outputs, each a mapping"
+        if unknown:
+            wrong = f"{min(map(str, unknown))!r} is no part of it"
         raise ConfigError(f"this is no pipeline: {wrong}", where=where, hint="regard init writes an example")
     assert isinstance(stages, Mapping)
     assert isinstance(outputs, Mapping)
@@ -206,13 +218,15 @@ def _ref(draft: Draft, text: str, where: str, wanted_by: str) -> Ref:
     ports = draft.nodes[name].stage.ports() if name in draft.nodes else None
     outputs = [port.name for port in ports.outputs] if ports and ports.bundle else []
     if (output or outputs) and output not in outputs:
-        raise ConfigError(f"{wanted_by} names {text!r}, and {name!r} gives {', '.join(outputs) or 'one value'}", where=where,
+        raise ConfigError(f"{wanted_by} names {text!r}, and {name!r} gives {', '.join(outputs) or 'one value'}",
+                          where=where,
                           hint=f"write {name}.{outputs[0]}" if outputs else f"write {name}")
     return Ref(name, output)
 
 
 def _ordered(inputs: Mapping[str, Any], stages: Mapping[str, Any], where: str) -> list[str]:
-    """Stage names so that each comes after its sources; the file's own order otherwise. Raises on a cycle or an unknown source."""
+    """Stage names so that each comes after its sources; the file's own order otherwise. Raises on a cycle or an unknown
+    source."""
     done: dict[str, None] = {}
     path: list[str] = []
 
@@ -222,13 +236,16 @@ def _ordered(inputs: Mapping[str, Any], stages: Mapping[str, Any], where: str) -
         if name in inputs or name in done:
             return
         if name in path:
-            raise PipelineError(f"the stages form a cycle: {' -> '.join([*path[path.index(name):], name])}", where=where,
+            raise PipelineError(f"the stages form a cycle: {' -> '.join([*path[path.index(name):], name])}",
+                                where=where,
                                 hint="a pipeline is a DAG: remove one of these connections")
         if name not in stages:
             raise ConfigError(f"stage {wanted_by!r} takes its input from {name!r}, which does not exist",
-                              where=f"{where}: stages.{wanted_by}.inputs", hint=f"there are: {', '.join([*inputs, *stages])}")
+                              where=f"{where}: stages.{wanted_by}.inputs",
+                              hint=f"there are: {', '.join([*inputs, *stages])}")
         if not isinstance(stages[name], Mapping) or not _sources(stages[name]):
-            raise ConfigError(f"stage {name!r} is no mapping with part, inputs and settings", where=f"{where}: stages.{name}",
+            raise ConfigError(f"stage {name!r} is no mapping with part, inputs and settings",
+                              where=f"{where}: stages.{name}",
                               hint="write it like bm25: {part: BM25, inputs: [query], k: 100}")
         path.append(name)
         for _, source in _sources(stages[name]):
@@ -243,7 +260,8 @@ def _ordered(inputs: Mapping[str, Any], stages: Mapping[str, Any], where: str) -
 
 _NOUNS = ("Query", "QueryVector", "Ranking", "Answer", "Document", "Passage", "State", "Verdict", "Abstention", "Group")
 _PLAIN = ("str", "int", "float", "bool", "list", "dict", "tuple")
-_TYPES: dict[str, Any] = {**{name: getattr(nouns, name) for name in _NOUNS}, **{name: getattr(builtins, name) for name in _PLAIN}, "Any": Any}
+_TYPES: dict[str, Any] = {**{name: getattr(nouns, name) for name in _NOUNS},
+                          **{name: getattr(builtins, name) for name in _PLAIN}, "Any": Any}
 
 
 def _type_of(text: str, where: str) -> Any:

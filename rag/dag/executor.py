@@ -1,7 +1,7 @@
 """Runs a plan: in topological order, independent branches at the same time, opening a stage only when it must compute.
 
-A chain runs in the caller's thread, so that one BM25 query pays microseconds, not a thread switch, for being a pipeline. It is the executor
-that writes a stage's name into the history of the rankings that it gives.
+A chain runs in the caller's thread, so that one BM25 query pays microseconds, not a thread switch, for being a
+pipeline. It is the executor that writes a stage's name into the history of the rankings that it gives.
 """
 
 from __future__ import annotations
@@ -28,20 +28,23 @@ Outputs = tuple[Batch[Any], ...]
 
 
 class Place(NamedTuple):
-    """Where a plan runs: inside which stage (its path, with a slash; empty at the top), which query of the run each of the batch is (None:
-    the same one), and the run's cache."""
+    """Where a plan runs: inside which stage (its path, with a slash; empty at the top), which query of the run each of
+    the batch is (None: the same one), and the run's cache."""
 
     prefix: str = ""
     positions: Sequence[int] | None = None
     cache: StageCache | None = None
 
 
+TOP = Place()
+
 _inside: ContextVar[frozenset[int]] = ContextVar("regard_executors", default=frozenset())
 """Which executors the present code is run by."""
 
 
 class Executor:
-    """The stages that a plan's outputs need, and what is open of them, in a scope of its own or in one that it is given.
+    """The stages that a plan's outputs need, and what is open of them, in a scope of its own or in one that it is
+    given.
 
     Each run holds it (``running``). Once retired it takes no further run, and closes when the last one ends.
     """
@@ -130,12 +133,13 @@ class Executor:
 
     # -- running -------------------------------------------------------------------
 
-    def run(self, inputs: Mapping[str, Batch[Any]], place: Place = Place()) -> tuple[Values, Trace]:  # noqa: B008 - it is immutable
+    def run(self, inputs: Mapping[str, Batch[Any]], place: Place = TOP) -> tuple[Values, Trace]:
         """All values, and the trace."""
         start = time.perf_counter()
         values: Values = {Ref(name): batch for name, batch in inputs.items()}
         traces: dict[str, list[StageTrace]] = {}
-        waiting = {name: {ref.node for ref, _ in self.plan.nodes[name].sources if ref.node in self._ports} for name in self.order}
+        waiting = {name: {ref.node for ref, _ in self.plan.nodes[name].sources if ref.node in self._ports}
+                   for name in self.order}
         under_way: dict[Future[tuple[Outputs, list[StageTrace]]], str] = {}
         try:
             while waiting or under_way:
@@ -168,7 +172,8 @@ class Executor:
     def _step(self, name: str, values: Values, place: Place) -> tuple[Outputs, list[StageTrace]]:
         node, path = self.plan.nodes[name], place.prefix + name
         arguments = [values[ref] for ref, _ in node.sources]
-        entry = StageTrace(path, type(node.stage).__name__, queries=len(arguments[0]), candidates_in=_candidates(arguments))
+        entry = StageTrace(path, type(node.stage).__name__, queries=len(arguments[0]),
+                           candidates_in=_candidates(arguments))
         now = Running(entry, place.positions, place.cache)
         emit(StageStarted(path))
         try:
@@ -256,19 +261,22 @@ class _Call:
         """The same for some of the queries."""
         before = self.now.positions
         self.now.positions = list(positions) if before is None else [before[i] for i in positions]
-        return _Call(self.name, self.path, self.node, [Batch(a[i] for i in positions) for a in self.arguments], self.now)
+        return _Call(self.name, self.path, self.node, [Batch(a[i] for i in positions) for a in self.arguments],
+                     self.now)
 
 
 class OpenPlan:
-    """A plan inside a stage, run by the same rules, in the same scope: its stages' entries stand under the stage's own in the trace."""
+    """A plan inside a stage, run by the same rules, in the same scope: its stages' entries stand under the stage's own
+    in the trace."""
 
     def __init__(self, plan: Plan, scope: Scope) -> None:
         self._executor = Executor(plan, scope)
         scope.callback(self._executor.retire)
 
-    def run(self, inputs: Mapping[str, Batch[Any]], under: str = "", positions: Sequence[int] | None = None) -> dict[str, Batch[Any]]:
-        """The outputs by name. ``under`` is added to the path of its stages; ``positions``: which query of the stage's own batch each of
-        ``inputs`` is (None: the same one)."""
+    def run(self, inputs: Mapping[str, Batch[Any]], under: str = "",
+            positions: Sequence[int] | None = None) -> dict[str, Batch[Any]]:
+        """The outputs by name. ``under`` is added to the path of its stages; ``positions``: which query of the stage's
+        own batch each of ``inputs`` is (None: the same one)."""
         now = running()
         if now is None:  # the stage is tried alone
             now = Running(StageTrace("", ""))
@@ -286,8 +294,8 @@ _REFUSED_WRITES = ("destination is read-only", "array is read-only", "'Batch' ob
 
 
 def _contents(value: Any) -> Any:
-    """What of ``value`` a stage could change in place, to see whether it did: other stages read the same object. Arrays of nouns cannot be
-    written to, and of a container only its own members are looked at."""
+    """What of ``value`` a stage could change in place, to see whether it did: other stages read the same object. Arrays
+    of nouns cannot be written to, and of a container only its own members are looked at."""
     kind = type(value)
     if kind is Query:
         return repr(value.filters), repr(value.metadata)
@@ -321,7 +329,8 @@ def _expected(ports: Ports, output: Any, size: int, path: str) -> Outputs:
     elif isinstance(output, ports.bundle):
         outputs = tuple(output)
     else:
-        raise StageError(f"run gave {type(output).__name__}, and its annotation says {ports.bundle.__name__}", where=f"stage {path!r}",
+        raise StageError(f"run gave {type(output).__name__}, and its annotation says {ports.bundle.__name__}",
+                         where=f"stage {path!r}",
                          hint="return what run's annotation names, or change the annotation")
     for port, batch in zip(ports.outputs, outputs, strict=True):
         if not isinstance(batch, Batch) or len(batch) != size:

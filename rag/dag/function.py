@@ -16,18 +16,21 @@ from ..parts.spec import loaded
 from .ports import Port, Ports, is_type, ports_of, type_name
 from .stage import Stage
 
-_NOUNS = {noun for noun in map(vars(nouns).get, nouns.__all__) if isinstance(noun, type) and noun.__module__.startswith(nouns.__name__)}
+_NOUNS = {noun for noun in map(vars(nouns).get, nouns.__all__) if isinstance(noun, type)
+          and noun.__module__.startswith(nouns.__name__)}
 
 
 def _function(value: Any) -> Any:
-    """A function as it is, or one by its import place; that text may be a file's, so it names only what was written for pipelines: of
-    ``os:system`` no file makes a stage."""
+    """A function as it is, or one by its import place; that text may be a file's, so it names only what was written for
+    pipelines: of ``os:system`` no file makes a stage."""
     found = loaded(value) if isinstance(value, str) else value
     if not callable(found):
         raise ValueError("it is no function")
-    if isinstance(value, str) and not any(_names_noun(kind) for name, kind in _hints(found, value).items() if name != "return"):
+    if isinstance(value, str) and not any(_names_noun(kind) for name, kind in _hints(found, value).items()
+                                          if name != "return"):
         raise ConfigError(f"a file cannot name {value}: it takes nothing of Regard's", where="Function",
-                          hint="name a function that takes a Query, a Ranking or another noun, or build this pipeline in Python")
+                          hint="name a function that takes a Query, a Ranking or another noun, or build this pipeline "
+                               "in Python")
     return found
 
 
@@ -48,10 +51,11 @@ _Callable = Annotated[Callable[..., Any], BeforeValidator(_function), WithJsonSc
 class Function(Stage):
     """An annotated function as a stage: ``p.add(fn, query)`` is ``p.add(Function(fn), query)``.
 
-    Its annotations are the ports: ``def expand(query: Query) -> Query`` is called once a query, ``def expand(queries: Batch[Query]) ->
-    Batch[Query]`` once a batch. A lambda has none: give what it ``takes`` and ``gives``. Parameters that can only be given by name keep
-    their defaults. A file names a function by its import place (``package.module:expand``): one that was imported before and takes one of
-    Regard's nouns. A lambda, a function whose types were given, or one within another cannot be saved.
+    Its annotations are the ports: ``def expand(query: Query) -> Query`` is called once a query, ``def expand(queries:
+    Batch[Query]) -> Batch[Query]`` once a batch. A lambda has none: give what it ``takes`` and ``gives``. Parameters
+    that can only be given by name keep their defaults. A file names a function by its import place
+    (``package.module:expand``): one that was imported before and takes one of Regard's nouns. A lambda, a function
+    whose types were given, or one within another cannot be saved.
     """
 
     function: _Callable
@@ -85,7 +89,8 @@ class Function(Stage):
             raise ConfigError(f"the parameters of {where} cannot be read: {error}", where="Function",
                               hint="write a function that calls it") from None
         parameters = [parameter for parameter in given if parameter.kind is not _NAMED or parameter.default is _NONE]
-        unfed = next((parameter for parameter in parameters if parameter.kind in (_NAMED, inspect.Parameter.VAR_KEYWORD)), None)
+        unfed = next((parameter for parameter in parameters
+                      if parameter.kind in (_NAMED, inspect.Parameter.VAR_KEYWORD)), None)
         if unfed is not None:
             raise ConfigError(f"{where} cannot be a stage: nothing feeds {unfed.name!r}", where="Function",
                               hint="a stage's inputs are parameters that may be given by position")
@@ -99,7 +104,8 @@ class Function(Stage):
         if missing or not parameters:
             wrong = f"{missing[0]!r} has no annotation" if missing else "it takes nothing"
             raise ConfigError(f"{where} cannot be a stage: {wrong}", where="Function",
-                              hint="annotate it: def expand(query: Query) -> Query; for a lambda give takes=(Query,), gives=Query")
+                              hint="annotate it: def expand(query: Query) -> Query; for a lambda give takes=(Query,), "
+                                   "gives=Query")
         return _Read(_ports(parameters, [hints[p.name] for p in parameters], hints["return"]), False, defaults)
 
     def _as_given(self, parameters: list[inspect.Parameter], where: str) -> Ports:

@@ -9,7 +9,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """``kind`` is ``"input"``, ``"output"`` or a stage class's name; ``settings`` are the stage's own, ``bodies`` the graphs inside it."""
+    """``kind`` is ``"input"``, ``"output"`` or a stage class's name; ``settings`` are the stage's own, ``bodies`` the
+    graphs inside it."""
 
     name: str
     kind: str

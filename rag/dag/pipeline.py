@@ -56,7 +56,8 @@ R = TypeVar("R", covariant=True)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Wire(Generic[R]):
-    """What an input or a stage gives, to be handed to ``add`` and ``output``; a type checker knows it as ``Wire[Ranking]``."""
+    """What an input or a stage gives, to be handed to ``add`` and ``output``; a type checker knows it as
+    ``Wire[Ranking]``."""
 
     pipeline: Pipeline
     ref: Ref
@@ -116,7 +117,8 @@ class _Giving(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Result(Mapping[str, Any]):
-    """What a run gave: its outputs by name (also as attributes) and its trace. One value an output for one query, else a batch."""
+    """What a run gave: its outputs by name (also as attributes) and its trace. One value an output for one query, else
+    a batch."""
 
     outputs: dict[str, Any]
     trace: Trace
@@ -155,9 +157,9 @@ class _Cancelled(BaseException):
 class Pipeline:
     """A DAG of typed stages. ``cache`` is a folder (or a ``StageCache``) that keeps deterministic stages' outputs.
 
-    An open pipeline reads each index at one version, the newest when it was opened, in all its stages. ``refresh`` goes on to the newest
-    one; with ``follow`` every run does so first. Neither setting is saved in a file. A pipeline that nobody closes lets go of its models
-    when it is collected.
+    An open pipeline reads each index at one version, the newest when it was opened, in all its stages. ``refresh`` goes
+    on to the newest one; with ``follow`` every run does so first. Neither setting is saved in a file. A pipeline that
+    nobody closes lets go of its models when it is collected.
     """
 
     def __init__(self, name: str = "pipeline", cache: StageCache | Path | str | None = None, follow: bool = False, *,
@@ -247,17 +249,19 @@ class Pipeline:
     def add(self, stage: Any, /, *, name: str | None = None, **named: Wire[Any]) -> Any: ...
 
     def add(self, stage: Any, /, *inputs: Wire[Any], name: str | None = None, **named: Wire[Any]) -> Any:
-        """Add ``stage``, fed by ``inputs`` in the order of its ports, and by ``named`` ones. An annotated function is a stage, too.
+        """Add ``stage``, fed by ``inputs`` in the order of its ports, and by ``named`` ones. An annotated function is a
+        stage, too.
 
-        Gives a wire; for a stage with several outputs a tuple of wires, by the outputs' names too. Raises where the connection is wrong.
-        The same object may be added to several pipelines, or twice.
+        Gives a wire; for a stage with several outputs a tuple of wires, by the outputs' names too. Raises where the
+        connection is wrong. The same object may be added to several pipelines, or twice.
         """
         stage = stage if isinstance(stage, Stage) else as_stage(stage, self.name)
         for i, wire in enumerate(inputs):
             self._own(wire, f"input {i + 1} of {_called(stage)}")
         for port, wire in named.items():
             self._own(wire, f"port {port!r} of {_called(stage)}")
-        refs = self._draft.add(stage, [wire.ref for wire in inputs], {port: wire.ref for port, wire in named.items()}, name)
+        refs = self._draft.add(stage, [wire.ref for wire in inputs], {port: wire.ref for port, wire in named.items()},
+                               name)
         self.close()
         plan = self._draft.plan()
         wires: list[Wire[Any]] = [Wire(self, ref, plan.type_of(ref)) for ref in refs]
@@ -270,7 +274,8 @@ class Pipeline:
         for name, wire in outputs.items():
             self._own(wire, f"output {name!r}")
             if not name.isidentifier() or hasattr(Result, name):
-                raise PipelineError(f"{name!r} cannot name an output", where=self.name, hint="choose a plain word that Result does not use")
+                raise PipelineError(f"{name!r} cannot name an output", where=self.name,
+                                    hint="choose a plain word that Result does not use")
             self._draft.output(name, wire.ref)
         self.close()
         return self
@@ -309,7 +314,8 @@ class Pipeline:
         return [index_of(uri) for uri in uris if is_listed(uri)]
 
     def connections(self) -> dict[str, list[Connection]]:
-        """The servers that each stage would use, by its name, with the key variables whose values it would send there."""
+        """The servers that each stage would use, by its name, with the key variables whose values it would send
+        there."""
         found = {path: list(stage.connections()) for path, stage in nested(self.plan()) if isinstance(stage, Stage)}
         return {path: used for path, used in found.items() if used}
 
@@ -327,7 +333,8 @@ class Pipeline:
         return self
 
     def close(self) -> None:
-        """Release every model, as soon as the runs under way have ended. The pipeline can run again; it will load them again.
+        """Release every model, as soon as the runs under way have ended. The pipeline can run again; it will load them
+        again.
 
         Raises ``PipelineError`` when one of its own runs asks for it.
         """
@@ -336,7 +343,8 @@ class Pipeline:
             if executor is None:
                 return
             if executor.around:
-                raise PipelineError("a run cannot close the pipeline that it is a run of", where=self.name, hint="close it after the run")
+                raise PipelineError("a run cannot close the pipeline that it is a run of", where=self.name,
+                                    hint="close it after the run")
             executor.retire()
             self._adopt(None)
         executor.wait()
@@ -344,7 +352,8 @@ class Pipeline:
     def refresh(self) -> bool:
         """Go on to the newest version of the indexes that are open; whether there was one. Models stay loaded.
 
-        Runs under way go on reading what they began with. Raises what opening a stage raises; the pipeline then stays as it was.
+        Runs under way go on reading what they began with. Raises what opening a stage raises; the pipeline then stays
+        as it was.
         """
         with self._refreshing:
             return self._refresh()
@@ -408,7 +417,8 @@ class Pipeline:
             if self._executor is None:
                 fatal = [p for p in self.check() if p.fatal]
                 if fatal:
-                    raise PipelineError("the pipeline cannot run:\n" + "\n".join(f"- {p}" for p in fatal), where=self.name)
+                    raise PipelineError("the pipeline cannot run:\n" + "\n".join(f"- {p}" for p in fatal),
+                                        where=self.name)
                 self._adopt(Executor(self.plan()))
             assert self._executor is not None
             return self._executor
@@ -425,7 +435,8 @@ class Pipeline:
             return self._kept
 
     def run(self, *values: Any, **named: Any) -> Result:
-        """Run once. Give a value an input, in their order or by name: a query (or its text), or a list of them for a batch.
+        """Run once. Give a value an input, in their order or by name: a query (or its text), or a list of them for a
+        batch.
 
         Results do not depend on what else is in the batch. Errors carry the stage's name as a note.
         """
@@ -434,11 +445,13 @@ class Pipeline:
             self._follow()
         with self._held() as executor:
             computed, trace = executor.run(batches, Place(cache=self._stage_cache()))
-            outputs = {name: computed[ref][0] if single else computed[ref] for name, ref in executor.plan.outputs.items()}
+            outputs = {name: computed[ref][0] if single else computed[ref]
+                       for name, ref in executor.plan.outputs.items()}
         return Result(outputs, trace)
 
     async def arun(self, *values: Any, **named: Any) -> Result:
-        """``run`` in a thread of its own, however many others there are. Cancelling it stops the run at its next event."""
+        """``run`` in a thread of its own, however many others there are. Cancelling it stops the run at its next
+        event."""
         gone = threading.Event()
 
         def sink(_: Event) -> None:
@@ -506,7 +519,8 @@ class Pipeline:
         single = not any(isinstance(v, list | tuple) for v in given.values())
         batches = {n: _batch(v, self.inputs[n], n) for n, v in given.items()}
         if len({len(b) for b in batches.values()}) > 1:
-            raise QueryError(f"the inputs have different lengths: { {n: len(b) for n, b in batches.items()} }", where=self.name,
+            raise QueryError(f"the inputs have different lengths: { {n: len(b) for n, b in batches.items()} }",
+                             where=self.name,
                              hint="give every input one value a query")
         return batches, single
 
@@ -518,9 +532,11 @@ class Pipeline:
 
     @classmethod
     def load(cls, path: str | Path, *, allow_keys: Sequence[str] = (), **settings: Any) -> Pipeline:
-        """Read a YAML file. ``settings`` replace the setting of that name in every stage that has it (``index="other"``).
+        """Read a YAML file. ``settings`` replace the setting of that name in every stage that has it
+        (``index="other"``).
 
-        ``allow_keys``: which keys the file may use where (``["llm.example.org=EXAMPLE_KEY"]``), beside what ``rag.trust`` lists.
+        ``allow_keys``: which keys the file may use where (``["llm.example.org=EXAMPLE_KEY"]``), beside what
+        ``rag.trust`` lists.
         """
         name, plan = load(path, settings, allow_keys)
         return cls(name, plan=plan)
@@ -546,7 +562,8 @@ def _item(value: Any, type: Any, name: str, query_id: str) -> Any:
     if type is Query and isinstance(value, str):
         return Query(value, id=query_id)
     if not accepts(type, value):
-        raise QueryError(f"input {name!r} takes {type_name(type)}, not {value.__class__.__name__}", where=f"value {value!r:.80}",
+        raise QueryError(f"input {name!r} takes {type_name(type)}, not {value.__class__.__name__}",
+                         where=f"value {value!r:.80}",
                          hint=f"pass a {type_name(type)}" + (" or its text" if type is Query else ""))
     return value
 
@@ -559,5 +576,6 @@ def stage_then(stage: Stage, following: Any) -> Pipeline:
 def stages_together(stage: Stage, *before: Any) -> Pipeline:
     """``stage(*before)``."""
     if not before:
-        raise PipelineError(f"{type(stage).__name__} is fed by nothing", where="pipeline", hint="give stages or pipelines")
+        raise PipelineError(f"{type(stage).__name__} is fed by nothing", where="pipeline",
+                            hint="give stages or pipelines")
     return Pipeline(plan=together(stage, list(before)))

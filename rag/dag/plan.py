@@ -1,4 +1,5 @@
-"""A plan: a DAG of stages as a value. A pipeline runs one, a control stage holds one, files and drawings are made from one."""
+"""A plan: a DAG of stages as a value. A pipeline runs one, a control stage holds one, files and drawings are made from
+one."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class StageNode:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``inputs``: name to type. ``nodes``: stages by name, each after what feeds it. ``outputs``: name to what is given back.
+    """``inputs``: name to type. ``nodes``: stages by name, each after what feeds it. ``outputs``: name to what is given
+    back.
 
     A node's name decides nothing: it is in no fingerprint.
     """
@@ -104,11 +106,13 @@ class Plan:
         """Nodes and edges, for drawing."""
         nodes = [Node(name, "input") for name in self.inputs]
         nodes += [Node(name, type(node.stage).__name__, _settings(node.stage),
-                       {label: plan.graph() for label, plan in bodies(node.stage)}) for name, node in self.nodes.items()]
+                       {label: plan.graph() for label, plan in bodies(node.stage)})
+                       for name, node in self.nodes.items()]
         nodes += [Node(f"output:{name}", "output") for name in self.outputs]
         edges = [Edge(ref.node, name, port.name, type_name(self.type_of(ref)))
                  for name, node in self.nodes.items() for ref, port in node.sources]
-        edges += [Edge(ref.node, f"output:{name}", name, type_name(self.type_of(ref))) for name, ref in self.outputs.items()]
+        edges += [Edge(ref.node, f"output:{name}", name, type_name(self.type_of(ref)))
+                  for name, ref in self.outputs.items()]
         return Graph(tuple(nodes), tuple(edges))
 
     def to_plain(self) -> dict[str, Any]:

@@ -29,7 +29,8 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What a stage takes and gives. ``bundle`` is the ``NamedTuple`` class that several outputs come in; None for one output."""
+    """What a stage takes and gives. ``bundle`` is the ``NamedTuple`` class that several outputs come in; None for one
+    output."""
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
@@ -66,7 +67,8 @@ def ports_of(run: Callable[..., Any], parameters: Sequence[inspect.Parameter], w
     given = hints.get("return")
     if isinstance(given, type) and issubclass(given, tuple) and hasattr(given, "_fields"):
         fields = get_type_hints(given)
-        return Ports(tuple(inputs), tuple(Port(name, _element(fields[name], where, name)[0]) for name in given._fields), given)
+        return Ports(tuple(inputs), tuple(Port(name, _element(fields[name], where, name)[0]) for name in given._fields),
+                     given)
     element, _ = _element(given, where, "return")
     return Ports(tuple(inputs), (Port(type_name(element).lower(), element),))
 
@@ -119,8 +121,8 @@ def is_type(kind: Any) -> bool:
 
 
 def meets(given: Any, wanted: Any) -> bool:
-    """Whether every value of type ``given`` may enter a port of type ``wanted``. Batches are read only, so arguments may be narrower;
-    what is not known (``Any``, a bare ``list``) is let through, as type checkers do."""
+    """Whether every value of type ``given`` may enter a port of type ``wanted``. Batches are read only, so arguments
+    may be narrower; what is not known (``Any``, a bare ``list``) is let through, as type checkers do."""
     given, wanted = _bare(given), _bare(wanted)
     if given == wanted or wanted in (Any, object) or given is Any:
         return True
@@ -159,7 +161,8 @@ def _bare(kind: Any) -> Any:
     if get_origin(kind) is Annotated:
         return _bare(get_args(kind)[0])
     if isinstance(kind, TypeVar):
-        return functools.reduce(operator.or_, kind.__constraints__) if kind.__constraints__ else _bare(kind.__bound__ or Any)
+        return functools.reduce(operator.or_, kind.__constraints__) if kind.__constraints__ else _bare(kind.__bound__
+                                                                                                       or Any)
     if hasattr(kind, "__supertype__") or hasattr(kind, "__value__"):
         return _bare(getattr(kind, "__supertype__", None) or kind.__value__)
     return dict if isinstance(kind, type) and hasattr(kind, "__total__") else kind  # a TypedDict is a dict when it runs
@@ -198,7 +201,8 @@ class _Empty(Protocol): ...
 
 
 _NOT_MEMBERS = {*vars(_Empty), "__annotations__", "__slots__", "__orig_bases__", "__class_getitem__", "__type_params__",
-                "__non_callable_proto_members__", "__protocol_attrs__", "__firstlineno__", "__static_attributes__", "__hash__"}
+                "__non_callable_proto_members__", "__protocol_attrs__", "__firstlineno__", "__static_attributes__",
+                "__hash__"}
 
 
 def _has(kind: type, member: str) -> bool:

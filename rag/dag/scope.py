@@ -1,7 +1,7 @@
 """What a run has open: each thing once for all stages, and closed in one place.
 
-A stage is a value; what it opens belongs to the scope of the pipeline that runs it. Each index is opened once there, so that all stages see
-one version of it.
+A stage is a value; what it opens belongs to the scope of the pipeline that runs it. Each index is opened once there, so
+that all stages see one version of it.
 """
 
 from __future__ import annotations

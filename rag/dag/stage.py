@@ -6,9 +6,10 @@
         def run(self, queries: Batch[Query]) -> Batch[Query]:
             return Batch(query.derive(query.text.upper() + self.mark) for query in queries)
 
-A stage is a value: it has settings and nothing else, so the same object may stand in two pipelines, run in two threads and be held by
-another stage. What it opens belongs to the run's ``Scope``: ``open(scope)`` gives it, and ``run`` gets it as its first argument. The
-executor gives a stage its name in a pipeline and writes it into the history of every ranking.
+A stage is a value: it has settings and nothing else, so the same object may stand in two pipelines, run in two threads
+and be held by another stage. What it opens belongs to the run's ``Scope``: ``open(scope)`` gives it, and ``run`` gets
+it as its first argument. The executor gives a stage its name in a pipeline and writes it into the history of every
+ranking.
 
 A stage runs in a pipeline, or alone:
 
@@ -46,8 +47,8 @@ class Need(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What ``check`` found: ``what`` is wrong at ``where`` (empty: at the stage that found it), and ``hint`` says what to do; only a fatal
-    one stops a run."""
+    """What ``check`` found: ``what`` is wrong at ``where`` (empty: at the stage that found it), and ``hint`` says what
+    to do; only a fatal one stops a run."""
 
     what: str
     where: str = ""
@@ -70,7 +71,8 @@ class HasPlan(Protocol):
 
 
 class Stage(Part):
-    """Base of all stages. Subclasses declare settings, and define ``run`` with their ports, and ``open`` if they open something."""
+    """Base of all stages. Subclasses declare settings, and define ``run`` with their ports, and ``open`` if they open
+    something."""
 
     group = "regard.stages"
 
@@ -78,10 +80,12 @@ class Stage(Part):
     """What ``check`` looks for."""
 
     marks: ClassVar[bool] = True
-    """Whether the executor writes the stage into the history of the rankings that it gives; the stages inside a control stage do that."""
+    """Whether the executor writes the stage into the history of the rankings that it gives; the stages inside a control
+    stage do that."""
 
     origin: ClassVar[FileOrigin | None] = None
-    """The pipeline file that the settings are from, which may not do all that its user may; None for a stage that was made in Python."""
+    """The pipeline file that the settings are from, which may not do all that its user may; None for a stage that was
+    made in Python."""
 
     # -- what a stage may override -------------------------------------------------
 
@@ -91,8 +95,8 @@ class Stage(Part):
         return True
 
     def open(self, scope: Scope, /) -> Any:
-        """Open models and files in ``scope``; what this gives is the first argument of ``run``. A stage that does not override it opens
-        nothing, and its ``run`` takes batches alone."""
+        """Open models and files in ``scope``; what this gives is the first argument of ``run``. A stage that does not
+        override it opens nothing, and its ``run`` takes batches alone."""
 
     def check(self) -> Iterator[Problem]:
         """Problems that can be seen before anything heavy is loaded."""
@@ -124,7 +128,8 @@ class Stage(Part):
     def replace(self, **settings: Any) -> Self:
         """Another stage with these settings changed; what is from a file stays from there."""
         made = super().replace(**settings)
-        return made if self.origin is None else made._from(replace(self.origin, overridden=self.origin.overridden | settings.keys()))
+        return made if self.origin is None else made._from(replace(self.origin,
+                                                                   overridden=self.origin.overridden | settings.keys()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         make, arguments = super().__reduce__()
@@ -141,10 +146,12 @@ class Stage(Part):
 
     @contextmanager
     def opened(self) -> Iterator[Callable[..., Any]]:
-        """Open the stage, to try it alone: gives its ``run``, which then takes lists too, and plain strings for queries."""
+        """Open the stage, to try it alone: gives its ``run``, which then takes lists too, and plain strings for
+        queries."""
         with Scope() as scope, entered(scope):
             first = (scope.open(self),) if self.opens() else ()
-            yield lambda *inputs, **named: self.run(*first, *self._batches(inputs, named))  # type: ignore[attr-defined]  # a subclass defines it
+            run = getattr(self, "run")  # noqa: B009 - a subclass defines it
+            yield lambda *inputs, **named: run(*first, *self._batches(inputs, named))
 
     def apply(self, *inputs: Any, **named: Any) -> Any:
         """Open the stage, run it once on lists (plain strings for queries), and close it."""
@@ -166,7 +173,8 @@ class Stage(Part):
         unknown = named.keys() - {port.name for port in rest}
         missing = [port for port in wanted[len(inputs):] if not (port.optional or port.name in named)]
         if unknown or missing or (len(inputs) > len(wanted) and not wanted[-1].variadic):
-            raise StageError(f"it was given {len(inputs)} inputs by position" + "".join(f", {name!r}" for name in named),
+            raise StageError(f"it was given {len(inputs)} inputs by position"
+                             + "".join(f", {name!r}" for name in named),
                              where=type(self).__name__, hint=f"give ({said(wanted)})")
         for port, value in zip(chain(wanted, repeat(wanted[-1])), inputs, strict=False):
             yield _batch(self, port, value)
@@ -186,8 +194,10 @@ def _batch(stage: Stage, port: Port, value: Any) -> Any:
     where, hint = type(stage).__name__, f"give a list with one {type_name(port.type)} a query"
     if not isinstance(value, list | tuple):
         raise StageError(f"{port.name} is a {type(value).__name__}, not a batch", where=where, hint=hint)
-    items = [Query(item, id=f"q{i}") if port.type is Query and isinstance(item, str) else item for i, item in enumerate(value, 1)]
+    items = [Query(item, id=f"q{i}") if port.type is Query and isinstance(item, str) else item
+             for i, item in enumerate(value, 1)]
     wrong = next((item for item in items if not accepts(port.type, item)), None)
     if wrong is not None:
-        raise StageError(f"{port.name} holds a {type(wrong).__name__}, not {type_name(port.type)}", where=where, hint=hint)
+        raise StageError(f"{port.name} holds a {type(wrong).__name__}, not {type_name(port.type)}", where=where,
+                         hint=hint)
     return Batch(items)

@@ -15,8 +15,8 @@ T = TypeVar("T")
 async def in_thread(function: Callable[..., T], *arguments: Any) -> T:
     """What ``function`` gives, called in a thread of its own, in a copy of this context.
 
-    ``asyncio.to_thread`` has some four threads more than there are cores, which all callers share: what waits for one another there may
-    wait for ever. A thread takes a twentieth of a millisecond to start.
+    ``asyncio.to_thread`` has some four threads more than there are cores, which all callers share: what waits for one
+    another there may wait for ever. A thread takes a twentieth of a millisecond to start.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()

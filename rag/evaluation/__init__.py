@@ -25,7 +25,8 @@ from .significance import (
 from .trec import read_qrels, read_run, write_qrels, write_run
 
 __all__ = [
-    "BeirFolder", "Comparison", "Comparisons", "MetricResult", "OrderReport", "Qrels", "Run", "TestResult", "bootstrap_interval",
+    "BeirFolder", "Comparison", "Comparisons", "MetricResult", "OrderReport", "Qrels", "Run", "TestResult",
+    "bootstrap_interval",
     "compare", "evaluate", "exact_match", "holm", "kendall_tau", "mean_interval", "order_sensitivity",
     "randomisation_test", "read_beir", "read_qrels", "read_queries", "read_run", "run_from_rankings", "token_f1",
     "write_qrels", "write_run",

@@ -5,8 +5,8 @@
     print(lm.generate([*frame.prefix, *lm.tokens("What is a flea?"), *frame.suffix]).text)
     lm.release()
 
-Prompts are lists of token ids that callers put together from pieces, so that every span is known by construction. Importing
-this package loads neither torch nor transformers.
+Prompts are lists of token ids that callers put together from pieces, so that every span is known by construction.
+Importing this package loads neither torch nor transformers.
 """
 
 from .engine import LanguageModel

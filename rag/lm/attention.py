@@ -1,9 +1,9 @@
 """Look into a transformers model's attention while it runs, without ever asking it for its attention matrices.
 
-A model loaded for it (:func:`let_in`) runs on an attention function of ours. While it generates, that is torch's scaled dot product
-attention. A forward pass within :func:`looked_at_by` hands each layer's queries, keys and values to that :class:`Pass` instead, which
-says what the attention's output is: it can keep keys and values, hide tokens from each other, add up attention, and end the
-pass early by :class:`LastLayer`.
+A model loaded for it (:func:`let_in`) runs on an attention function of ours. While it generates, that is torch's scaled
+dot product attention. A forward pass within :func:`looked_at_by` hands each layer's queries, keys and values to that
+:class:`Pass` instead, which says what the attention's output is: it can keep keys and values, hide tokens from each
+other, add up attention, and end the pass early by :class:`LastLayer`.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ class Pass(Protocol):
     def length(self) -> int: ...
 
     def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, how: How) -> torch.Tensor:
-        """``query`` [heads, rows, d], ``key`` and ``value`` [KV heads, rows, d], rotated to their positions: [heads, rows, d]."""
+        """``query`` [heads, rows, d], ``key`` and ``value`` [KV heads, rows, d], rotated to their positions: [heads,
+        rows, d]."""
 
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """A layer's own: the ``scale`` of its products, its soft cap and its sliding window in tokens, None where it has none."""
+    """A layer's own: the ``scale`` of its products, its soft cap and its sliding window in tokens, None where it has
+    none."""
 
     scale: float
     softcap: float | None
@@ -67,7 +69,8 @@ class LastLayer(Exception):
 
 
 def let_in(model: Any) -> str:
-    """Put ``model`` on our attention function; or say why not, when it has a reason to compute its attention otherwise."""
+    """Put ``model`` on our attention function; or say why not, when it has a reason to compute its attention
+    otherwise."""
     softcapped = getattr(model.config, "attn_logit_softcapping", None) is not None and model._supports_attention_backend
     if not softcapped and model.config._attn_implementation != _FAST:
         return "it does not run on torch's scaled dot product attention"
@@ -80,7 +83,8 @@ def let_in(model: Any) -> str:
 def register() -> None:
     """Make our attention functions known to transformers.
 
-    Their masks are registered under the same names: without that a function gets no causal mask, and rows attend to their future.
+    Their masks are registered under the same names: without that a function gets no causal mask, and rows attend to
+    their future.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -93,24 +97,28 @@ def register() -> None:
 
 
 def _forward(
-    otherwise: Any, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None,
+    otherwise: Any, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
     *, scaling: float | None = None, **kwargs: Any,
 ) -> Any:
     looking = _looking.get()
     if looking is None:
         return otherwise(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     _expect_softmax(module, kwargs)
-    how = How(query.shape[-1] ** -0.5 if scaling is None else scaling, kwargs.get("softcap"), kwargs.get("sliding_window"))
+    how = How(query.shape[-1] ** -0.5 if scaling is None else scaling, kwargs.get("softcap"),
+              kwargs.get("sliding_window"))
     output = looking.attend(module.layer_idx, query[0], key[0], value[0], how)
     return output.transpose(0, 1)[None].contiguous(), None  # some models take a view of it
 
 
 
 def _softcapped(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, *, scaling: float, softcap: float,
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, *, scaling: float,
+    softcap: float,
     **kwargs: Any,
 ) -> Any:
-    """Generation's attention with a soft cap, as transformers' eager one computes it; ``mask`` is added to the scores."""
+    """Generation's attention with a soft cap, as transformers' eager one computes it; ``mask`` is added to the
+    scores."""
     group = query.shape[1] // key.shape[1]
     scores = scaling * query @ key.repeat_interleave(group, dim=1).mT
     scores = (softcap * (scores / softcap).tanh() + mask[..., :key.shape[2]]).float().softmax(dim=-1)
@@ -120,5 +128,6 @@ def _softcapped(
 def _expect_softmax(module: Any, kwargs: dict[str, Any]) -> None:
     found = [name for name in _CHANGES_THE_SOFTMAX if kwargs.get(name) is not None]
     if found:
-        raise UnsupportedModel(f"attention mass is not computed for attention with {', '.join(found)}", where=type(module).__name__,
+        raise UnsupportedModel(f"attention mass is not computed for attention with {', '.join(found)}",
+                               where=type(module).__name__,
                                hint="use a model with plain softmax attention: Llama, Qwen, Mistral, Gemma, ...")

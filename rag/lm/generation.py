@@ -1,4 +1,5 @@
-"""Decoding: one token after the other from the last position's logits, greedy or sampled, streamed as whole characters."""
+"""Decoding: one token after the other from the last position's logits, greedy or sampled, streamed as whole
+characters."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What a model wrote. ``tokens`` and ``prompt_tokens`` are counts; ``ids`` are the generated tokens without the stop token.
+    """What a model wrote. ``tokens`` and ``prompt_tokens`` are counts; ``ids`` are the generated tokens without the
+    stop token.
 
     ``finish`` is ``"stop"`` when the model ended its turn, ``"length"`` when ``max_new_tokens`` ended it.
     """
@@ -28,13 +30,15 @@ class Generation:
 
 
 class DecodingStep(Protocol):
-    """One forward pass over tokens that follow the ones seen so far: float32 logits [vocabulary] of the last, on the CPU."""
+    """One forward pass over tokens that follow the ones seen so far: float32 logits [vocabulary] of the last, on the
+    CPU."""
 
     def __call__(self, ids: Sequence[int]) -> torch.Tensor: ...
 
 
 class Sampler:
-    """Picks the next token: the likeliest at temperature 0, else nucleus sampling (Holtzman et al. 2020, arXiv 1904.09751).
+    """Picks the next token: the likeliest at temperature 0, else nucleus sampling (Holtzman et al. 2020, arXiv
+    1904.09751).
 
     The random numbers are its own: the same seed gives the same tokens, whatever else the process draws.
     """
@@ -86,7 +90,8 @@ class TextStream:
 
 
 def decode(
-    step: DecodingStep, prompt: Sequence[int], stream: TextStream, *, sampler: Sampler, max_new_tokens: int, stop: Collection[int],
+    step: DecodingStep, prompt: Sequence[int], stream: TextStream, *, sampler: Sampler, max_new_tokens: int,
+    stop: Collection[int],
 ) -> Generation:
     """Prefill ``prompt`` and decode until a token of ``stop`` or ``max_new_tokens``."""
     finish: Literal["stop", "length"] = "length"

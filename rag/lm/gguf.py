@@ -1,8 +1,8 @@
 """GGUF files, converted once: transformers dequantises them on every load, which takes tens of seconds.
 
-The converted model is a folder in ``cache_dir()/gguf`` named by a hash of the file: float32 safetensors, configuration and
-tokenizer. It appears whole or not at all: it is written under another name and renamed, so a kill leaves at most a folder that
-the next conversion clears away, and of two processes that convert at once the first wins.
+The converted model is a folder in ``cache_dir()/gguf`` named by a hash of the file: float32 safetensors, configuration
+and tokenizer. It appears whole or not at all: it is written under another name and renamed, so a kill leaves at most a
+folder that the next conversion clears away, and of two processes that convert at once the first wins.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def converted(files: ModelFiles) -> Path:
     from safetensors import SafetensorError
 
     console = Console(file=sys.stderr)
-    console.print(visible(f"Converting {files.name} for fast loading, once, into {target}"), soft_wrap=True, highlight=False, markup=False)
+    console.print(visible(f"Converting {files.name} for fast loading, once, into {target}"), soft_wrap=True,
+                  highlight=False, markup=False)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _clear_abandoned(target.parent)

@@ -1,8 +1,9 @@
-"""Head sets: how well each attention head of a model tells relevant passages apart, measured once, and the best of them.
+"""Head sets: how well each attention head of a model tells relevant passages apart, measured once, and the best of
+them.
 
-A head set is a JSON file that ``regard heads detect`` writes (``rerankers.attention.detect``): the model with its weights'
-hash, the recipe, and for each measure a number and a bootstrap interval for every (layer, head). Sets for the embedded models come
-with Regard. Heads that others published are read from their own files (:func:`published_heads`).
+A head set is a JSON file that ``regard heads detect`` writes (``rerankers.attention.detect``): the model with its
+weights' hash, the recipe, and for each measure a number and a bootstrap interval for every (layer, head). Sets for the
+embedded models come with Regard. Heads that others published are read from their own files (:func:`published_heads`).
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ _CONFIG_KEY, _ALL_HEADS = "attn_head_set", "full_heads"
 
 @dataclass(frozen=True, slots=True)
 class HeadSet:
-    """``measures`` and ``intervals``: for each measure a table [layers][heads] of its mean over the queries, and of its 95 % interval."""
+    """``measures`` and ``intervals``: for each measure a table [layers][heads] of its mean over the queries, and of its
+    95 % interval."""
 
     model: str
     weights: str
@@ -48,10 +50,11 @@ class HeadSet:
     intervals: dict[Measure, list[list[tuple[float, float]]]]
 
     def top(self, measure: Measure, n: int) -> list[tuple[int, int]]:
-        """The ``n`` best (layer, head) pairs, best first; equal ones in the order of the model. Raises ``ConfigError`` for a measure
-        that was not taken."""
+        """The ``n`` best (layer, head) pairs, best first; equal ones in the order of the model. Raises ``ConfigError``
+        for a measure that was not taken."""
         if measure not in self.measures:
-            raise ConfigError(f"the heads of {self.model!r} were not measured by {measure}, only by {', '.join(self.measures)}",
+            raise ConfigError(f"the heads of {self.model!r} were not measured by {measure}, only by "
+                              f"{', '.join(self.measures)}",
                               where="heads", hint="measure them again: regard heads detect --help")
         table = np.asarray(self.measures[measure])
         best = np.argsort(-table, axis=None, kind="stable")[:n]
@@ -62,8 +65,10 @@ class HeadSet:
         for measure, table in self.measures.items():
             shape = np.asarray(table).shape
             if shape != (layers, heads):
-                raise ConfigError(f"the head set's {measure} is of {shape[0]} layers of {shape[1]} heads, {lm!r} has {layers} of {heads}",
-                                  where="heads", hint=f"measure one for it: regard heads detect --model {lm} ... -o heads.json")
+                raise ConfigError(f"the head set's {measure} is of {shape[0]} layers of {shape[1]} heads, {lm!r} has "
+                                  f"{layers} of {heads}",
+                                  where="heads", hint=f"measure one for it: regard heads detect --model {lm} ... -o "
+                                                      f"heads.json")
 
     def _expect_numbers(self) -> None:
         """Raise ``ValueError`` unless there are tables, of one shape, of finite numbers, each with its intervals."""
@@ -97,9 +102,11 @@ class HeadSet:
 def published_heads(source: str | Path) -> Heads:
     """(layer, head) pairs that the authors of a method published, in their order, best first; None: all heads.
 
-    ``source`` is the text ``"14-22,13-16"`` (layer-head pairs, as QRHead's command line and configuration have them) or a file:
+    ``source`` is the text ``"14-22,13-16"`` (layer-head pairs, as QRHead's command line and configuration have them) or
+    a file:
     - of that text, or a QRHead configuration (YAML) with it as ``attn_head_set``;
-    - JSON ``{"14-22": .62, ...}`` (CoRe's: a score for every head, or a list of scores whose mean counts), best first by score;
+    - JSON ``{"14-22": .62, ...}`` (CoRe's: a score for every head, or a list of scores whose mean counts), best first
+      by score;
     - JSON ``[["14-22", .62], ...]`` (QRHead's detection), best first by score.
 
     Raises ``ConfigError`` for anything else.
@@ -120,9 +127,10 @@ def published_heads(source: str | Path) -> Heads:
 def chosen(heads: str, lm: str, measure: Measure, top: int, mask: str) -> Heads:
     """The ``top`` heads for model ``lm`` from the file ``heads``, or ``"shipped"``, from the set that comes with it.
 
-    The file is a head set, whose best heads by ``measure`` are taken, or one that :func:`published_heads` reads (as is a text like
-    ``"14-22,13-16"``), whose first are. ``"auto"`` is the shipped set, and None (all heads) where there is none. Raises ``ConfigError``
-    when there is none otherwise, it was measured on another model or by other measures, or names heads that the model has not.
+    The file is a head set, whose best heads by ``measure`` are taken, or one that :func:`published_heads` reads (as is
+    a text like ``"14-22,13-16"``), whose first are. ``"auto"`` is the shipped set, and None (all heads) where there is
+    none. Raises ``ConfigError`` when there is none otherwise, it was measured on another model or by other measures, or
+    names heads that the model has not.
     """
     path = _FOLDER / f"{lm}-{mask}.json" if heads in (AUTO, SHIPPED) else Path(heads)
     if heads in (AUTO, SHIPPED) and not (lm in EMBEDDED and path.exists()):
@@ -136,7 +144,8 @@ def chosen(heads: str, lm: str, measure: Measure, top: int, mask: str) -> Heads:
     if not isinstance(found, HeadSet):
         return None if found is None else _expect_in(lm, found[:top])
     if found.weights != weights_hash(resolve(lm)):
-        raise ConfigError(f"the head set {path.name} was measured on {found.model!r}, and not on these weights of {lm!r}", where="heads",
+        raise ConfigError(f"the head set {path.name} was measured on {found.model!r}, and not on these weights of "
+                          f"{lm!r}", where="heads",
                           hint=f"measure one for it: regard heads detect --model {lm} ... -o heads.json")
     info = describe(lm)
     found.expect_for(lm, info.layers, info.heads)
@@ -217,7 +226,8 @@ def _expect_in(lm: str, heads: Sequence[tuple[int, int]]) -> Heads:
     info = describe(lm)
     missing = [f"{layer}-{head}" for layer, head in heads if layer >= info.layers or head >= info.heads]
     if missing:
-        raise ConfigError(f"model {lm!r} has no heads {', '.join(missing[:5])}: it has {info.layers} layers of {info.heads} heads, from 0",
+        raise ConfigError(f"model {lm!r} has no heads {', '.join(missing[:5])}: it has {info.layers} layers of "
+                          f"{info.heads} heads, from 0",
                           where="heads", hint="take the heads that were found in this model")
     return heads
 

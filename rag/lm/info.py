@@ -31,8 +31,9 @@ class LanguageModelInfo:
 def describe(name: str) -> LanguageModelInfo:
     """The shape of model ``name`` (``smollm2``, a GGUF file, a folder, a Hugging Face id); no weights are read.
 
-    Raises ``ModelNotFound``, ``MissingDependency`` for an embedded model whose package is absent, ``UnsupportedModel`` for
-    something that is not a language model, and for one that has no window or no attention heads, or layers of different shapes.
+    Raises ``ModelNotFound``, ``MissingDependency`` for an embedded model whose package is absent, ``UnsupportedModel``
+    for something that is not a language model, and for one that has no window or no attention heads, or layers of
+    different shapes.
     """
     files = resolve(name)
     config = configuration(files).get_text_config(decoder=True)
@@ -40,13 +41,17 @@ def describe(name: str) -> LanguageModelInfo:
         heads = config.num_attention_heads
         return LanguageModelInfo(
             name=name, window=config.max_position_embeddings, layers=config.num_hidden_layers, heads=heads,
-            kv_heads=_kv_heads(config) or heads, head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            kv_heads=_kv_heads(config) or heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
             dtype="float32" if files.kind == "gguf" else str(config.dtype or "float32").removeprefix("torch."),
         )
-    except (AttributeError, RuntimeError) as error:  # transformers' for a setting that is not there, or another in each layer
-        raise UnsupportedModel(f"the shape of {name!r}, of the family {config.model_type}, is not plain in its configuration: "
+    # transformers' for a setting that is not there, or another in each layer
+    except (AttributeError, RuntimeError) as error:
+        raise UnsupportedModel(f"the shape of {name!r}, of the family {config.model_type}, is not plain in its "
+                               f"configuration: "
                                f"{str(error).partition('. ')[0]}", where=files.path,
-                               hint="use a model that has a window, and attention heads that are alike in all layers") from error
+                               hint="use a model that has a window, and attention heads that are alike in all "
+                                    "layers") from error
 
 
 def _kv_heads(config: Any) -> int | None:

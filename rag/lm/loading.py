@@ -18,7 +18,8 @@ from . import gguf
 
 
 def configuration(files: ModelFiles) -> Any:
-    """The model's transformers configuration. A GGUF file's is read from its header until the file has been converted."""
+    """The model's transformers configuration. A GGUF file's is read from its header until the file has been
+    converted."""
     _expect_language_model(files)
     expect_inert(files)
     from transformers import AutoConfig
@@ -67,7 +68,8 @@ def _expect_language_model(files: ModelFiles) -> None:
                                hint="name a causal language model: smollm2, a GGUF file, a folder or a Hugging Face id")
     if files.local and files.kind == "transformers" and not Path(files.path, "config.json").is_file():
         raise ModelNotFound(f"there is no language model in {files.name!r}: it has no config.json", where=files.path,
-                            hint="name a folder with config.json, *.safetensors and tokenizer files, or an embedded model")
+                            hint="name a folder with config.json, *.safetensors and tokenizer files, or an embedded "
+                                 "model")
 
 
 @contextmanager
@@ -78,14 +80,18 @@ def _typed_errors(files: ModelFiles) -> Iterator[None]:
     except RegardError:
         raise
     except OSError as error:
-        offline = " HF_HUB_OFFLINE is set, so only models in the local cache are found." if os.environ.get("HF_HUB_OFFLINE") else ""
+        offline = ""
+        if os.environ.get("HF_HUB_OFFLINE"):
+            offline = " HF_HUB_OFFLINE is set, so only models in the local cache are found."
         raise ModelNotFound(
             f"the language model {files.name!r} cannot be loaded: {_first_line(error)}", where=files.path,
-            hint="name an embedded model (smollm2), a folder with config.json, *.safetensors and tokenizer files, or a Hugging "
+            hint="name an embedded model (smollm2), a folder with config.json, *.safetensors and tokenizer files, or a "
+                 "Hugging "
                  f"Face id that this machine can reach.{offline}",
         ) from error
     except (ValueError, KeyError, NotImplementedError) as error:
-        raise UnsupportedModel(f"the language model {files.name!r} cannot be used: {_first_line(error)}", where=files.path,
+        raise UnsupportedModel(f"the language model {files.name!r} cannot be used: {_first_line(error)}",
+                               where=files.path,
                                hint="the model must be one that this version of transformers knows") from error
 
 

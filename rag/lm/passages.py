@@ -1,7 +1,9 @@
-"""How passages stand in a language model's prompt, as token ids: a prefix, one block for each passage, and suffixes after them.
+"""How passages stand in a language model's prompt, as token ids: a prefix, one block for each passage, and suffixes
+after them.
 
-Rerankers, the reader and the cache of passages' keys and values build their prompts here, so that a block means the same to all.
-Every piece is tokenised once, apart from the others; so each passage's span is known by construction and never searched for.
+Rerankers, the reader and the cache of passages' keys and values build their prompts here, so that a block means the
+same to all. Every piece is tokenised once, apart from the others; so each passage's span is known by construction and
+never searched for.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ LEAST_PASSAGE_TOKENS = 16
 """Passages are not cut shorter than this to fit the window."""
 
 TOKENS_A_WORD = 3
-"""A passage at shared positions has room for ``max_words`` times so many. Of three English collections, the longest needs 2.4."""
+"""A passage at shared positions has room for ``max_words`` times so many. Of three English collections, the longest
+needs 2.4."""
 
 ROOM_FOR_QUERY = 512
 """Tokens of the window that passages at shared positions leave to instruction and query, however short these are."""
@@ -39,9 +42,10 @@ _WORD = re.compile(r"\S+")
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """``marker`` stands before a passage (``{i}`` in it is its number in the prompt, from 1), ``separator`` after the introduction and
-    after each passage; a passage (title and text) is cut after ``max_words`` words. ``turn`` is the text before and after the content
-    of the user's turn, instead of the model's chat template; special tokens in it count.
+    """``marker`` stands before a passage (``{i}`` in it is its number in the prompt, from 1), ``separator`` after the
+    introduction and after each passage; a passage (title and text) is cut after ``max_words`` words. ``turn`` is the
+    text before and after the content of the user's turn, instead of the model's chat template; special tokens in it
+    count.
     """
 
     marker: str = CONSTANT_MARKER
@@ -72,8 +76,8 @@ class Format:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A passage in a prompt: its ``text`` (marked, unless the marker stands in ``start``), the tokens of that, which are scored, and
-    those around them that are not: ``start``, and the separator ``end``."""
+    """A passage in a prompt: its ``text`` (marked, unless the marker stands in ``start``), the tokens of that, which
+    are scored, and those around them that are not: ``start``, and the separator ``end``."""
 
     text: str
     scored: list[int]
@@ -86,7 +90,8 @@ class Block:
         return [*self.start, *self.scored, *self.end]
 
     def shortened(self, lm: LanguageModel, limit: int) -> Block:
-        """At most ``limit`` scored tokens: up to the last sentence end that fits, or, if not even one sentence fits, that many tokens."""
+        """At most ``limit`` scored tokens: up to the last sentence end that fits, or, if not even one sentence fits,
+        that many tokens."""
         if len(self.scored) <= limit:
             return self
         ends = [end for _, end in sentence_spans(self.text)]
@@ -106,12 +111,14 @@ class StoredPrefills(Protocol):
     fingerprint: str
 
     def prefill(self, ranking: Ranking, device: str) -> tuple[Prefill, list[Span]]:
-        """The context of the ranking's passages on ``device``, shortest first, and their scored spans in it, in the ranking's order."""
+        """The context of the ranking's passages on ``device``, shortest first, and their scored spans in it, in the
+        ranking's order."""
 
 
 @runtime_checkable
 class SharesPrefill(Protocol):
-    """A stage whose rankings carry what it prefilled: the first ``share`` passages, in prompts of ``form``, by model ``lm``."""
+    """A stage whose rankings carry what it prefilled: the first ``share`` passages, in prompts of ``form``, by model
+    ``lm``."""
 
     lm: str
     share: int
@@ -124,9 +131,10 @@ class SharesPrefill(Protocol):
 class Prompt:
     """A context (token ids, or what is prefilled of them) and suffixes that each follow it.
 
-    ``blocks`` tile the context after its prefix; ``spans`` are the passages' scored tokens in it, without separators, in the ranking's
-    order; a passage that is not in this prompt has an empty one. ``after`` is the position where the suffixes begin; None: right behind the
-    context. ``rows`` are the rows of each suffix that count, None all of them. ``cut`` counts the passages that were shortened to fit.
+    ``blocks`` tile the context after its prefix; ``spans`` are the passages' scored tokens in it, without separators,
+    in the ranking's order; a passage that is not in this prompt has an empty one. ``after`` is the position where the
+    suffixes begin; None: right behind the context. ``rows`` are the rows of each suffix that count, None all of them.
+    ``cut`` counts the passages that were shortened to fit.
     """
 
     context: list[int] | Prefill
@@ -153,14 +161,16 @@ class Prompt:
 
 
 def lay_out(
-    lm: LanguageModel, form: Format, passages: Sequence[Passage], order: Sequence[int] | None, suffixes: list[list[int]],
+    lm: LanguageModel, form: Format, passages: Sequence[Passage], order: Sequence[int] | None,
+    suffixes: list[list[int]],
     mask: Mask, positions: Positions, *, where: str, after: int | None = None,
 ) -> Prompt:
-    """The prompt with ``passages`` in ``order`` (positions in ``passages``, first in the prompt first; those left out are not in it).
+    """The prompt with ``passages`` in ``order`` (positions in ``passages``, first in the prompt first; those left out
+    are not in it).
 
-    ``order`` None, for blocks at shared positions, is one that does not depend on how ``passages`` are ordered: shortest first. The same
-    passages then go through the same arithmetic, and score the same to the last bit. At shared positions the suffixes stand at
-    position ``after``, by default :func:`suffix_position`. Raises ``BudgetError``.
+    ``order`` None, for blocks at shared positions, is one that does not depend on how ``passages`` are ordered:
+    shortest first. The same passages then go through the same arithmetic, and score the same to the last bit. At shared
+    positions the suffixes stand at position ``after``, by default :func:`suffix_position`. Raises ``BudgetError``.
     """
     prefix = form.prefix(lm)
     blocks = form.blocks(lm, passages if order is None else [passages[p] for p in order])
@@ -183,9 +193,10 @@ def lay_out(
 def suffix_position(lm: LanguageModel, form: Format, suffixes: Sequence[Sequence[int]]) -> int:
     """Where suffixes begin behind blocks at shared positions: at a distance from the prefix that no passage changes.
 
-    If they followed the longest block, one long candidate would move them away from all the others. The blocks have the room up to
-    there: ``TOKENS_A_WORD`` for each of ``max_words``, unless the window has less (``ROOM_FOR_QUERY`` of it, at most half, stays free, and
-    all of the longest suffix); and half of a sliding window, so that every layer sees passages whole.
+    If they followed the longest block, one long candidate would move them away from all the others. The blocks have the
+    room up to there: ``TOKENS_A_WORD`` for each of ``max_words``, unless the window has less (``ROOM_FOR_QUERY`` of it,
+    at most half, stays free, and all of the longest suffix); and half of a sliding window, so that every layer sees
+    passages whole.
     """
     prefix = len(form.prefix(lm))
     window = lm.steady_window
@@ -195,12 +206,14 @@ def suffix_position(lm: LanguageModel, form: Format, suffixes: Sequence[Sequence
 
 
 def _fitted(lm: LanguageModel, blocks: list[Block], room: int, positions: Positions, where: str) -> list[Block]:
-    """Blocks that fit ``room`` positions: side by side when shared; else the longest are shortened until all fit, one after the other."""
+    """Blocks that fit ``room`` positions: side by side when shared; else the longest are shortened until all fit, one
+    after the other."""
     lengths = [len(block.scored) for block in blocks]
     around = [len(block.ids) - len(block.scored) for block in blocks]
     limit = room - max(around, default=0) if positions == "shared" else longest_that_fits(lengths, room - sum(around))
     if limit < LEAST_PASSAGE_TOKENS and any(length > limit for length in lengths):
-        raise BudgetError(f"{len(blocks)} passages and the query do not fit the {lm.window} tokens of {lm.info.name!r}", where=where,
+        raise BudgetError(f"{len(blocks)} passages and the query do not fit the {lm.window} tokens of {lm.info.name!r}",
+                          where=where,
                           hint="lower depth, shorten the query, or take a model of a longer window")
     return [block.shortened(lm, limit) for block in blocks]
 

@@ -1,7 +1,8 @@
 """A prefilled context as a value: the keys and values of a prefix and of passage blocks after it.
 
-Under the block mask a block sees the prefix and itself, so its keys and values are the same whatever stands beside it: blocks can be
-dropped, stored, and handed from a reranker to a reader. At shared positions all blocks begin where the prefix ends.
+Under the block mask a block sees the prefix and itself, so its keys and values are the same whatever stands beside it:
+blocks can be dropped, stored, and handed from a reranker to a reader. At shared positions all blocks begin where the
+prefix ends.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ Positions = Literal["distinct", "shared"]
 
 @dataclass(frozen=True, slots=True)
 class PrefillPlan:
-    """Where the tokens of a context stand: ``prefix`` tokens that all see, then ``blocks`` (half-open spans, one after the other).
+    """Where the tokens of a context stand: ``prefix`` tokens that all see, then ``blocks`` (half-open spans, one after
+    the other).
 
     ``positions`` has one for each token; what follows the context begins at position ``after``.
     """
@@ -35,7 +37,8 @@ class PrefillPlan:
     after: int
 
     def chunks(self, size: int) -> Iterator[tuple[Span, list[Span], int]]:
-        """Spans of about ``size`` tokens to run at once, the spans in them that do not see each other, and how much all see."""
+        """Spans of about ``size`` tokens to run at once, the spans in them that do not see each other, and how much all
+        see."""
         for start in range(0, self.prefix, size):
             stop = min(start + size, self.prefix)
             yield (start, stop), [(start, stop)], start
@@ -50,7 +53,8 @@ class PrefillPlan:
 
 
 def plan(context: Sequence[int], blocks: Sequence[Span], mask: Mask, positions: Positions) -> PrefillPlan:
-    """Raises ``ConfigError`` for blocks that do not tile the end of ``context``, or shared positions under the causal mask."""
+    """Raises ``ConfigError`` for blocks that do not tile the end of ``context``, or shared positions under the causal
+    mask."""
     if mask == "causal":
         if positions == "shared":
             raise ConfigError("blocks that see each other cannot share positions", where="attention",
@@ -59,7 +63,8 @@ def plan(context: Sequence[int], blocks: Sequence[Span], mask: Mask, positions: 
     prefix = blocks[0][0] if blocks else len(context)
     ends = [prefix, *(stop for _, stop in blocks)]
     if [start for start, _ in blocks] != ends[:-1] or ends[-1] != len(context) or sorted(ends) != ends:
-        raise ConfigError(f"{len(blocks)} blocks do not follow each other up to the end of the context", where="attention",
+        raise ConfigError(f"{len(blocks)} blocks do not follow each other up to the end of the context",
+                          where="attention",
                           hint="blocks are half-open spans of the context, each beginning where the one before it ends")
     if positions == "distinct":
         return PrefillPlan(tuple(context), prefix, tuple(blocks), tuple(range(len(context))), len(context))
@@ -70,11 +75,12 @@ def plan(context: Sequence[int], blocks: Sequence[Span], mask: Mask, positions: 
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """Keys and values of the tokens of ``plan``: one tensor [KV heads, tokens, d] for each of the lowest ``layers`` layers.
+    """Keys and values of the tokens of ``plan``: one tensor [KV heads, tokens, d] for each of the lowest ``layers``
+    layers.
 
-    The topmost layer's values are missing where nothing above it was wanted (``complete`` is false then): it can be looked at, but not
-    continued from. float32 or the model's dtype; what comes from a store may have 16 bits. ``length`` is how long a prompt the keys were
-    turned for, where their angles depend on it (``rotation``).
+    The topmost layer's values are missing where nothing above it was wanted (``complete`` is false then): it can be
+    looked at, but not continued from. float32 or the model's dtype; what comes from a store may have 16 bits.
+    ``length`` is how long a prompt the keys were turned for, where their angles depend on it (``rotation``).
     """
 
     plan: PrefillPlan
@@ -96,21 +102,25 @@ class Prefill:
         return self.plan.ids[start:stop]
 
     def keep(self, blocks: Sequence[int]) -> Prefill:
-        """The prefix and ``blocks`` (numbers, from 0), in that order; the other blocks are dropped. Shared positions only.
+        """The prefix and ``blocks`` (numbers, from 0), in that order; the other blocks are dropped. Shared positions
+        only.
 
         What remains equals a fresh prefill of the same prefix and blocks. Copies what is kept.
         """
         import torch
 
         if self.plan.blocks and self.plan.positions[self.plan.blocks[-1][0]] != self.plan.prefix:
-            raise ConfigError("blocks at distinct positions cannot be dropped: what stood before a block is in its keys",
+            raise ConfigError("blocks at distinct positions cannot be dropped: what stood before a block is in its "
+                              "keys",
                               where="Prefill.keep", hint='prefill with positions="shared"')
         spans = [self.plan.blocks[b] for b in blocks]
         tokens = [*range(self.plan.prefix), *(t for start, stop in spans for t in range(start, stop))]
-        kept = plan([self.plan.ids[t] for t in tokens], tiled(self.plan.prefix, [stop - start for start, stop in spans]),
+        kept = plan([self.plan.ids[t] for t in tokens],
+                    tiled(self.plan.prefix, [stop - start for start, stop in spans]),
                     "block", "shared")
         index = torch.tensor(tokens, device=self.keys[0].device)
-        return Prefill(kept, [k.index_select(1, index) for k in self.keys], [v.index_select(1, index) for v in self.values],
+        return Prefill(kept, [k.index_select(1, index) for k in self.keys],
+                       [v.index_select(1, index) for v in self.values],
                        self.complete, self.length)
 
 
@@ -125,7 +135,8 @@ def tiled(start: int, lengths: Sequence[int]) -> list[Span]:
 
 @dataclass(slots=True)
 class PrefillPass:
-    """Keeps the keys and values of tokens ``span`` in ``into``; each of ``parts`` sees ``seen`` tokens of the context, and itself.
+    """Keeps the keys and values of tokens ``span`` in ``into``; each of ``parts`` sees ``seen`` tokens of the context,
+    and itself.
 
     The pass ends at layer ``last``, of which only the keys are kept; with None it runs through.
     """

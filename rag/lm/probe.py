@@ -1,10 +1,10 @@
 """Whether what the engine sees in a model is what transformers computes: found out by trying, once for each model.
 
-The engine runs a prompt in pieces, each with explicit positions and without the model's own masks: chunks of a prefix, blocks that do
-not see each other, a suffix. In a model whose tokens influence each other by more than softmax attention over queries, keys and a
-sliding window (states that run along the tokens, masks in chunks, temperatures, sinks) that would give other numbers without a word. So
-some random tokens go through the model as transformers runs it (eager attention, one pass) and through the engine, and the last hidden
-states must agree.
+The engine runs a prompt in pieces, each with explicit positions and without the model's own masks: chunks of a prefix,
+blocks that do not see each other, a suffix. In a model whose tokens influence each other by more than softmax attention
+over queries, keys and a sliding window (states that run along the tokens, masks in chunks, temperatures, sinks) that
+would give other numbers without a word. So some random tokens go through the model as transformers runs it (eager
+attention, one pass) and through the engine, and the last hidden states must agree.
 
 The verdict is kept in ``cache_dir()/probes``, by the hash of the weights and all else that it depends on.
 """
@@ -53,14 +53,16 @@ Look = Callable[[Sequence[int], Sequence[int], Pass], "torch.Tensor | None"]
 
 @dataclass(frozen=True, slots=True)
 class ProbeVerdict:
-    """``reason``: why the model cannot be looked into, empty where it can. ``difference``: relative, of the last hidden states."""
+    """``reason``: why the model cannot be looked into, empty where it can. ``difference``: relative, of the last hidden
+    states."""
 
     reason: str
     difference: float | None = None
 
 
 def verdict(files: ModelFiles, info: LanguageModelInfo, model: Any, look: Look) -> ProbeVerdict:
-    """The verdict on ``model``, kept from before or, the first time, given by :func:`examine`. ``look`` is the engine's pass."""
+    """The verdict on ``model``, kept from before or, the first time, given by :func:`examine`. ``look`` is the engine's
+    pass."""
     path = cache_dir() / "probes" / f"{_key(files, model)}.json"
     found = _read(path)
     if found is None:
@@ -101,7 +103,8 @@ def other_layers(model: Any) -> list[str]:
 
 
 def _expect_plain_attention(info: LanguageModelInfo, model: Any, look: Look) -> None:
-    """Raise ``UnsupportedModel`` unless each layer computes one attention, with as many heads as the configuration says."""
+    """Raise ``UnsupportedModel`` unless each layer computes one attention, with as many heads as the configuration
+    says."""
     census = _Census(info.heads)
     look(_random_tokens(model, 2), range(2), census)
     if not census.layers:
@@ -134,7 +137,8 @@ class _Census:
 
 
 def _layouts(info: LanguageModelInfo, model: Any) -> Iterator[tuple[list[int], int]]:
-    """Positions of the probe's tokens with the sliding window to go with them: in a row; and with a jump beyond the largest limit.
+    """Positions of the probe's tokens with the sliding window to go with them: in a row; and with a jump beyond the
+    largest limit.
 
     Windows are not tried across the jump: transformers counts tokens for them, not positions.
     """
@@ -168,8 +172,10 @@ def _difference(info: LanguageModelInfo, model: Any, look: Look, positions: list
     for piece, (start, stop) in pieces.items():
         difference = _relative(got[start:stop].float(), wanted[start:stop].float(), exact=dtype == "float32")
         if not difference <= _TOLERANCE[dtype]:  # NaN is none
-            raise UnsupportedModel(f"it is not attention alone that carries from token to token: in the {piece} of a probe at positions "
-                                   f"up to {positions[-1]} the last hidden states differ by {difference:.2%} from transformers' own")
+            raise UnsupportedModel(f"it is not attention alone that carries from token to token: in the {piece} of a "
+                                   f"probe at positions "
+                                   f"up to {positions[-1]} the last hidden states differ by {difference:.2%} from "
+                                   f"transformers' own")
         worst = max(worst, difference)
     return worst
 
@@ -190,7 +196,8 @@ def _by_transformers(model: Any, ids: list[int], positions: list[int]) -> torch.
     try:
         with torch.inference_mode():
             hidden: torch.Tensor = model.base_model(  # without a mask of ones a jump would begin another sequence
-                input_ids=tokens, position_ids=torch.tensor([positions], device=model.device), attention_mask=torch.ones_like(tokens),
+                input_ids=tokens, position_ids=torch.tensor([positions], device=model.device),
+                attention_mask=torch.ones_like(tokens),
                 use_cache=False)[0]
             return hidden[0]
     finally:
@@ -207,11 +214,14 @@ def _by_engine(info: LanguageModelInfo, model: Any, look: Look, ids: list[int], 
     beside = PrefillPlan((*ids[:PREFIX], *suffix[:DECOY], *block), PREFIX, ((PREFIX, middle), (middle, middle + BLOCK)),
                   (*positions[:PREFIX], *range(start, start + DECOY), *positions[PREFIX:PREFIX + BLOCK]), after)
     prefill = Prefill(beside, length=positions[-1] + 1)
-    hidden = [look(beside.ids[slice(*span)], beside.positions[slice(*span)], PrefillPass(prefill, span, parts, seen, None))
+    hidden = [look(beside.ids[slice(*span)], beside.positions[slice(*span)],
+                   PrefillPass(prefill, span, parts, seen, None))
               for span, parts, seen in beside.chunks(CHUNK)]
     kept = [*range(PREFIX), *range(middle, middle + BLOCK)]
-    alone = Prefill(PrefillPlan((*ids[:PREFIX], *block), PREFIX, ((PREFIX, PREFIX + BLOCK),), tuple(positions[:PREFIX + BLOCK]), after),
-                    [key[:, kept] for key in prefill.keys], [value[:, kept] for value in prefill.values], length=prefill.length)
+    alone = Prefill(PrefillPlan((*ids[:PREFIX], *block), PREFIX, ((PREFIX, PREFIX + BLOCK),),
+                                tuple(positions[:PREFIX + BLOCK]), after),
+                    [key[:, kept] for key in prefill.keys], [value[:, kept] for value in prefill.values],
+                    length=prefill.length)
     laid = laid_on(model.device, rows([suffix], None, None, after))
     through = MassPass(alone, laid, info.layers, {}, torch.zeros(len(kept), device=model.device))
     hidden.append(look(laid.ids, positions[PREFIX + BLOCK:], through))
@@ -222,14 +232,17 @@ def _by_engine(info: LanguageModelInfo, model: Any, look: Look, ids: list[int], 
 def _random_tokens(model: Any, n: int) -> list[int]:
     import torch
 
-    drawn: list[int] = torch.randint(model.get_input_embeddings().num_embeddings, (n,), generator=torch.Generator().manual_seed(0)).tolist()
+    drawn: list[int] = torch.randint(model.get_input_embeddings().num_embeddings, (n,),
+                                     generator=torch.Generator().manual_seed(0)).tolist()
     return drawn
 
 
 @contextmanager
 def _windows_of(model: Any, most: int, size: int) -> Iterator[None]:
-    """Every sliding window of ``model`` below ``most``, in its configuration and its modules, is ``size`` tokens inside."""
-    holders: dict[int, Any] = {id(holder): holder for module in model.modules() for holder in (module, getattr(module, "config", None))}
+    """Every sliding window of ``model`` below ``most``, in its configuration and its modules, is ``size`` tokens
+    inside."""
+    holders: dict[int, Any] = {id(holder): holder for module in model.modules()
+                               for holder in (module, getattr(module, "config", None))}
     found = [(holder, holder.sliding_window) for holder in holders.values()
              if isinstance(getattr(holder, "sliding_window", None), int) and holder.sliding_window < most]
     try:
@@ -248,7 +261,8 @@ def _key(files: ModelFiles, model: Any) -> str:
     import torch
     import transformers
 
-    all_that_matters = [weights_hash(files), transformers.__version__, torch.__version__, ENGINE, model.device.type, str(model.dtype)]
+    all_that_matters = [weights_hash(files), transformers.__version__, torch.__version__, ENGINE, model.device.type,
+                        str(model.dtype)]
     return blake2b(json.dumps(all_that_matters).encode(), digest_size=16).hexdigest()
 
 

@@ -1,8 +1,8 @@
 """Rotary positions whose angles depend on how long the whole prompt is (*longrope*: Phi-3-mini-128k, Phi-4-mini).
 
-Such a model turns queries and keys by one set of angles in prompts up to ``boundary`` positions, and by another in longer ones.
-transformers reads the length off the largest position of each forward pass, so that the chunks of one prompt would be turned
-differently. Here each pass is told how long the prompt is that it is part of.
+Such a model turns queries and keys by one set of angles in prompts up to ``boundary`` positions, and by another in
+longer ones. transformers reads the length off the largest position of each forward pass, so that the chunks of one
+prompt would be turned differently. Here each pass is told how long the prompt is that it is part of.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ _BOUNDARY = "original_max_position_embeddings"
 
 
 class Rotation:
-    """The rotary positions of ``model``; one pass at a time. ``boundary`` is None where angles do not depend on the length."""
+    """The rotary positions of ``model``; one pass at a time. ``boundary`` is None where angles do not depend on the
+    length."""
 
     def __init__(self, model: Any) -> None:
         self._length = 0
@@ -39,7 +40,8 @@ class Rotation:
         """Whether prompts of these lengths are turned differently."""
         return self.boundary is not None and (one > self.boundary) != (other > self.boundary)
 
-    def _with_last_position(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _with_last_position(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...],
+                                                                                                       dict[str, Any]]:
         if "position_ids" in kwargs:
             return args, kwargs | {"position_ids": self._extended(kwargs["position_ids"])}
         return (args[0], self._extended(args[1]), *args[2:]), kwargs

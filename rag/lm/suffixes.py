@@ -1,4 +1,5 @@
-"""Suffixes that each continue one prefilled context, unseen by each other, in one pass; and the attention they pay to the context."""
+"""Suffixes that each continue one prefilled context, unseen by each other, in one pass; and the attention they pay to
+the context."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 class SuffixRows:
     """The suffixes' tokens: those that all begin with stand once, at the front; then each suffix's own.
 
-    ``ids`` and ``positions`` one a row, ``visible`` bool [rows, rows] (which row sees which), ``weights`` float32 [rows], signed: a
-    suffix's weight shared out evenly among its query rows, 0 for the others.
+    ``ids`` and ``positions`` one a row, ``visible`` bool [rows, rows] (which row sees which), ``weights`` float32
+    [rows], signed: a suffix's weight shared out evenly among its query rows, 0 for the others.
     """
 
     ids: list[int]
@@ -37,7 +38,8 @@ class SuffixRows:
         return max(self.positions) + 1
 
 
-def rows(suffixes: Sequence[Sequence[int]], weights: Sequence[float] | None, query_rows: Sequence[Span] | None, after: int) -> SuffixRows:
+def rows(suffixes: Sequence[Sequence[int]], weights: Sequence[float] | None, query_rows: Sequence[Span] | None,
+         after: int) -> SuffixRows:
     """Lay the suffixes out, each from position ``after`` on.
 
     A row that suffixes have in common gets the sum of their weights: it pays the same attention in each.
@@ -47,7 +49,8 @@ def rows(suffixes: Sequence[Sequence[int]], weights: Sequence[float] | None, que
     weights = [1.0] * len(suffixes) if weights is None else weights
     query_rows = [(0, len(s)) for s in suffixes] if query_rows is None else query_rows
     if not suffixes or not len(suffixes) == len(weights) == len(query_rows):
-        raise ConfigError(f"{len(suffixes)} suffixes, {len(weights)} weights, {len(query_rows)} row ranges", where="attention_mass",
+        raise ConfigError(f"{len(suffixes)} suffixes, {len(weights)} weights, {len(query_rows)} row ranges",
+                          where="attention_mass",
                           hint="pass at least one suffix, and one weight and one range for each")
     common = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*suffixes, strict=False)))
     ids, positions, owner = list(suffixes[0][:common]), list(range(after, after + common)), [-1] * common
@@ -92,7 +95,8 @@ class _SuffixPass:
         return max(self.context.length, self.rows.end)
 
     def _about(self, how: How) -> _About:
-        return {"visible": self.rows.visible, "scale": how.scale, "softcap": how.softcap, "reach": self._reach(how.window)}
+        return {"visible": self.rows.visible, "scale": how.scale, "softcap": how.softcap,
+                "reach": self._reach(how.window)}
 
     def _reach(self, window: int | None) -> Reach | None:
         if window is None:
@@ -122,14 +126,16 @@ class MassPass(_SuffixPass):
         if layer == self.last:
             self.mass += attention_mass(query, context.keys[layer], key, weights, **self._about(how))
             raise LastLayer
-        output, mass = attend(query, context.keys[layer], context.values[layer], key, value, weights, **self._about(how))
+        output, mass = attend(query, context.keys[layer], context.values[layer], key, value, weights,
+                              **self._about(how))
         self.mass += mass
         return output
 
 
 @dataclass(slots=True)
 class HeadScoresPass(_SuffixPass):
-    """Puts into ``scores``, float32 [layers, heads, spans], each head's weighted attention to ``spans`` of the context."""
+    """Puts into ``scores``, float32 [layers, heads, spans], each head's weighted attention to ``spans`` of the
+    context."""
 
     spans: Sequence[Span]
     scores: torch.Tensor
@@ -139,15 +145,18 @@ class HeadScoresPass(_SuffixPass):
         from ...kernels.head_scores import head_scores
 
         context = self.context
-        self.scores[layer] = head_scores(query, context.keys[layer], key, self.rows.weights, self.spans, **self._about(how))
+        self.scores[layer] = head_scores(query, context.keys[layer], key, self.rows.weights, self.spans,
+                                         **self._about(how))
         if layer == self.last:
             raise LastLayer
         unweighted = self.rows.weights.new_zeros(query.shape[0], len(self.rows.ids))
         return attend(query, context.keys[layer], context.values[layer], key, value, unweighted, **self._about(how))[0]
 
 
-def heads_by_layer(heads: Sequence[tuple[int, int]] | None, layers: int, per_layer: int, model: str) -> dict[int, list[int]]:
-    """The chosen heads of each layer; all of them for None. Raises ``ConfigError`` for a head that the model has not."""
+def heads_by_layer(heads: Sequence[tuple[int, int]] | None, layers: int, per_layer: int, model: str) -> dict[int,
+                                                                                                             list[int]]:
+    """The chosen heads of each layer; all of them for None. Raises ``ConfigError`` for a head that the model has
+    not."""
     if heads is None:
         return {layer: list(range(per_layer)) for layer in range(layers)}
     by_layer: dict[int, list[int]] = {}

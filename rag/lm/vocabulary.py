@@ -31,8 +31,8 @@ class Vocabulary:
     def tokens(self, text: str) -> list[int]:
         """Token ids of untrusted ``text``: no token is added, and text that spells a special token stays plain text.
 
-        A passage can therefore not end the turn that it stands in. (Tokens which a tokenizer's author added without calling
-        them special, such as Qwen's ``<think>``, are still recognised.) Lone surrogates become ``?``.
+        A passage can therefore not end the turn that it stands in. (Tokens which a tokenizer's author added without
+        calling them special, such as Qwen's ``<think>``, are still recognised.) Lone surrogates become ``?``.
         """
         return self._encode(text.encode("utf-8", "replace").decode("utf-8"), plain=True)
 
@@ -60,7 +60,8 @@ class Vocabulary:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The text that each token adds; together they are the text of ``ids``. A character's first bytes alone add nothing."""
+        """The text that each token adds; together they are the text of ``ids``. A character's first bytes alone add
+        nothing."""
         shown, pieces = "", []
         for i in range(len(ids)):
             text = self.text(ids[:i + 1])
@@ -72,8 +73,9 @@ class Vocabulary:
     def turn(self, system: str | None = None) -> tuple[str, str]:
         """The chat template's text before and after the content of one user turn, up to where the answer begins.
 
-        Without ``system`` the template's own default system message stands, if it has one. A template that knows no system
-        message gets it at the head of the user's turn. A model without a template gets its beginning-of-sequence token.
+        Without ``system`` the template's own default system message stands, if it has one. A template that knows no
+        system message gets it at the head of the user's turn. A model without a template gets its beginning-of-sequence
+        token.
         """
         if not self._tokenizer.chat_template:
             return (self._tokenizer.bos_token or "") + (f"{system}\n\n" if system else ""), ""

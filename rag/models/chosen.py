@@ -1,7 +1,8 @@
 """Which models the user has named: an index from others may not choose what is loaded.
 
-An index names the model that made it. One that is no embedded one is loaded for an index only where the user has named it, by itself or
-when the index was made (``trusted.json`` in :func:`state_dir` keeps which, with the hash of its weights), or has said yes to it.
+An index names the model that made it. One that is no embedded one is loaded for an index only where the user has named
+it, by itself or when the index was made (``trusted.json`` in :func:`state_dir` keeps which, with the hash of its
+weights), or has said yes to it.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def state_dir() -> Path:
 
 
 def choose(model: str, *, remember: bool = True) -> None:
-    """The user has named ``model``, or agreed to it: indexes may name it too, on this machine, as long as its weights stay what they are
-    (those of a hub's id that was not on this machine then: whatever the hub has under it).
+    """The user has named ``model``, or agreed to it: indexes may name it too, on this machine, as long as its weights
+    stay what they are (those of a hub's id that was not on this machine then: whatever the hub has under it).
 
     ``remember`` False holds for this process only, and so does what cannot be written down.
     """
@@ -61,8 +62,10 @@ def is_chosen(model: str) -> bool:
 def expect_chosen(model: str, what: str, index: object) -> None:
     """Raise ``UntrustedModel`` unless the user has named ``model``, which ``index`` names as its ``what``."""
     if not is_chosen(model):
-        raise UntrustedModel(f"the index names {model!r} as its {what}, and on this machine nobody else has", where=str(index),
-                             hint="an index from others may not choose which model is loaded: if you trust it, give --trust, call "
+        raise UntrustedModel(f"the index names {model!r} as its {what}, and on this machine nobody else has",
+                             where=str(index),
+                             hint="an index from others may not choose which model is loaded: if you trust it, give "
+                                  "--trust, call "
                                   "regard.rag.models.chosen.choose(model), or name the model yourself (encoder=...)")
 
 
@@ -92,10 +95,12 @@ def _record(path: str, weights: str) -> None:
 
 
 def hub(names: Iterable[str]) -> Iterator[Connection]:
-    """The Hugging Face hub, where one of ``names`` is an id there: its library asks it about models, with the user's own token."""
+    """The Hugging Face hub, where one of ``names`` is an id there: its library asks it about models, with the user's
+    own token."""
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     if not offline and any(_is_hub_id(name) for name in names):
-        host = os.environ.get("HF_ENDPOINT", "https://huggingface.co").partition("://")[2].partition("/")[0].rpartition("@")[2]
+        host = os.environ.get("HF_ENDPOINT",
+                              "https://huggingface.co").partition("://")[2].partition("/")[0].rpartition("@")[2]
         yield Connection(host, "HF_TOKEN", bool(os.environ.get("HF_TOKEN")))
 
 

@@ -1,4 +1,5 @@
-"""What an encoder is. Encoders live in ``indexers``, and are found here through their table, by name or by the model that they load."""
+"""What an encoder is. Encoders live in ``indexers``, and are found here through their table, by name or by the model
+that they load."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class OpenEncoder:
         return 0
 
     def encode_passages(self, texts: Sequence[str]) -> Vectors:
-        """float32 [len(texts), dimension]; a vector does not depend on what else is in ``texts`` (beyond float rounding)."""
+        """float32 [len(texts), dimension]; a vector does not depend on what else is in ``texts`` (beyond float
+        rounding)."""
         raise NotImplementedError
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
@@ -38,7 +40,8 @@ class OpenEncoder:
 
 
 class Encoder(Part):
-    """Texts to vectors. A text that names no encoder in the table names a model: ``minilm``, ``bge-small``, a folder, a Hugging Face id."""
+    """Texts to vectors. A text that names no encoder in the table names a model: ``minilm``, ``bge-small``, a folder, a
+    Hugging Face id."""
 
     group = "regard.encoders"
 
@@ -56,8 +59,8 @@ class Encoder(Part):
         raise NotImplementedError
 
     def description(self) -> dict[str, Any]:
-        """Everything that decides a vector, as plain JSON, which an index keeps: model, weights hash, tokenizer, pooling, prompts,
-        normalisation, dtype, dimension. Loads nothing heavy."""
+        """Everything that decides a vector, as plain JSON, which an index keeps: model, weights hash, tokenizer,
+        pooling, prompts, normalisation, dtype, dimension. Loads nothing heavy."""
         raise NotImplementedError
 
     def open(self, scope: Scope, /) -> OpenEncoder:

@@ -1,7 +1,8 @@
-"""Whether a model folder is data alone: what the libraries that load it would import, unpickle or fetch on its word is refused first.
+"""Whether a model folder is data alone: what the libraries that load it would import, unpickle or fetch on its word is
+refused first.
 
-They guard themselves against much of this (``trust_remote_code`` is False everywhere); this does not rest on each of their versions
-doing so.
+They guard themselves against much of this (``trust_remote_code`` is False everywhere); this does not rest on each of
+their versions doing so.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from . import ModelFiles
 
 _CLASSES = {
     "type": re.compile(r"sentence_transformers(\.[a-z_]\w*)*\.[A-Z]\w*"),  # of a module, in modules.json
-    "activation_fn": re.compile(r"torch\.nn\.modules\.(activation|linear)\.[A-Z]\w*|\w+"),  # a plain name is looked up, not imported
+    # a plain name is looked up, not imported
+    "activation_fn": re.compile(r"torch\.nn\.modules\.(activation|linear)\.[A-Z]\w*|\w+"),
 }
 _CLASSES["activation_function"] = _CLASSES["sbert_ce_default_activation_function"] = _CLASSES["activation_fn"]
 _IMPLEMENTATIONS = re.compile(r"_?(attn|experts)_implementation(_internal)?")
@@ -28,8 +30,10 @@ _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 def expect_inert(files: ModelFiles) -> None:
     """Raise ``UnsupportedModel``, naming the file, unless the local model ``files`` is data alone:
 
-    - ``modules.json`` and the configurations name classes of sentence-transformers and activations of torch only, and paths inside;
-    - no configuration asks for code of its own (``auto_map``), for a kernel from a hub, or (an adapter's) for another model;
+    - ``modules.json`` and the configurations name classes of sentence-transformers and activations of torch only, and
+      paths inside;
+    - no configuration asks for code of its own (``auto_map``), for a kernel from a hub, or (an adapter's) for another
+      model;
     - weights are safetensors, GGUF or ONNX: a pickled file is refused where none of these is beside it.
 
     An ONNX graph that keeps weights outside its folder is refused by its runtime (``rag.models.onnx``).
@@ -41,7 +45,8 @@ def expect_inert(files: ModelFiles) -> None:
     parts = _modules(modules) if modules.is_file() else []
     for part in [folder, *parts]:
         if (part / "adapter_config.json").exists():
-            raise _refused(part / "adapter_config.json", "an adapter names another model to load", "merge it into its model")
+            raise _refused(part / "adapter_config.json", "an adapter names another model to load",
+                           "merge it into its model")
         for config in sorted(part.glob("*config*.json")):
             _expect_plain(config, _json(config))
         _expect_not_pickled(part)
@@ -50,7 +55,8 @@ def expect_inert(files: ModelFiles) -> None:
 def _modules(path: Path) -> list[Path]:
     """The folders of a sentence-transformers model's modules."""
     found = _json(path)
-    if not isinstance(found, list) or not all(isinstance(module, Mapping) and isinstance(module.get("path"), str) for module in found):
+    if not isinstance(found, list) or not all(isinstance(module, Mapping) and isinstance(module.get("path"), str)
+                                              for module in found):
         raise _refused(path, "it does not list modules", "export the model again")
     for module in found:
         _expect_class(path, "type", module.get("type"))
@@ -62,7 +68,8 @@ def _modules(path: Path) -> list[Path]:
 def _expect_plain(path: Path, data: Any) -> None:
     for key, value in _entries(data):
         if key == "auto_map" and value:
-            raise _refused(path, "it asks for code of its own (auto_map)", "use a model that transformers knows by itself")
+            raise _refused(path, "it asks for code of its own (auto_map)",
+                           "use a model that transformers knows by itself")
         if key in _CLASSES and key != "type":
             _expect_class(path, key, value)
         if _IMPLEMENTATIONS.fullmatch(key) and "/" in str(value):

@@ -1,10 +1,11 @@
 """ONNX models that take token ids: one shared session and its tokenizer for the encoder and the cross-encoder.
 
-A model quantised to int8 with dynamic ranges computes one range per activation *tensor*, so everything in a forward pass,
-padding included, shifts every other output of that pass. Measured on the embedded cross-encoder (300 MS MARCO pairs): a pair's
-logit moves by 0.14 on average and up to 0.87 with its batch, 0.62 even among pairs of exactly equal length. Such a model
-therefore runs one row a forward pass, as many passes at a time as there are cores, which on two cores is also faster
-(183 pairs/s; padded batches of 4,096 tokens: 145), so that a result never depends on what else was in the batch.
+A model quantised to int8 with dynamic ranges computes one range per activation *tensor*, so everything in a forward
+pass, padding included, shifts every other output of that pass. Measured on the embedded cross-encoder (300 MS MARCO
+pairs): a pair's logit moves by 0.14 on average and up to 0.87 with its batch, 0.62 even among pairs of exactly equal
+length. Such a model therefore runs one row a forward pass, as many passes at a time as there are cores, which on two
+cores is also faster (183 pairs/s; padded batches of 4,096 tokens: 145), so that a result never depends on what else was
+in the batch.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Encoding(Protocol):
 
 
 class OnnxModel:
-    """A folder with ``model.onnx`` and ``tokenizer.json``. Get one with :meth:`acquire`, give it back with :meth:`release`.
+    """A folder with ``model.onnx`` and ``tokenizer.json``. Get one with :meth:`acquire`, give it back with
+    :meth:`release`.
 
     Safe to use from several threads.
     """
@@ -70,7 +72,8 @@ class OnnxModel:
         models.release(("onnx", self.folder))
 
     def tokenize(self, texts: Sequence[str] | Sequence[tuple[str, str]], max_length: int) -> list[Encoding]:
-        """Token ids of texts or text pairs, special tokens included, unpadded, each at most ``max_length`` (and the window) long.
+        """Token ids of texts or text pairs, special tokens included, unpadded, each at most ``max_length`` (and the
+        window) long.
 
         Truncation takes from the longer text of a pair first; what it took is in ``overflowing``.
         """
@@ -81,9 +84,11 @@ class OnnxModel:
         return encodings
 
     def run(self, encodings: Sequence[Encoding]) -> NDArray[np.float32]:
-        """The graph's first output, ``[len(encodings), ...]``; an output with a token axis ends in zeros after a row's last token.
+        """The graph's first output, ``[len(encodings), ...]``; an output with a token axis ends in zeros after a row's
+        last token.
 
-        Models without dynamic ranges run ``encodings`` as one batch, padded to its longest: pass texts of similar length.
+        Models without dynamic ranges run ``encodings`` as one batch, padded to its longest: pass texts of similar
+        length.
         """
         if not encodings:
             raise ValueError("nothing to run: pass at least one encoding")
@@ -136,7 +141,8 @@ def _session(graph: Path, threads: int) -> Any:
     options.intra_op_num_threads = threads
     try:
         return onnxruntime.InferenceSession(str(graph), options, providers=providers)
-    except Exception as error:  # its own, of many classes: no graph, operators it has not, weights outside the graph's folder
+    # its own, of many classes: no graph, operators it has not, weights outside the graph's folder
+    except Exception as error:
         raise UnsupportedModel(f"the graph cannot be loaded: {str(error).splitlines()[0]:.300}", where=str(graph),
                                hint="export the model again, with its weights in its own folder") from None
 
@@ -154,7 +160,8 @@ def _tokenizer(vocabulary: Path) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        raise MissingDependency("tokenizers is not installed", where=str(vocabulary), hint="pip install tokenizers") from None
+        raise MissingDependency("tokenizers is not installed", where=str(vocabulary),
+                                hint="pip install tokenizers") from None
     tokenizer = Tokenizer.from_file(str(vocabulary))
     tokenizer.no_padding()  # some files ask for a fixed 512
     return tokenizer
@@ -169,7 +176,8 @@ def _padded(columns: Sequence[Sequence[int]], width: int) -> NDArray[np.int64]:
 
 
 def _stack(rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """One array of outputs ``[1, ...]`` whose second axis may differ in length (a token axis); the shorter end in zeros."""
+    """One array of outputs ``[1, ...]`` whose second axis may differ in length (a token axis); the shorter end in
+    zeros."""
     shape = np.max([row.shape[1:] for row in rows], axis=0)
     out = np.zeros((len(rows), *shape), dtype=rows[0].dtype)
     for position, row in enumerate(rows):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 
 def pack(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Positions of ``lengths`` in groups of similar length whose padded size (longest times number) stays within ``batch_tokens``.
+    """Positions of ``lengths`` in groups of similar length whose padded size (longest times number) stays within
+    ``batch_tokens``.
 
     A single item longer than that is a group of its own. Groups go from short to long.
     """

@@ -1,7 +1,8 @@
 """Where models come from.
 
-``resolve`` maps the embedded models' short names to the files that ship as packages; any other name is a local folder or
-a Hugging Face id, which the usual libraries load (``HF_HUB_OFFLINE`` and the token in ``HF_TOKEN`` are theirs to read).
+``resolve`` maps the embedded models' short names to the files that ship as packages; any other name is a local folder
+or a Hugging Face id, which the usual libraries load (``HF_HUB_OFFLINE`` and the token in ``HF_TOKEN`` are theirs to
+read).
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ EMBEDDED: dict[str, _Embedded] = {
 
 
 def resolve(name: str) -> ModelFiles:
-    """Find a model. Raises ``MissingDependency`` for an embedded model whose package is absent, ``ModelNotFound`` for a bad path."""
+    """Find a model. Raises ``MissingDependency`` for an embedded model whose package is absent, ``ModelNotFound`` for a
+    bad path."""
     if name in EMBEDDED:
         return _resolve_embedded(name)
     path = Path(name).expanduser()
@@ -78,7 +80,8 @@ def _local_kind(path: Path) -> ModelKind:
 
 
 def weights_hash(files: ModelFiles) -> str:
-    """A hash of the model's weights and configuration files; for a hub id, of its cached snapshot (its name when none is cached)."""
+    """A hash of the model's weights and configuration files; for a hub id, of its cached snapshot (its name when none
+    is cached)."""
     path = Path(files.path) if files.local else _hub_snapshot(files.path)
     if path is None:
         return f"hub:{files.path}"
@@ -91,7 +94,8 @@ def weights_hash(files: ModelFiles) -> str:
 
 
 _HASHED = {
-    ".safetensors", ".bin", ".onnx", ".onnx_data", ".data", ".gguf",  # weights; .onnx_data and .data hold those of a large ONNX graph
+    ".safetensors", ".bin", ".onnx", ".onnx_data", ".data",
+    ".gguf",  # weights; .onnx_data and .data hold those of a large ONNX graph
     ".json", ".jinja", ".txt", ".model", ".spm", ".tiktoken", ".vocab",  # configuration, chat template, tokenizer
 }
 _hashes: dict[tuple[str, int, int], bytes] = {}
@@ -113,7 +117,8 @@ def _hub_snapshot(repo: str) -> Path | None:
 
 
 def cache_dir() -> Path:
-    """Where converted models and stage outputs are kept: ``$REGARD_CACHE``, else ``$XDG_CACHE_HOME/regard``, else ``~/.cache/regard``."""
+    """Where converted models and stage outputs are kept: ``$REGARD_CACHE``, else ``$XDG_CACHE_HOME/regard``, else
+    ``~/.cache/regard``."""
     root = os.environ.get("REGARD_CACHE")
     if root:
         return Path(root).expanduser()

@@ -1,4 +1,5 @@
-"""One object for all that name the same model: ``acquire`` loads it for the first, ``release`` frees it after the last."""
+"""One object for all that name the same model: ``acquire`` loads it for the first, ``release`` frees it after the
+last."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ def acquire(key: Hashable, load: Callable[[], T]) -> T:
 
 @functools.cache
 def _import_tqdm_quietly() -> None:
-    """What loads models imports ``tqdm.auto``, which fills a notebook without ipywidgets with a warning about bars of its own."""
+    """What loads models imports ``tqdm.auto``, which fills a notebook without ipywidgets with a warning about bars of
+    its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         importlib.import_module("tqdm.auto")

@@ -1,8 +1,8 @@
 """Whether evidence entails a sentence: what a verifier is, and how often each known one is wrong.
 
-Similar is not supported: a citation's ``support`` says how much a sentence and a quoted passage are about the same, and a verifier says
-whether the one follows from the other. No verifier is right always, so wherever a verdict is shown, its verifier and the share of wrong
-sentences that pass it are shown with it.
+Similar is not supported: a citation's ``support`` says how much a sentence and a quoted passage are about the same, and
+a verifier says whether the one follows from the other. No verifier is right always, so wherever a verdict is shown, its
+verifier and the share of wrong sentences that pass it are shown with it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class OpenVerifier(Protocol):
     """A loaded verifier. Judges pairs of texts."""
 
     def entails(self, premises: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.float64]:
-        """The probability that premise ``i`` entails hypothesis ``i``, float64 [n] in [0, 1], whatever else is in the batch."""
+        """The probability that premise ``i`` entails hypothesis ``i``, float64 [n] in [0, 1], whatever else is in the
+        batch."""
 
 
 class Verifier(Part):
@@ -69,4 +70,5 @@ def described(verifier: str) -> str:
     known = MEASURED.get(verifier)
     if known is None:
         return f"verifier {verifier} (how often it is wrong was not measured)"
-    return f"verifier {verifier} ({known.false_passes:.0%} of wrong sentences passed it, {known.recall:.0%} of right ones; {known.on})"
+    passed = f"{known.false_passes:.0%} of wrong sentences passed it, {known.recall:.0%} of right ones"
+    return f"verifier {verifier} ({passed}; {known.on})"

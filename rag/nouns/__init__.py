@@ -22,6 +22,7 @@ from .verdict import Abstention, Verdict
 __all__ = [
     "ENTAILED", "SCORE_SPACES", "Abstention", "Answer", "Batch", "Citation", "Context", "Document", "Evidence",
     "Federation", "Figure", "FilteredStore", "Group", "Hit", "Media", "Metadata", "Opener", "Passage", "PassageList",
-    "PassageStore", "Query", "QueryVector", "Ranking", "Rows", "ScoreSpace", "Scores", "Sentence", "Space", "State", "Step", "Touch",
+    "PassageStore", "Query", "QueryVector", "Ranking", "Rows", "ScoreSpace", "Scores", "Sentence", "Space", "State",
+    "Step", "Touch",
     "Turn", "TokenEvidence", "Usage", "Verdict", "data_frame", "united",
 ]

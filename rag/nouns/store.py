@@ -43,8 +43,8 @@ class FilteredStore(PassageStore, Protocol):
     """A passage store that knows which of its passages meet a query's filters."""
 
     def select(self, filters: Mapping[str, Any]) -> Rows:
-        """The rows whose passage meets ``filters``, int64 in the store's order: on its metadata, ``id``, ``document_id``
-        and ``title`` (``indexers.stores.filters``).
+        """The rows whose passage meets ``filters``, int64 in the store's order: on its metadata, ``id``,
+        ``document_id`` and ``title`` (``indexers.stores.filters``).
 
         Raises ``QueryError`` for a field that no passage has, and for an operator that there is not.
         """

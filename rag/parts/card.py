@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A published method: who, when, where (``arxiv``: its id there, ``code``: the authors' repository); ``note``: where we depart."""
+    """A published method: who, when, where (``arxiv``: its id there, ``code``: the authors' repository); ``note``:
+    where we depart."""
 
     authors: str
     year: int

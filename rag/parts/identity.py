@@ -1,7 +1,7 @@
 """What a value is, as JSON: the part of a fingerprint that a setting, a filter or an input contributes.
 
-Plain values stand for themselves. Anything else carries the name of its class, so that a subclass is never taken for its parent
-and ``np.int64(3)`` never for ``"3"``, and then what it is made of.
+Plain values stand for themselves. Anything else carries the name of its class, so that a subclass is never taken for
+its parent and ``np.int64(3)`` never for ``"3"``, and then what it is made of.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ..errors import ConfigError
 
 
 def identity(value: Any) -> Any:
-    """``value`` as plain JSON that differs wherever the value does. Raises ``ConfigError`` for one that has no identity: a function that
-    has closed over variables, an object of a class that Regard knows nothing of."""
+    """``value`` as plain JSON that differs wherever the value does. Raises ``ConfigError`` for one that has no
+    identity: a function that has closed over variables, an object of a class that Regard knows nothing of."""
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, PurePath):
@@ -36,8 +36,9 @@ def identity(value: Any) -> Any:
 
 
 def fingerprint(part: Any) -> str:
-    """A hash of a part: its kind and registered name, its version, all of its settings (also those that should not matter, such as
-    ``device``: floats differ in the last digits with it), and what besides them decides (``Part.identity``)."""
+    """A hash of a part: its kind and registered name, its version, all of its settings (also those that should not
+    matter, such as ``device``: floats differ in the last digits with it), and what besides them decides
+    (``Part.identity``)."""
     settings = {name: identity(value) for name, value in part.settings().items()}
     return hashed([part.group, part.part_name(), part.version, settings, identity(part.identity())])
 
@@ -60,7 +61,8 @@ def _content(value: Any) -> Any:
     if hasattr(value, "fingerprint"):  # an encoder, or a stage
         found = value.fingerprint
         return identity(found() if callable(found) else found)
-    if hasattr(type(value), "model_fields"):  # a pydantic model: its own fields, whatever class the setting was declared with
+    if hasattr(type(value),
+               "model_fields"):  # a pydantic model: its own fields, whatever class the setting was declared with
         return {name: identity(getattr(value, name)) for name in type(value).model_fields}
     if is_dataclass(value):
         return {field.name: identity(getattr(value, field.name)) for field in fields(value)}
@@ -76,7 +78,8 @@ def _content(value: Any) -> Any:
         return repr(value)
     if isinstance(value, FunctionType) and not value.__closure__:
         return [f"{value.__module__}:{value.__qualname__}", _code(value.__code__), identity(value.__defaults__)]
-    raise ConfigError(f"a value of class {type(value).__qualname__} has no identity: {value!r:.80}", where="fingerprint",
+    raise ConfigError(f"a value of class {type(value).__qualname__} has no identity: {value!r:.80}",
+                      where="fingerprint",
                       hint="use plain values, pydantic models or dataclasses, or give the class a method fingerprint()")
 
 

@@ -7,8 +7,8 @@
 
     HNSW(48)  ==  HNSW(m=48)  ==  part(ViewKind, "hnsw:m=48")  ==  part(ViewKind, {"part": "HNSW", "m": 48})
 
-A part is a value: its settings are its annotated fields, checked when it is made and never set afterwards; what it opens belongs to a
-run's ``Scope``. The first setting may be given by position.
+A part is a value: its settings are its annotated fields, checked when it is made and never set afterwards; what it
+opens belongs to a run's ``Scope``. The first setting may be given by position.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _RESERVED = ("part", "inputs")  # of files: the part's name, and what a stage is
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 class Part(Fields):
-    """Base of all parts. A kind of parts (``Stage``, ``Policy``) names its table's ``group``; a class below it is one of that kind."""
+    """Base of all parts. A kind of parts (``Stage``, ``Policy``) names its table's ``group``; a class below it is one
+    of that kind."""
 
     card: ClassVar[Card | None] = None
     """The publication, for a published method."""
@@ -41,8 +42,10 @@ class Part(Fields):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
-            raise ConfigError(f"{cls.__qualname__} has a constructor of its own", where=f"{cls.__module__}.{cls.__qualname__}",
-                              hint="declare its settings as fields (k: int = 10); check what belongs together in __post_init__")
+            raise ConfigError(f"{cls.__qualname__} has a constructor of its own",
+                              where=f"{cls.__module__}.{cls.__qualname__}",
+                              hint="declare its settings as fields (k: int = 10); check what belongs together in "
+                                   "__post_init__")
         typed = vars(cls).get("__annotations__", {})
         for name, kind in typed.items():
             default = vars(cls).get(name)
@@ -51,21 +54,25 @@ class Part(Fields):
                 setattr(cls, name, dataclasses.field(default_factory=functools.partial(frozen, default)))
         inherited = [name for name in cls.setting_names() if name in vars(cls) and name not in typed]
         if inherited:
-            raise ConfigError(f"{cls.__qualname__} sets {inherited[0]!r} without its type", where=f"{cls.__module__}.{cls.__qualname__}",
-                              hint=f"it is a setting of a base class: write {inherited[0]}: TYPE = {vars(cls)[inherited[0]]!r:.80}")
+            raise ConfigError(f"{cls.__qualname__} sets {inherited[0]!r} without its type",
+                              where=f"{cls.__module__}.{cls.__qualname__}",
+                              hint=f"it is a setting of a base class: write {inherited[0]}: TYPE = "
+                                   f"{vars(cls)[inherited[0]]!r:.80}")
         described = cls.__doc__
         dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=True)(cls)
         cls.__doc__ = described  # not the signature that dataclass writes where there is none
         taken = [name for name in cls.setting_names() if name in _RESERVED or hasattr(Part, name)]
         if taken:
-            raise ConfigError(f"{cls.__qualname__} cannot have a setting {taken[0]!r}", where=f"{cls.__module__}.{cls.__qualname__}",
+            raise ConfigError(f"{cls.__qualname__} cannot have a setting {taken[0]!r}",
+                              where=f"{cls.__module__}.{cls.__qualname__}",
                               hint="files and parts use this word themselves: choose another")
         cls.__signature__ = signature(cls)  # type: ignore[attr-defined]  # what inspect and editors show
 
     # -- what a part may override --------------------------------------------------
 
     def identity(self) -> Any:
-        """What besides the settings decides what it does (a weights hash, an index's version), as JSON; loads no model."""
+        """What besides the settings decides what it does (a weights hash, an index's version), as JSON; loads no
+        model."""
         return None
 
     @classmethod
@@ -132,7 +139,9 @@ def part(kind: type[P], value: Any) -> P:
             value = made
     except RecursionError:
         raise ConfigError(f"a {kind.__name__} within too many others", where=kind.__name__, hint="nest fewer") from None
-    hint = f"call it: {value.__name__}(...)" if isinstance(value, type) else f"give a {kind.__name__}, or the text that names one"
+    hint = f"give a {kind.__name__}, or the text that names one"
+    if isinstance(value, type):
+        hint = f"call it: {value.__name__}(...)"
     raise ConfigError(f"{value!r:.80} is no {kind.__name__}", where=kind.__name__, hint=hint)
 
 
@@ -145,24 +154,28 @@ def register(cls: None = None, *, name: str | None = None) -> Callable[[type[P]]
 
 
 def register(cls: type[P] | None = None, *, name: str | None = None) -> Any:
-    """Make a part's class usable by name as long as this process lives: a decorator, ``@register`` or ``@register(name="Shout")``.
+    """Make a part's class usable by name as long as this process lives: a decorator, ``@register`` or
+    ``@register(name="Shout")``.
 
-    A class that a distribution brings is listed in its table instead (``rag.tables``). Raises ``ConfigError`` for a name that is taken.
+    A class that a distribution brings is listed in its table instead (``rag.tables``). Raises ``ConfigError`` for a
+    name that is taken.
     """
     if cls is None:
         return functools.partial(register, name=name)
     if not (isinstance(cls, type) and issubclass(cls, Part) and cls.group):
-        raise ConfigError(f"{cls!r:.80} is no part of a kind that has a table", where="register", hint="register a subclass of Stage, ...")
+        raise ConfigError(f"{cls!r:.80} is no part of a kind that has a table", where="register",
+                          hint="register a subclass of Stage, ...")
     name = name or cls.__name__
     if set(name) & set(':,()= \t\n"'):
-        raise ConfigError(f"{name!r:.80} is no name of a part", where=cls.group, hint="leave out spaces and the signs : , ( ) = \"")
+        raise ConfigError(f"{name!r:.80} is no name of a part", where=cls.group,
+                          hint="leave out spaces and the signs : , ( ) = \"")
     cls.table().register(name, cls)
     return cls
 
 
 def nested(value: Any, path: str = "") -> Iterator[tuple[str, Part]]:
-    """Every part in ``value`` (a part, or what its settings hold), with its path (``policy``, ``body.bm25``), outer ones first. What has
-    ``stages()`` by name (a plan of stages) is walked through, too."""
+    """Every part in ``value`` (a part, or what its settings hold), with its path (``policy``, ``body.bm25``), outer
+    ones first. What has ``stages()`` by name (a plan of stages) is walked through, too."""
     if isinstance(value, Part):
         yield path, value
         inside: Any = value.settings()

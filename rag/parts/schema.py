@@ -22,14 +22,16 @@ def definitions(*kinds: type[Fields]) -> dict[str, Any]:
         kind = waiting.pop()
         if kind.group not in found:
             held: list[type[Fields]] = []
-            found[kind.group] = {"anyOf": [{"type": "string"}, _ELSEWHERE, *(of_class(cls, held) for cls in _classes(kind))]}
+            found[kind.group] = {"anyOf": [{"type": "string"}, _ELSEWHERE,
+                                           *(of_class(cls, held) for cls in _classes(kind))]}
             waiting += held
     return found
 
 
 def of_class(cls: type[Fields], held: list[type[Fields]] | None = None) -> dict[str, Any]:
     """A part of this very class, as a mapping; the kinds that it refers to are added to ``held``."""
-    settings = {name: _referring(_shape(adapter), held if held is not None else []) for name, adapter in adapters(cls).items()}
+    settings = {name: _referring(_shape(adapter), held if held is not None else [])
+                for name, adapter in adapters(cls).items()}
     needed = [name for name, setting in inspect.signature(cls).parameters.items() if setting.default is setting.empty]
     return {"type": "object", "title": cls.part_name(), "description": (cls.__doc__ or "").strip().partition("\n")[0],
             "properties": {"part": {"const": cls.part_name()}, **settings}, "required": ["part", *needed],

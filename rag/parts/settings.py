@@ -1,4 +1,5 @@
-"""Types of settings that stages of several folders share; a stage's constructor is checked against them (see ``stage``)."""
+"""Types of settings that stages of several folders share; a stage's constructor is checked against them (see
+``stage``)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Parts as text and as plain JSON values: ``hnsw:m=48`` on a command line, ``{part: HNSW, m: 48}`` in a file.
 
-The text is ``name``, or ``name:value,setting=value,...``: the value without a name is the first setting's. A value is plain text, a number,
-``true``, ``false``, ``null``, JSON (``["a","b"]``, ``"a, b"``), or another part's text in parentheses: ``policy=(icr:window=20)``.
+The text is ``name``, or ``name:value,setting=value,...``: the value without a name is the first setting's. A value is
+plain text, a number, ``true``, ``false``, ``null``, JSON (``["a","b"]``, ``"a, b"``), or another part's text in
+parentheses: ``policy=(icr:window=20)``.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def parse(kind: type[P], text: str) -> P:
     """The part of ``kind`` that ``text`` names. Raises ``ConfigError`` that says what was wrong where."""
     match = _HEAD.fullmatch(text)
     if match is None:
-        raise ConfigError(f"{text!r:.80} names no {kind.__name__}", where=kind.__name__, hint=f"write one as {_forms(kind)}")
+        raise ConfigError(f"{text!r:.80} names no {kind.__name__}", where=kind.__name__,
+                          hint=f"write one as {_forms(kind)}")
     cls: type[P] = named(kind, match[1])
     names, settings = cls.setting_names(), dict[str, Any]()
     for i, item in enumerate(_items(match[2] or "", text)):
@@ -49,7 +51,8 @@ def parse(kind: type[P], text: str) -> P:
             raise ConfigError(f"{cls.part_name()} {wrong}", where=f"{kind.__name__} {text!r:.80}",
                               hint=f"did you mean {near[0]}?" if near else f"settings: {', '.join(names) or 'none'}")
         if name in settings:
-            raise ConfigError(f"the setting {name!r} is given twice", where=f"{kind.__name__} {text!r:.80}", hint="give it once")
+            raise ConfigError(f"the setting {name!r} is given twice", where=f"{kind.__name__} {text!r:.80}",
+                              hint="give it once")
         if not value.strip():
             raise ConfigError(f"the setting {name!r} has no value", where=f"{kind.__name__} {text!r:.80}",
                               hint=f'write {name}=VALUE, and {name}="" for an empty text')
@@ -58,13 +61,15 @@ def parse(kind: type[P], text: str) -> P:
 
 
 def text_of(one: Fields, settings: Mapping[str, Any] | None = None) -> str:
-    """The shortest text that :func:`parse` gives ``one`` back from, or that with these of its settings. Raises ``ConfigError`` for a
-    class that is not registered: no text names it."""
+    """The shortest text that :func:`parse` gives ``one`` back from, or that with these of its settings. Raises
+    ``ConfigError`` for a class that is not registered: no text names it."""
     name, names = one.table().name_of(type(one)), one.setting_names()
     if name is None:
         raise ConfigError(f"no text names {one.part_name()}: it is not registered", where=one.group,
-                          hint="list it in a table, or write @register above the class (from regard.rag.parts import register)")
-    items = [_shown(value) if setting == names[0] and _UNNAMED.fullmatch(_shown(value)) else f"{setting}={_shown(value)}"
+                          hint="list it in a table, or write @register above the class (from regard.rag.parts import "
+                               "register)")
+    items = [_shown(value) if setting == names[0] and _UNNAMED.fullmatch(_shown(value))
+             else f"{setting}={_shown(value)}"
              for setting, value in (one.changed() if settings is None else settings).items()]
     return f"{name}:{','.join(items)}" if items else name
 
@@ -76,8 +81,10 @@ def named(kind: type[P], name: str) -> type[P]:
         raise ConfigError(f"what is registered as {name!r} is no {kind.__name__}: {found!r:.80}", where=kind.group,
                           hint="this is a fault of the distribution that brings it")
     if kind.table().name_of(found) is None:  # files would not find it again by this name
-        raise ConfigError(f"{name!r} is listed at another place than where {found.__qualname__} is defined", where=kind.group,
-                          hint=f"this is a fault of the distribution that brings it: list {found.__module__}:{found.__qualname__}")
+        raise ConfigError(f"{name!r} is listed at another place than where {found.__qualname__} is defined",
+                          where=kind.group,
+                          hint=f"this is a fault of the distribution that brings it: list "
+                               f"{found.__module__}:{found.__qualname__}")
     return found
 
 
@@ -138,7 +145,8 @@ def _shown(value: Any) -> str:
     if isinstance(value, Fields):
         return f"({text_of(value)})"
     data = plain(value)
-    if isinstance(data, str) and _PLAIN.fullmatch(data) and not isinstance(_value(data, data), bool | int | float | None):
+    if isinstance(data, str) and _PLAIN.fullmatch(data) and not isinstance(_value(data, data),
+                                                                           bool | int | float | None):
         return data
     return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
@@ -147,7 +155,8 @@ def _shown(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """``value`` as files hold it: plain JSON values, a part as ``{"part": name, setting: ...}`` with all of its settings.
+    """``value`` as files hold it: plain JSON values, a part as ``{"part": name, setting: ...}`` with all of its
+    settings.
 
     Raises ``ConfigError`` for what no file can hold.
     """
@@ -174,7 +183,8 @@ def plain(value: Any) -> Any:
 
 
 def place_of(one: Fields) -> str:
-    """The name that a file uses for the class of ``one``. Raises ``ConfigError`` for a class that no later process could find."""
+    """The name that a file uses for the class of ``one``. Raises ``ConfigError`` for a class that no later process
+    could find."""
     cls = type(one)
     name = cls.table().name_of(cls)
     if name is not None and cls.table().place_of(name) is not None:
@@ -183,7 +193,8 @@ def place_of(one: Fields) -> str:
 
 
 def import_place(thing: Any) -> str:
-    """``module:name`` of a class or a function. Raises ``ConfigError`` for one that cannot be imported from there again."""
+    """``module:name`` of a class or a function. Raises ``ConfigError`` for one that cannot be imported from there
+    again."""
     place = f"{thing.__module__}:{thing.__qualname__}"
     if thing.__module__ == "__main__":
         reason = "it was defined in a notebook or a script"
@@ -201,29 +212,34 @@ def import_place(thing: Any) -> str:
 
 
 def from_plain(data: Mapping[str, Any], kind: type[Fields]) -> Fields:
-    """The part that ``data``, as :func:`plain` gives it, describes. Nothing is imported on its word: a class by its import place must have
-    been imported before. Raises ``ConfigError``."""
-    settings = {str(name): value for name, value in data.items()}  # a file's keys may be numbers: no setting is called so
+    """The part that ``data``, as :func:`plain` gives it, describes. Nothing is imported on its word: a class by its
+    import place must have been imported before. Raises ``ConfigError``."""
+    # a file's keys may be numbers: no setting is called so
+    settings = {str(name): value for name, value in data.items()}
     name = settings.pop("part", None)
     if not isinstance(name, str):
         raise ConfigError(f"this names no {kind.__name__}: {dict(data)!r:.80}", where=kind.__name__,
                           hint="write {part: NAME, setting: value}")
     cls = loaded(name, type) if ":" in name else named(kind, name)
     if not issubclass(cls, kind):
-        raise ConfigError(f"{name} is no {kind.__name__}", where=kind.__name__, hint=f"names: {', '.join(kind.table().names())}")
+        raise ConfigError(f"{name} is no {kind.__name__}", where=kind.__name__,
+                          hint=f"names: {', '.join(kind.table().names())}")
     return cls(**settings)
 
 
 def loaded(place: str, wanted: type | None = None) -> Any:
-    """What stands at ``module:name`` of a module that has been imported: a file loads no code. Raises ``ConfigError``."""
+    """What stands at ``module:name`` of a module that has been imported: a file loads no code. Raises
+    ``ConfigError``."""
     module, _, _ = place.partition(":")
     if module not in sys.modules:
         raise ConfigError(f"the file names {place}, and {module} was not imported", where=place,
-                          hint=f"a file never loads code: import {module} first, if you trust it, and load the file again")
+                          hint=f"a file never loads code: import {module} first, if you trust it, and load the file "
+                               f"again")
     try:
         found = imported(place)
     except AttributeError as error:
-        raise ConfigError(f"the file names {place}: {error}", where=place, hint="it was renamed or moved: name where it is now") from None
+        raise ConfigError(f"the file names {place}: {error}", where=place,
+                          hint="it was renamed or moved: name where it is now") from None
     if wanted is not None and not isinstance(found, wanted):
         raise ConfigError(f"{place} is a {type(found).__name__}", where=place, hint="name a class of the right kind")
     return found

@@ -93,9 +93,11 @@ class AttentionMap:
     def _caption(self) -> str:
         if not len(self.ranking):
             return "No passages."
-        said = f"{plural(len(self.ranking), 'passage')} · attention of {one_line(self.model)} · score: {self.ranking.space}"
+        passages = plural(len(self.ranking), "passage")
+        said = f"{passages} · attention of {one_line(self.model)} · score: {self.ranking.space}"
         last = next(reversed(self.ranking.steps), None)
-        scored = last is not None and last.scores.tolist() == self.ranking.scores.tolist()  # a stage that runs alone writes no history
+        # a stage that runs alone writes no history
+        scored = last is not None and last.scores.tolist() == self.ranking.scores.tolist()
         return f"{said}, from stage {one_line(last.stage)}" if last is not None and scored else said
 
     def _rest(self) -> str:

@@ -110,7 +110,8 @@ class _Card:
     @property
     def height(self) -> float:
         framed = sum(frame.height + _FRAME_TITLE + _INSET for frame in self.frames)
-        return 30.0 if self.pill else 18 + sum(line.font + 4.5 for line in self.lines) + (7 if self.share is not None else 0) + framed
+        return 30.0 if self.pill else 18 + sum(line.font + 4.5 for line in self.lines) + (7 if self.share is not None
+                                                                                          else 0) + framed
 
 
 _MARGIN = 20.0

@@ -47,20 +47,21 @@ class AttentionReranker(Stage):
     - ``policy``: a policy (``BlockICR(fusion=None)``), a text (``"ICR"``, ``"icr:window=20"``), or a mapping
       (``{"part": "ICR", "calibration": null}``); names are those of the table ``regard.policies``.
     - ``task``: the instruction's wording, for ``search`` or for question answering (``qa``).
-    - ``max_words``: a passage (title and text) is cut after so many. Under the block mask the query stands 3 tokens a word behind the
-      prompt's beginning, whatever the passages are; one that is longer in tokens loses its end.
-    - ``turn``: text before and after the user turn's content, instead of the model's own chat template; special tokens in it count.
-    - ``keep_tail``: hits beyond ``depth`` are dropped, so that all scores are of one kind; or with True follow in their order, with scores
-      1, 2, 3, ... below the least reranked one.
-    - ``cache``: an index with the view ``attention:<lm>``, whose stored keys and values of the passages are used instead of running the
-      passages through the model. Only for ``BlockICR``.
-    - ``share``: with n above 0, the ranking carries the prefilled first n passages, for a ``Reader`` of the same model that reads
-      under the block mask: it need not run them again.
+    - ``max_words``: a passage (title and text) is cut after so many. Under the block mask the query stands 3 tokens a
+      word behind the prompt's beginning, whatever the passages are; one that is longer in tokens loses its end.
+    - ``turn``: text before and after the user turn's content, instead of the model's own chat template; special tokens
+      in it count.
+    - ``keep_tail``: hits beyond ``depth`` are dropped, so that all scores are of one kind; or with True follow in their
+      order, with scores 1, 2, 3, ... below the least reranked one.
+    - ``cache``: an index with the view ``attention:<lm>``, whose stored keys and values of the passages are used
+      instead of running the passages through the model. Only for ``BlockICR``.
+    - ``share``: with n above 0, the ranking carries the prefilled first n passages, for a ``Reader`` of the same model
+      that reads under the block mask: it need not run them again.
 
-    Scores are in ``attention-mass``, or ``weighted-sum`` when the policy fuses them with the first stage's. A passage that does not fit
-    the model's window, or that distance, loses its end, at a sentence's end where there is one (counted in the trace as
-    ``passages_cut``); when passages would keep fewer than 16 tokens each, ``BudgetError``. The trace notes which kernels ran
-    (``kernels``).
+    Scores are in ``attention-mass``, or ``weighted-sum`` when the policy fuses them with the first stage's. A passage
+    that does not fit the model's window, or that distance, loses its end, at a sentence's end where there is one
+    (counted in the trace as ``passages_cut``); when passages would keep fewer than 16 tokens each, ``BudgetError``. The
+    trace notes which kernels ran (``kernels``).
     """
 
     version = 3
@@ -79,8 +80,10 @@ class AttentionReranker(Stage):
 
     def __post_init__(self) -> None:
         if (self.cache or self.share) and (self.policy.mask != "block" or self.policy.query_first):
-            raise ConfigError(f"{type(self.policy).__name__} lets passages see each other or the query, so their keys and values belong "
-                              "to one prompt", where="AttentionReranker", hint='use the policy "BlockICR" with cache and share')
+            raise ConfigError(f"{type(self.policy).__name__} lets passages see each other or the query, so their keys "
+                              f"and values belong "
+                              "to one prompt", where="AttentionReranker",
+                              hint='use the policy "BlockICR" with cache and share')
         if self.cache and self.share:
             raise ConfigError("what a cache holds is not enough to read from", where="AttentionReranker",
                               hint="set share or cache, not both")
@@ -107,7 +110,8 @@ class AttentionReranker(Stage):
         together = self.policy.at_once(self.depth)
         if self.policy.positions == "distinct" and together * LEAST_PASSAGE_TOKENS > window:
             yield Problem(
-                f"{together} passages do not fit the {window} tokens of {self.lm!r}, even cut to {LEAST_PASSAGE_TOKENS} each",
+                f"{together} passages do not fit the {window} tokens of {self.lm!r}, even cut to "
+                f"{LEAST_PASSAGE_TOKENS} each",
                 hint=f"set depth (or the policy's window) to at most {window // LEAST_PASSAGE_TOKENS // 2}",
             )
 
@@ -137,21 +141,25 @@ class AttentionReranker(Stage):
         return ranking.rescore(np.concatenate([scores, scores.min() - tail]), self._space)
 
     def _open_cache(self) -> StoredPrefills:
-        return open_prefills(str(self.cache), self.lm, self.form, deepest(self.policy.heads_in(self.lm), describe(self.lm).layers))
+        return open_prefills(str(self.cache), self.lm, self.form,
+                             deepest(self.policy.heads_in(self.lm), describe(self.lm).layers))
 
     def _lay(self, opened: OpenReranker, query: Query, head: Ranking) -> Lay:
-        """How the policy puts the candidates into a prompt: as tokens, prefilled for a reader too, or out of the cache."""
+        """How the policy puts the candidates into a prompt: as tokens, prefilled for a reader too, or out of the
+        cache."""
         model, kept = opened
         policy, passages = self.policy, functools.cache(head.passages)
         form = policy.form(self.lm, query.text, self.max_words, self.turn)
 
         def lay(order: Order) -> Prompt:
-            return prompt_of(policy, model, form, passages(), order, self.task, query.text, where=f"AttentionReranker, query {query.id!r}")
+            return prompt_of(policy, model, form, passages(), order, self.task, query.text,
+                             where=f"AttentionReranker, query {query.id!r}")
 
         def prefilled(order: Order) -> Prompt:
             prompt = lay(order)
             record(tokens_in=len(prompt.ids))
-            return replace(prompt, context=model.prefill(prompt.ids, blocks=prompt.blocks, mask=prompt.mask, positions=prompt.positions))
+            return replace(prompt, context=model.prefill(prompt.ids, blocks=prompt.blocks, mask=prompt.mask,
+                                                         positions=prompt.positions))
 
         def stored(order: Order) -> Prompt:
             assert kept is not None
@@ -159,8 +167,10 @@ class AttentionReranker(Stage):
             suffixes = policy.suffixes(model, form, self.task, query.text)
             after = suffix_position(model, form, suffixes)
             if after < context.plan.after:
-                raise BudgetError(f"the query leaves {after - context.plan.prefix} tokens for a passage, and stored ones are longer",
-                                  where=f"AttentionReranker, query {query.id!r}", hint="shorten the query, or rerank without cache")
+                raise BudgetError(f"the query leaves {after - context.plan.prefix} tokens for a passage, and stored "
+                                  f"ones are longer",
+                                  where=f"AttentionReranker, query {query.id!r}",
+                                  hint="shorten the query, or rerank without cache")
             return Prompt(context, list(context.plan.blocks), spans, suffixes, policy.mask, policy.positions, after)
 
         return stored if kept is not None else prefilled if self.share else lay

@@ -1,8 +1,10 @@
-"""Attention reranking with SmolLM2: agreement with the published code, and what block masks and early exit save in time and memory.
+"""Attention reranking with SmolLM2: agreement with the published code, and what block masks and early exit save in time
+and memory.
 
-In one process, alternating, on DL19's BM25 candidates: ICR as published (all layers, passages that see each other) beside BlockICR with all
-heads, with the eight best heads (the model runs up to layer 18 of 30) and with two of them (up to layer 8). Memory is each form's own
-process's peak above the loaded model, beside transformers' eager attention with ``output_attentions=True``, at a prompt where that fits.
+In one process, alternating, on DL19's BM25 candidates: ICR as published (all layers, passages that see each other)
+beside BlockICR with all heads, with the eight best heads (the model runs up to layer 18 of 30) and with two of them (up
+to layer 8). Memory is each form's own process's peak above the loaded model, beside transformers' eager attention with
+``output_attentions=True``, at a prompt where that fits.
 """
 
 from __future__ import annotations
@@ -80,7 +82,8 @@ def prompts(figures: Figures, model: LanguageModel, cache: Path) -> None:
             start = time.perf_counter()
             stage._lay(OpenReranker(model, None), query, ranking)(policy.order(len(ranking)))
             seconds.append(time.perf_counter() - start)
-        figures.show(f"building the prompt of 100 passages, {name} (median of 10)", 1000 * median(seconds), "ms", bar=("<", 30), digits=1)
+        figures.show(f"building the prompt of 100 passages, {name} (median of 10)", 1000 * median(seconds), "ms",
+                     bar=("<", 30), digits=1)
 
 
 def timing(figures: Figures, cache: Path, n: int, depth: int) -> None:
@@ -98,7 +101,8 @@ def timing(figures: Figures, cache: Path, n: int, depth: int) -> None:
                 seconds[name].append(time.perf_counter() - start)
     published = np.array(seconds["ICR"])
     for name, taken in seconds.items():
-        figures.show(f"one rerank of {depth} DL19 passages, {name} (median of {n} queries)", median(taken), "s", digits=2)
+        figures.show(f"one rerank of {depth} DL19 passages, {name} (median of {n} queries)", median(taken), "s",
+                     digits=2)
     for name in list(POLICIES)[1:]:
         bar = (">=", 4.0) if name != "BlockICR, all heads" and depth == 50 else None  # all heads: no early exit
         ratio = median((published / np.array(seconds[name])).tolist())
@@ -108,9 +112,11 @@ def timing(figures: Figures, cache: Path, n: int, depth: int) -> None:
 def memory(figures: Figures, cache: Path) -> None:
     peaks = {}
     for name in (EAGER, *POLICIES):
-        done = subprocess.run([sys.executable, __file__, "--peak", name, "--cache", str(cache)], capture_output=True, text=True, check=True)
+        done = subprocess.run([sys.executable, __file__, "--peak", name, "--cache", str(cache)], capture_output=True,
+                              text=True, check=True)
         peaks[name] = float(done.stdout.splitlines()[-1])
-        figures.show(f"peak memory above the loaded model, {MEMORY_DEPTH} passages, {name}", peaks[name], "MB", digits=0)
+        figures.show(f"peak memory above the loaded model, {MEMORY_DEPTH} passages, {name}", peaks[name], "MB",
+                     digits=0)
     for name in ("ICR", "BlockICR, 8 heads"):
         figures.show(f"peak of {name} over that of {EAGER}=True", peaks[name] / peaks[EAGER], bar=("<", 0.25), digits=3)
 
@@ -129,7 +135,8 @@ def peak(name: str, cache: Path) -> float:
         from regard.rag.lm import gguf
         from regard.rag.models import resolve
 
-        model = AutoModelForCausalLM.from_pretrained(gguf.converted(resolve("smollm2")), attn_implementation="eager", dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(gguf.converted(resolve("smollm2")), attn_implementation="eager",
+                                                     dtype=torch.float32)
     before = forget_peak()
     if name == EAGER:
         with torch.inference_mode():

@@ -1,8 +1,8 @@
 """Reranking from cached keys and values against the published form, SmolLM2, BM25's first 100 passages of DL19 queries.
 
-Each query is timed in turn by the published form (ICR), and by BlockICR from the cache with 16 and with 8 bits; BlockICR without a
-cache is what the scores from the cache are compared with. The first run indexes the passages, twice: half a minute a query on two idle
-cores.
+Each query is timed in turn by the published form (ICR), and by BlockICR from the cache with 16 and with 8 bits;
+BlockICR without a cache is what the scores from the cache are compared with. The first run indexes the passages, twice:
+half a minute a query on two idle cores.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ Times = dict[str, list[float]]
 def main() -> None:
     parser = arguments(__doc__, cache=True)
     parser.add_argument("--queries", type=int, default=3, help="DL19 queries (default: %(default)s)")
-    parser.add_argument("--no-published", action="store_true", help="leave the published form out: it takes most of the time")
+    parser.add_argument("--no-published", action="store_true",
+                        help="leave the published form out: it takes most of the time")
     options = parser.parse_args()
     figures = Figures()
     folder = read_beir(collection("msmarco-dl19"))
@@ -63,7 +64,8 @@ def main() -> None:
 
 
 def candidates(folder: BeirFolder, queries: Sequence[Query], cache: Path, bits: int) -> list[Ranking]:
-    """BM25's candidates of each query, over an index of them alone with their keys and values; made at the first call."""
+    """BM25's candidates of each query, over an index of them alone with their keys and values; made at the first
+    call."""
     run = read_run(folder.corpus.parent / "bm25.run")
     best = {q.id: list(run[q.id].items())[:DEPTH] for q in queries}
     wanted = {document for hits in best.values() for document, _ in hits}
@@ -71,7 +73,8 @@ def candidates(folder: BeirFolder, queries: Sequence[Query], cache: Path, bits: 
     index = cache / f"dl19-attention-{len(queries)}-{bits}"
     start = perf_counter()
     report = build_index(documents, index, encoder=None, chunker="whole", views=[f"attention:{LM},bits={bits}"])
-    print(f"# {index}: {report.total_passages} passages, {report.added} of them new, {perf_counter() - start:.0f} s", flush=True)
+    print(f"# {index}: {report.total_passages} passages, {report.added} of them new, {perf_counter() - start:.0f} s",
+          flush=True)
     store = LanceStore(index)
     row_of = dict(zip(store.document_ids(store.rows), store.rows.tolist(), strict=True))
     return [Ranking.ranked([row_of[d] for d, _ in best[q.id]], [s for _, s in best[q.id]], "bm25", store)
@@ -85,7 +88,8 @@ def index_of(rankings: Sequence[Ranking]) -> str:
 def timed(
     stages: dict[str, AttentionReranker], queries: Sequence[Query], rankings: dict[int, list[Ranking]],
 ) -> tuple[Times, dict[str, list[Ranking]]]:
-    """Seconds and results of each stage for each query, the stages in turns; from the cache the first query is run before, to warm up."""
+    """Seconds and results of each stage for each query, the stages in turns; from the cache the first query is run
+    before, to warm up."""
     times: Times = {name: [] for name in stages}
     results: dict[str, list[Ranking]] = {name: [] for name in stages}
     with ExitStack() as opened:
@@ -112,7 +116,8 @@ def report_times(figures: Figures, times: Times) -> None:
         cached = times[f"{bits} bits"]
         if "published" in times:
             ratios = [a / b for a, b in zip(times["published"], cached, strict=True)]
-            figures.show(f"published form's time over that from the cache, {bits} bits", median(ratios), bar=(">=", 30), digits=1)
+            figures.show(f"published form's time over that from the cache, {bits} bits", median(ratios), bar=(">=", 30),
+                         digits=1)
         figures.show(f"BlockICR's time without a cache over that from the cache, {bits} bits",
                      median([a / b for a, b in zip(times["fresh"], cached, strict=True)]), digits=1)
 
@@ -120,10 +125,12 @@ def report_times(figures: Figures, times: Times) -> None:
 def footprint(figures: Figures, bits: int, rankings: Sequence[Ranking]) -> None:
     data = sum(file.stat().st_size for file in Path(index_of(rankings)).glob("views/attention-*/*/shards/*/data.bin"))
     passages = len({row for ranking in rankings for row in ranking.rows.tolist()})
-    figures.show(f"footprint of a passage, {bits} bits ({size(data)} for {passages})", data / passages / 1e6, "MB", digits=2)
+    figures.show(f"footprint of a passage, {bits} bits ({size(data)} for {passages})", data / passages / 1e6, "MB",
+                 digits=2)
 
 
-def parts(figures: Figures, lm: LanguageModel, bits: int, rankings: Sequence[Ranking], queries: Sequence[Query]) -> None:
+def parts(figures: Figures, lm: LanguageModel, bits: int, rankings: Sequence[Ranking],
+          queries: Sequence[Query]) -> None:
     """Where the time from the cache goes."""
     heads = POLICY.heads_in(LM)
     view = open_prefills(index_of(rankings), LM, Format(), deepest(heads, lm.info.layers))
@@ -147,11 +154,13 @@ def memory(figures: Figures, bits: int, stage: AttentionReranker, query: Query, 
         before = forget_peak()
         run([query], [ranking])
         taken = peak_memory() - before
-    figures.show(f"peak memory above the loaded model, {DEPTH} passages from the cache, {bits} bits", taken, "MB", digits=0)
+    figures.show(f"peak memory above the loaded model, {DEPTH} passages from the cache, {bits} bits", taken, "MB",
+                 digits=0)
 
 
 def agreement(figures: Figures, bits: int, fresh: Sequence[Ranking], cached: Sequence[Ranking]) -> None:
-    """Of the rankings from the cache with those of a fresh prefill; the two indexes number their passages alike by document."""
+    """Of the rankings from the cache with those of a fresh prefill; the two indexes number their passages alike by
+    document."""
     taus, overlaps = [], []
     for a, b in zip(fresh, cached, strict=True):
         exact = dict(zip(a.store.document_ids(a.rows), a.scores.tolist(), strict=True))

@@ -1,14 +1,16 @@
-"""Where the suffix of the order-free prompt stands: nDCG@10 of each rule against "after the longest passage", with paired intervals.
+"""Where the suffix of the order-free prompt stands: nDCG@10 of each rule against "after the longest passage", with
+paired intervals.
 
 Under the block mask at shared positions every passage begins where the prefix ends. The rules:
 - ``longest``: the suffix follows the longest passage, so that one long candidate moves it away from all others.
 - ``fixed D``: the suffix stands D tokens after the prefix, whatever the candidates are.
-- ``aligned D``: as fixed, and each passage's keys are rotated so that it ends there (``kernels.rope_shift``). Rotation gives the keys of
-  the same states at other positions; a passage run there would have others, since it would see the prefix from farther away.
+- ``aligned D``: as fixed, and each passage's keys are rotated so that it ends there (``kernels.rope_shift``). Rotation
+  gives the keys of the same states at other positions; a passage run there would have others, since it would see the
+  prefix from farther away.
 - ``aligned D, fresh`` (with --fresh): passages run at those positions.
 
-Candidates are BM25's, queries are drawn by a seed. Each query's scores are kept under --cache, so an interrupted run goes on where it
-stopped, and --seconds ends it early. All of it takes about half an hour on two idle cores.
+Candidates are BM25's, queries are drawn by a seed. Each query's scores are kept under --cache, so an interrupted run
+goes on where it stopped, and --seconds ends it early. All of it takes about half an hour on two idle cores.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ NEAR = DISTANCES[0]
 def main() -> None:
     parser = arguments(__doc__, cache=True)
     parser.add_argument("--only", choices=COLLECTIONS, nargs="*", help="these collections (default: all)")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop measuring after so long, and report what there is")
+    parser.add_argument("--seconds", type=float, default=float("inf"),
+                        help="stop measuring after so long, and report what there is")
     parser.add_argument("--fresh", action="store_true", help="run the passages at aligned positions, too")
     options = parser.parse_args()
     names = options.only or list(COLLECTIONS)
@@ -80,7 +83,8 @@ def measure(model: LanguageModel, name: str, cache: Path, until: float, fresh: b
     report(name, folder, results)
 
 
-def scored(model: LanguageModel, query: Query, ranking: Ranking, task: Any, fresh: bool) -> Iterator[tuple[str, list[float]]]:
+def scored(model: LanguageModel, query: Query, ranking: Ranking, task: Any,
+           fresh: bool) -> Iterator[tuple[str, list[float]]]:
     """Each rule's scores of one query's candidates, in the ranking's order."""
     stage = AttentionReranker(policy=POLICY, task=task, depth=len(ranking), device="cpu")
     prompt = stage._lay(OpenReranker(model, None), query, ranking)(None)
@@ -115,11 +119,13 @@ def rotated(context: Prefill, plan: PrefillPlan, inverse_frequencies: torch.Tens
     """``context`` with its keys where ``plan`` has them."""
     everything = torch.arange(len(plan.ids))
     shift = torch.tensor(plan.positions) - torch.tensor(context.plan.positions)
-    return replace(context, plan=plan, keys=[rope_shift(key, everything, shift, inverse_frequencies) for key in context.keys])
+    return replace(context, plan=plan,
+                   keys=[rope_shift(key, everything, shift, inverse_frequencies) for key in context.keys])
 
 
 def report(name: str, folder: Any, results: Sequence[tuple[Query, Ranking, dict[str, list[float]]]]) -> None:
-    """One line a rule: nDCG@10 alone and fused with BM25, and the difference of each to ``longest`` with its 95 % interval."""
+    """One line a rule: nDCG@10 alone and fused with BM25, and the difference of each to ``longest`` with its 95 %
+    interval."""
     runs: dict[str, dict[str, dict[str, float]]] = {}
     for query, ranking, scores in results:
         documents = [p.document_id for p in ranking.passages()]
@@ -128,8 +134,10 @@ def report(name: str, folder: Any, results: Sequence[tuple[Query, Ranking, dict[
             both = fused(np.array(values, dtype=np.float32), ranking.scores, 0.5)
             runs.setdefault(f"{rule}, fused", {})[query.id] = dict(zip(documents, map(float, both), strict=True))
     grades = {query.id: folder.qrels[query.id] for query, _, _ in results}
-    values = {run: list(evaluate(found, grades, ["nDCG@10"])["nDCG@10"].per_query.values()) for run, found in runs.items()}
-    print(f"\n## {name}: {len(results)} queries, {COLLECTIONS[name][1]} candidates; BM25 {np.mean(values['BM25']):.4f}\n")
+    values = {run: list(evaluate(found, grades, ["nDCG@10"])["nDCG@10"].per_query.values())
+              for run, found in runs.items()}
+    print(f"\n## {name}: {len(results)} queries, {COLLECTIONS[name][1]} candidates; BM25 "
+          f"{np.mean(values['BM25']):.4f}\n")
     print("| the suffix stands | alone | less longest, 95 % | p | fused | less longest, 95 % | p |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for rule in (rule for rule in runs if not rule.endswith(", fused") and rule != "BM25"):
@@ -137,7 +145,8 @@ def report(name: str, folder: Any, results: Sequence[tuple[Query, Ranking, dict[
         for run, base in ((rule, "longest"), (f"{rule}, fused", "longest, fused")):
             low, high = bootstrap_interval(values[base], values[run])
             test = randomisation_test(values[base], values[run])
-            cells += [f"{np.mean(values[run]):.4f}", f"{test.difference:+.4f} ({low:+.4f} to {high:+.4f})", f"{test.p:.3f}"]
+            cells += [f"{np.mean(values[run]):.4f}", f"{test.difference:+.4f} ({low:+.4f} to {high:+.4f})",
+                      f"{test.p:.3f}"]
         print("| " + " | ".join(cells) + " |", flush=True)
 
 

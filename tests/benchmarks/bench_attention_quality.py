@@ -1,8 +1,10 @@
-"""What attention policies are worth: nDCG@10 over BM25's candidates on DL19, SciFact and hotpotqa-100, with paired bootstrap intervals.
+"""What attention policies are worth: nDCG@10 over BM25's candidates on DL19, SciFact and hotpotqa-100, with paired
+bootstrap intervals.
 
-The head sets were measured on xquad-en, so on none of these. Policies with one prompt look at one prefill of a query's passages, and
-the cached ones at that prefill as the index view would have stored it (float16, int8). Each query's result is kept under --cache, so an
-interrupted run goes on where it stopped. All of it takes about an hour on two idle cores; --limit takes the first queries only.
+The head sets were measured on xquad-en, so on none of these. Policies with one prompt look at one prefill of a query's
+passages, and the cached ones at that prefill as the index view would have stored it (float16, int8). Each query's
+result is kept under --cache, so an interrupted run goes on where it stopped. All of it takes about an hour on two idle
+cores; --limit takes the first queries only.
 """
 
 from __future__ import annotations
@@ -34,8 +36,10 @@ COLLECTIONS = {"msmarco-dl19": ("search", 20, 0), "scifact": ("search", 10, 40),
 """The instruction's wording, candidates a query, and how many queries by default (0: all)."""
 
 ALONE, HEADS = BlockICR(fusion=None, heads=None), BlockICR(fusion=None, heads="shipped")
-CAUSAL: dict[str, Policy] = {"ICR": ICR(), "QRHead": QRHead(), "CoRe": CoRe(first="best-last"), "LayerBand": LayerBand()}
-BLOCK: dict[str, Policy] = {"BlockICR": ALONE, "BlockICR heads": HEADS, "BlockICR 2 heads": BlockICR(fusion=None, heads="7-7,8-0"),
+CAUSAL: dict[str, Policy] = {"ICR": ICR(), "QRHead": QRHead(), "CoRe": CoRe(first="best-last"),
+                             "LayerBand": LayerBand()}
+BLOCK: dict[str, Policy] = {"BlockICR": ALONE, "BlockICR heads": HEADS,
+                            "BlockICR 2 heads": BlockICR(fusion=None, heads="7-7,8-0"),
                             "BlockRank": BlockRank()}
 Scores = dict[str, list[float]]
 
@@ -51,7 +55,8 @@ def main() -> None:
     model.release()
 
 
-def measured(model: LanguageModel, name: str, cache: Path, limit: int | None) -> tuple[Any, list[tuple[Query, Ranking, Scores]]]:
+def measured(model: LanguageModel, name: str, cache: Path, limit: int | None) -> tuple[Any, list[tuple[Query, Ranking,
+                                                                                                       Scores]]]:
     task, depth, usual = COLLECTIONS[name]
     folder = read_beir(collection(name))
     queries = folder.queries[:(limit or usual or None)]
@@ -86,21 +91,25 @@ def scored(model: LanguageModel, query: Query, ranking: Ranking, task: Any) -> I
         for name, policy in CAUSAL.items() if label != "best first" else [("ICR", ICR())]:
             own = policy.form(model.info.name, query.text) != ICR().form(model.info.name, query.text)
             scores = np.empty(n)
-            scores[order] = policy.score(model, prefilled(model, query, ranking.take(order), policy, task) if own else lay, n).scores
+            scores[order] = policy.score(model, prefilled(model, query, ranking.take(order), policy, task) if own
+                                         else lay, n).scores
             yield f"{name}, {label}", scores.tolist()
     lay = prefilled(model, query, ranking, ALONE, task)
     for name, policy in BLOCK.items():
-        yield name, policy.score(model, prefilled(model, query, ranking, policy, task) if policy.query_first else lay, n).scores.tolist()
+        yield name, policy.score(model, prefilled(model, query, ranking, policy, task) if policy.query_first else lay,
+                                 n).scores.tolist()
     for bits in (16, 8):
         for name in ("BlockICR", "BlockICR heads"):
             yield f"{name}, cache {bits} bit", BLOCK[name].score(model, stored(lay, bits), n).scores.tolist()
 
 
-def prefilled(model: LanguageModel, query: Query, ranking: Ranking, policy: Policy, task: Any) -> Callable[[Any], Prompt]:
+def prefilled(model: LanguageModel, query: Query, ranking: Ranking, policy: Policy, task: Any) -> Callable[[Any],
+                                                                                                           Prompt]:
     """A way to lay the prompt that has run its passages already."""
     stage = AttentionReranker(policy=policy, task=task, depth=len(ranking), device="cpu")
     prompt = stage._lay(OpenReranker(model, None), query, ranking)(policy.order(len(ranking)))
-    ready = replace(prompt, context=model.prefill(prompt.context, blocks=prompt.blocks, mask=prompt.mask, positions=prompt.positions))
+    ready = replace(prompt, context=model.prefill(prompt.context, blocks=prompt.blocks, mask=prompt.mask,
+                                                  positions=prompt.positions))
     return lambda _: ready
 
 
@@ -135,8 +144,10 @@ def report(name: str, folder: Any, results: list[tuple[Query, Ranking, Scores]])
             if policy.startswith("BlockICR"):
                 add(f"{policy}, fused", fused(np.array(values, dtype=np.float32), ranking.scores, 0.5))
     grades = {query.id: folder.qrels[query.id] for query, _, _ in results}
-    per_query = {run: list(evaluate(values, grades, ["nDCG@10"])["nDCG@10"].per_query.values()) for run, values in runs.items()}
-    print(f"\n## {name}: {len(results)} queries, {COLLECTIONS[name][1]} candidates\n\n| policy | nDCG@10 | less BM25, 95 % interval |")
+    per_query = {run: list(evaluate(values, grades, ["nDCG@10"])["nDCG@10"].per_query.values())
+                 for run, values in runs.items()}
+    print(f"\n## {name}: {len(results)} queries, {COLLECTIONS[name][1]} candidates\n\n| policy | nDCG@10 | less BM25, "
+          f"95 % interval |")
     print("| --- | --- | --- |")
     for run, values in per_query.items():
         low, high = bootstrap_interval(per_query["BM25"], values)

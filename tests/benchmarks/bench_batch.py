@@ -1,8 +1,9 @@
 """One batch of 64 queries against 64 single runs of the same pipeline: BM25 + dense, fused; caching off.
 
-On SciFact with its claims (20 tokens), where the rankings must be the same ones: rows identical, scores equal but for float rounding.
-And, as a figure of its own, over a larger index: SciFact's passages and random unit vectors under minilm's fingerprint, so that
-queries are encoded for real and a search reads as many bytes as over a real collection of that size.
+On SciFact with its claims (20 tokens), where the rankings must be the same ones: rows identical, scores equal but for
+float rounding. And, as a figure of its own, over a larger index: SciFact's passages and random unit vectors under
+minilm's fingerprint, so that queries are encoded for real and a search reads as many bytes as over a real collection of
+that size.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def main() -> None:
     parser = arguments(__doc__, cache=True)
     parser.add_argument("--queries", type=int, default=64, help="claims in the batch (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="runs of each (default: %(default)s)")
-    parser.add_argument("--passages", type=int, default=200_000, help="in the larger index, 0 for none (default: %(default)s)")
+    parser.add_argument("--passages", type=int, default=200_000,
+                        help="in the larger index, 0 for none (default: %(default)s)")
     options = parser.parse_args()
     index = collection_index("scifact", options.cache, encoder="minilm")
     queries = read_beir(collection("scifact")).queries[:options.queries]
@@ -112,7 +114,8 @@ def larger_index(cache: Path, passages: int) -> Path:
 def compare(some: Sequence[Ranking], others: Sequence[Ranking]) -> tuple[float, float]:
     """The share of rankings with the same rows in the same order, and the greatest difference of scores among those."""
     pairs = [(a, b) for a, b in zip(some, others, strict=True) if np.array_equal(a.rows, b.rows)]
-    return len(pairs) / len(some), max((float(np.abs(a.scores - b.scores).max(initial=0)) for a, b in pairs), default=0.0)
+    return len(pairs) / len(some), max((float(np.abs(a.scores - b.scores).max(initial=0)) for a, b in pairs),
+                                       default=0.0)
 
 
 if __name__ == "__main__":

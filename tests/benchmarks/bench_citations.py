@@ -1,8 +1,10 @@
-"""Citations and verifiers on XQuAD-en: how many right sentences cite their paragraph and are judged entailed, and how many wrong ones.
+"""Citations and verifiers on XQuAD-en: how many right sentences cite their paragraph and are judged entailed, and how
+many wrong ones.
 
-A question that begins with who, what or which (and has no do, does or did) becomes a statement with its answer where the question word
-was. The right statement has the gold answer, the wrong one the next other answer of the same paragraph; each is cited and judged against
-that paragraph alone. Articles alternate (by title) between two halves: rules were chosen on the first, and figures count on the second.
+A question that begins with who, what or which (and has no do, does or did) becomes a statement with its answer where
+the question word was. The right statement has the gold answer, the wrong one the next other answer of the same
+paragraph; each is cited and judged against that paragraph alone. Articles alternate (by title) between two halves:
+rules were chosen on the first, and figures count on the second.
 
     python tests/benchmarks/bench_citations.py
     python tests/benchmarks/bench_citations.py --verifier lm:smollm2 --limit 100
@@ -32,7 +34,8 @@ DO = ("do", "does", "did")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A right and a wrong statement on one paragraph; ``same_sentence``: the wrong answer stands in the right answer's sentence."""
+    """A right and a wrong statement on one paragraph; ``same_sentence``: the wrong answer stands in the right answer's
+    sentence."""
 
     paragraph: Passage
     right: str
@@ -46,7 +49,8 @@ def pairs() -> tuple[list[Pair], list[Pair]]:
     with gzip.open(folder / "corpus.jsonl.gz", "rt", encoding="utf-8") as file:
         found = [json.loads(line) for line in file]
     paragraphs = {p["_id"]: Passage(p["_id"], p["_id"], p["text"], 0, len(p["text"]), p["title"]) for p in found}
-    own = dict(line.split("\t")[:2] for line in (folder / "qrels" / "test.tsv").read_text(encoding="utf-8").splitlines()[1:])
+    own = dict(line.split("\t")[:2]
+               for line in (folder / "qrels" / "test.tsv").read_text(encoding="utf-8").splitlines()[1:])
     questions: dict[str, list[dict]] = {}
     for line in (folder / "queries.jsonl").read_text(encoding="utf-8").splitlines():
         question = json.loads(line)
@@ -112,8 +116,10 @@ def main() -> None:
         figures.show("right statements that cite something", cited[0])
         figures.show("wrong statements that cite something", cited[1])
         figures.show(f"right statements that pass {judge.name}", float(right.mean()))
-        figures.show(f"wrong statements that pass {judge.name}", float(wrong.mean()), bar=("<", 0.25) if final else None)
-        figures.show("recall lost to the verifier", round(cited[0] - float(right.mean()), 9), bar=("<=", 0.05) if final else None)
+        figures.show(f"wrong statements that pass {judge.name}", float(wrong.mean()),
+                     bar=("<", 0.25) if final else None)
+        figures.show("recall lost to the verifier", round(cited[0] - float(right.mean()), 9),
+                     bar=("<=", 0.05) if final else None)
         figures.show("wrong statements whose answer stands in the right answer's sentence", float(same.mean()))
         figures.show(f"of those, pass {judge.name}", float(wrong[same].mean()))
         figures.show(f"of the others, pass {judge.name}", float(wrong[~same].mean()))

@@ -1,10 +1,11 @@
-"""Which pipeline `regard search` should run by default: nDCG@10 of every candidate on DL19, SciFact, Vaswani and hotpotqa-100.
+"""Which pipeline `regard search` should run by default: nDCG@10 of every candidate on DL19, SciFact, Vaswani and
+hotpotqa-100.
 
-Candidates share BM25 and dense retrieval (100 each) and a cross-encoder over the best 50; they differ in the fusion before it and after
-it. A seeded half of each collection's queries chooses (best mean over the collections), the other half is reported: each stage of the
-default and the former default (rrf, then the cross-encoder's order alone) against the default, with paired intervals and randomisation
-tests. Logits are kept under --cache, a line a query, so an interrupted run goes on: 25,000 pairs, about a quarter of an hour on two idle
-cores, most of it SciFact.
+Candidates share BM25 and dense retrieval (100 each) and a cross-encoder over the best 50; they differ in the fusion
+before it and after it. A seeded half of each collection's queries chooses (best mean over the collections), the other
+half is reported: each stage of the default and the former default (rrf, then the cross-encoder's order alone) against
+the default, with paired intervals and randomisation tests. Logits are kept under --cache, a line a query, so an
+interrupted run goes on: 25,000 pairs, about a quarter of an hour on two idle cores, most of it SciFact.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ Scores = dict[str, dict[str, float]]
 def main() -> None:
     parser = arguments(__doc__, cache=True)
     parser.add_argument("--only", nargs="+", default=COLLECTIONS, choices=COLLECTIONS)
-    parser.add_argument("--scored-only", action="store_true", help="judge by the queries whose logits are under --cache, score no more")
+    parser.add_argument("--scored-only", action="store_true",
+                        help="judge by the queries whose logits are under --cache, score no more")
     options = parser.parse_args()
     of = {name: scores(name, options.cache, options.scored_only) for name in options.only}
     chosen = {name: half(sorted(next(iter(made.values())))) for name, made in of.items()}
@@ -47,8 +49,10 @@ def main() -> None:
     choose(of, chosen)
     for name, made in of.items():
         report(figures, name, made, [q for q in made[DEFAULT] if q not in chosen[name]])
-    now, before = (np.mean([np.mean([v for q, v in of[n][c].items() if q not in chosen[n]]) for n in of]) for c in (DEFAULT, FORMER))
-    figures.show(f"mean of {len(of)} collections, default less former default", float(now - before), bar=(">", 0), digits=4)
+    now, before = (np.mean([np.mean([v for q, v in of[n][c].items() if q not in chosen[n]]) for n in of])
+                   for c in (DEFAULT, FORMER))
+    figures.show(f"mean of {len(of)} collections, default less former default", float(now - before), bar=(">", 0),
+                 digits=4)
     figures.exit()
 
 
@@ -60,7 +64,8 @@ def scores(name: str, cache: Path, scored_only: bool) -> Scores:
     p = Pipeline(name)
     asked = p.input(Query)
     bm25, dense = p.add(BM25(index, k=CANDIDATES), asked), p.add(Dense(index, k=CANDIDATES), asked)
-    p.output(bm25=bm25, dense=dense, **{method: p.add(Fuse(method, k=CANDIDATES), bm25, dense) for method in ("rrf", "zscore", "minmax")})
+    p.output(bm25=bm25, dense=dense,
+             **{method: p.add(Fuse(method, k=CANDIDATES), bm25, dense) for method in ("rrf", "zscore", "minmax")})
     with p:
         first = dict(p.run(queries))
     score(queries, [first[method] for method in FIRST], kept)
@@ -79,7 +84,8 @@ def fusions(first: dict[str, Rankings]) -> dict[str, Callable[[], Rankings]]:
     for method in FIRST:
         ce, fused, both = first[f"{method} > ce"], first[method], (first["bm25"], first["dense"])
         for w in WEIGHTS:
-            made[f"z({w:g} ce, {method})"] = lambda w=w, ce=ce, fused=fused: Fuse("zscore", weights=[w, 1]).run(ce, fused)
+            made[f"z({w:g} ce, {method})"] = lambda w=w, ce=ce, fused=fused: Fuse("zscore", weights=[w, 1]).run(ce,
+                                                                                                                fused)
         for w in (0.5, 1, 2):
             made[f"z({w:g} ce, bm25, dense) after {method}"] = (
                 lambda w=w, ce=ce, both=both: Fuse("zscore", weights=[w, 1, 1]).run(ce, *both))
@@ -90,7 +96,8 @@ def fusions(first: dict[str, Rankings]) -> dict[str, Callable[[], Rankings]]:
 
 
 def score(queries: list[Query], fused: list[Rankings], kept: Path) -> None:
-    """Add a line to ``kept`` for each query that has none: the logits of all that is among the best 50 of any of ``fused``."""
+    """Add a line to ``kept`` for each query that has none: the logits of all that is among the best 50 of any of
+    ``fused``."""
     done = read(kept)
     todo = [i for i, query in enumerate(queries) if query.id not in done]
     p = Pipeline("logits")
@@ -98,7 +105,8 @@ def score(queries: list[Query], fused: list[Rankings], kept: Path) -> None:
     with p, kept.open("a") as file, progress_bar("cross-encoder", len(todo), "queries") as advance:
         for start in range(0, len(todo), 5):
             some = todo[start:start + 5]
-            union = Fuse(k=len(fused) * RERANKED).run(*(Batch(rankings[i].top(RERANKED) for i in some) for rankings in fused))
+            union = Fuse(k=len(fused) * RERANKED).run(*(Batch(rankings[i].top(RERANKED) for i in some)
+                                                        for rankings in fused))
             for i, ranking in zip(some, p.run([queries[i] for i in some], union).read, strict=True):
                 logits = dict(zip(map(str, ranking.rows.tolist()), ranking.scores.tolist(), strict=True))
                 file.write(json.dumps({"q": queries[i].id, "logits": logits}) + "\n")
@@ -130,23 +138,27 @@ def choose(of: dict[str, Scores], chosen: dict[str, set[str]]) -> None:
     """Print the candidates, best first by the mean over the collections of the choosing halves."""
     rows = []
     for label in next(iter(of.values())):
-        means = [[float(np.mean([v for q, v in of[n][label].items() if (q in chosen[n]) == first])) for n in of] for first in (True, False)]
+        means = [[float(np.mean([v for q, v in of[n][label].items() if (q in chosen[n]) == first])) for n in of]
+                 for first in (True, False)]
         rows.append((float(np.mean(means[0])), label, *means))
-    print(f"# nDCG@10 of {len(rows)} candidates, mean and {', '.join(of)}: the half that chooses | the half that is reported")
+    print(f"# nDCG@10 of {len(rows)} candidates, mean and {', '.join(of)}: the half that chooses | the half that is "
+          f"reported")
     for mean, label, choosing, reported in sorted(rows, reverse=True):
         left, right = (" ".join(f"{v:.4f}" for v in values) for values in (choosing, reported))
         print(f"# {label:32s} {mean:.4f}  {left} | {np.mean(reported):.4f}  {right}")
 
 
 def report(figures: Figures, name: str, made: Scores, queries: list[str]) -> None:
-    """The default against each of its stages and the former default; the bar: no stage is better beyond its interval."""
+    """The default against each of its stages and the former default; the bar: no stage is better beyond its
+    interval."""
     ours = [made[DEFAULT][q] for q in queries]
     figures.show(f"{name}, default, nDCG@10 ({len(queries)} queries)", float(np.mean(ours)), digits=4)
     for label in (*STAGES, FORMER):
         theirs = [made[label][q] for q in queries]
         low, high = bootstrap_interval(theirs, ours)
         test = randomisation_test(theirs, ours)
-        print(f"# {name}, default less {label} ({np.mean(theirs):.4f}): {test.difference:+.4f} ({low:+.4f} to {high:+.4f}), p {test.p:.3f}")
+        print(f"# {name}, default less {label} ({np.mean(theirs):.4f}): {test.difference:+.4f} ({low:+.4f} to "
+              f"{high:+.4f}), p {test.p:.3f}")
         if label in STAGES:
             figures.show(f"{name}, default less {label}, upper end of the interval", high, bar=(">=", 0), digits=4)
 

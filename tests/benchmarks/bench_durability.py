@@ -1,7 +1,9 @@
-"""What it costs that commits reach the disk (fsync, digests): an indexing job as it is by default against one with REGARD_FSYNC=0.
+"""What it costs that commits reach the disk (fsync, digests): an indexing job as it is by default against one with
+REGARD_FSYNC=0.
 
-Both run in this process, in turn; figures are medians of pairs. The worst case is an encoder that costs next to nothing; the real one is
-minilm. Only a quiet disk gives a figure that means something: others' writes are waited for, too.
+Both run in this process, in turn; figures are medians of pairs. The worst case is an encoder that costs next to
+nothing; the real one is minilm. Only a quiet disk gives a figure that means something: others' writes are waited for,
+too.
 """
 
 from __future__ import annotations
@@ -64,10 +66,12 @@ def main() -> None:
     figures = Figures()
     every = list(islice(read_corpus(collection("scifact"), format="beir", on_skip=print), 5000))
     held = part(Encoder, "minilm")
-    for name, one, documents in (("a free encoder, 5,000 abstracts", Cheap(), every), ("minilm, 500 abstracts", held, every[:500])):
+    for name, one, documents in (("a free encoder, 5,000 abstracts", Cheap(), every),
+                                 ("minilm, 500 abstracts", held, every[:500])):
         seconds(documents, one, "1")
         pairs = [(seconds(documents, one, "0"), seconds(documents, one, "1")) for _ in range(options.rounds)]
-        figures.show(f"{name}: throughput with fsync / without", statistics.median(off / on for off, on in pairs), bar=BAR)
+        figures.show(f"{name}: throughput with fsync / without", statistics.median(off / on for off, on in pairs),
+                     bar=BAR)
         figures.show(f"{name}: with fsync", statistics.median(on for _, on in pairs), "s")
     figures.exit()
 

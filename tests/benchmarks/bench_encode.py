@@ -41,7 +41,8 @@ def main() -> None:
 
     def job() -> None:
         shutil.rmtree(folder / "index", ignore_errors=True)
-        report = build_index(corpus, folder / "index", format="jsonl", encoder="minilm", chunker="whole", views=[], progress=False)
+        report = build_index(corpus, folder / "index", format="jsonl", encoder="minilm", chunker="whole", views=[],
+                             progress=False)
         assert report.encoded == len(set(texts)), report
 
     model.encode(texts[:32], show_progress_bar=False)
@@ -52,7 +53,8 @@ def main() -> None:
     figures = Figures()
     figures.show("bare SentenceTransformer.encode", len(texts) / median(seconds_bare), "passages/s", digits=1)
     figures.show("indexing job", len(texts) / median(seconds_job), "passages/s", digits=1)
-    figures.show("indexing job's speed relative to bare encoding", median(seconds_bare) / median(seconds_job), bar=(">=", 0.9))
+    figures.show("indexing job's speed relative to bare encoding", median(seconds_bare) / median(seconds_job),
+                 bar=(">=", 0.9))
     figures.exit()
 
 

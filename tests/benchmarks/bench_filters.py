@@ -1,9 +1,11 @@
-"""Filtered dense search: recall@10 against all allowed vectors compared, fewest hits, and time, over flat, IVF and HNSW views.
+"""Filtered dense search: recall@10 against all allowed vectors compared, fewest hits, and time, over flat, IVF and HNSW
+views.
 
-Vectors are minilm's for the passages of SciFact, Vaswani, DL19 and hotpotqa-100 (21,903), with --rows tiled with Gaussian noise (standard
-deviation .02 a component) and normalised; queries are the collections' own. A filter allows a random share of the rows, or the rows of 3
-of 256 k-means cells: any three (ten seeded draws), or the three farthest from the query. --index-only searches every filter by the index
-(what more than 20,000 allowed rows get), so that the widened search is measured where there are fewer.
+Vectors are minilm's for the passages of SciFact, Vaswani, DL19 and hotpotqa-100 (21,903), with --rows tiled with
+Gaussian noise (standard deviation .02 a component) and normalised; queries are the collections' own. A filter allows a
+random share of the rows, or the rows of 3 of 256 k-means cells: any three (ten seeded draws), or the three farthest
+from the query. --index-only searches every filter by the index (what more than 20,000 allowed rows get), so that the
+widened search is measured where there are fewer.
 """
 
 from __future__ import annotations
@@ -98,7 +100,8 @@ Groups = list[tuple[slice | list[int], Allowed]]
 
 def random_filters(n: int) -> dict[str, Groups]:
     random = np.random.default_rng(0)
-    return {f"{100 * share:g} % allowed": [(slice(None), np.sort(random.choice(n, round(share * n), replace=False)))] for share in SHARES}
+    return {f"{100 * share:g} % allowed": [(slice(None), np.sort(random.choice(n, round(share * n), replace=False)))]
+            for share in SHARES}
 
 
 def cell_filters(vectors: Vectors, queries: Vectors) -> dict[str, Groups]:
@@ -107,13 +110,16 @@ def cell_filters(vectors: Vectors, queries: Vectors) -> dict[str, Groups]:
     sample = vectors[:: max(1, len(vectors) // 20_000)]
     means: Any = import_faiss().Kmeans(vectors.shape[1], CELLS, niter=10, seed=1, spherical=True)
     means.train(np.ascontiguousarray(sample))
-    cell = np.concatenate([(vectors[i:i + 8192] @ means.centroids.T).argmax(axis=1) for i in range(0, len(vectors), 8192)])
+    cell = np.concatenate([(vectors[i:i + 8192] @ means.centroids.T).argmax(axis=1)
+                           for i in range(0, len(vectors), 8192)])
     random = np.random.default_rng(1)
     draws = [random.choice(CELLS, 3, replace=False) for _ in range(10)]
-    any_three = [(list(range(i, len(queries), 10)), np.flatnonzero(np.isin(cell, draw))) for i, draw in enumerate(draws)]
+    any_three = [(list(range(i, len(queries), 10)), np.flatnonzero(np.isin(cell, draw)))
+                 for i, draw in enumerate(draws)]
     farthest = np.argsort(queries @ means.centroids.T, axis=1)[:, :3]
     return {f"any 3 of {CELLS} cells": any_three,
-            f"the 3 farthest of {CELLS} cells": [([i], np.flatnonzero(np.isin(cell, far))) for i, far in enumerate(farthest[:40])]}
+            f"the 3 farthest of {CELLS} cells": [([i], np.flatnonzero(np.isin(cell, far)))
+                                                 for i, far in enumerate(farthest[:40])]}
 
 
 def unfiltered(view: FaissView, vectors: Vectors, queries: Vectors) -> float:
@@ -132,7 +138,8 @@ def measure(figures: Figures, name: str, view: FaissView, vectors: Vectors, quer
         recalls += [len(set(a) & set(b)) / len(b) for a, b in zip(rows.tolist(), exact.tolist(), strict=True)]
         missing += exact.size - int((rows >= 0).sum())
     some, allowed = groups[0]
-    alone, together = alternate(lambda: view.search(queries[:1], K, allowed), lambda: view.search(queries[:64], K, allowed), 5)
+    alone, together = alternate(lambda: view.search(queries[:1], K, allowed),
+                                lambda: view.search(queries[:64], K, allowed), 5)
     print(f"# {name}: {filtered.describe(plans)}; {1000 * median(alone):.2f} ms a query alone, "
           f"{1000 * median(together) / len(queries[:64]):.2f} ms in a batch of 64", flush=True)
     figures.show(f"{name}, recall@{K}", float(np.mean(recalls)), bar=(">=", 0.98))

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/bench_hostile.py [--size 1000000]
 
-Prints, for each reader and chunker and each hostile pattern, the processor time at the size and at half of it (the best of three) and
-the ratio, whose bar is 2.5 (a time below 0.05 s has none); then the peak memory of a process that reads one file of each kind, and of its
-parser process (Linux).
+Prints, for each reader and chunker and each hostile pattern, the processor time at the size and at half of it (the best
+of three) and the ratio, whose bar is 2.5 (a time below 0.05 s has none); then the peak memory of a process that reads
+one file of each kind, and of its parser process (Linux).
 """
 
 from __future__ import annotations
@@ -32,9 +32,12 @@ from regard.rag.text import sentence_spans
 sys.path.append(str(Path(__file__).parents[1]))
 from pdfs import pdf_of  # beside this folder
 
-HTML = ["<a ", "<a b='", '<a b="x" ', "<a b=", "<a/", "<", "</a ", "<!", "<!--", "<!--x>", "<![CDATA[>", "<![if x>", "<?", "&", "&#1", "&a",
-        "<b>", "<b>x<br/>", "<b></i>", "<br></p>", "<p>", "<li>", "<td>", "<h1>", "<title>", "<pre>", "<script>", "<svg>", "<![", "-- >"]
-MARKDOWN = ["[", "![", "[a](", "[a]: b\n", "[a]:\n", "*a_", "**", "`", "\\", "<a ", "<!--", "<?", "> ", ">", "- ", "1. ", "- a\n  ", "# [",
+HTML = ["<a ", "<a b='", '<a b="x" ', "<a b=", "<a/", "<", "</a ", "<!", "<!--", "<!--x>", "<![CDATA[>", "<![if x>",
+        "<?", "&", "&#1", "&a",
+        "<b>", "<b>x<br/>", "<b></i>", "<br></p>", "<p>", "<li>", "<td>", "<h1>", "<title>", "<pre>", "<script>",
+        "<svg>", "<![", "-- >"]
+MARKDOWN = ["[", "![", "[a](", "[a]: b\n", "[a]:\n", "*a_", "**", "`", "\\", "<a ", "<!--", "<?", "> ", ">", "- ",
+            "1. ", "- a\n  ", "# [",
             "\n\n# a\n", "a\n===\n", "---\n", "~~~\n", "    ", "\t", "&", "*===\r---"]
 TREC = ["<TI>", "<DOCNO>", "<DOCNO><HL>", "<DOCID>", "</TI>", "<TEXT>", "<a", "<a>", "&", "&#1", "<TI></HL>"]
 TEXT = ["a", ".", ". ", ".'", "! ", "\n", "\n ", "。", "a. ", "A.B. ", " ", "don't ", "'"]
@@ -74,7 +77,8 @@ def _chunk(spec: str) -> Callable[[str], object]:
 
 
 KINDS: list[tuple[str, Callable[[str], object], list[str]]] = [
-    ("html", html.content, HTML), ("markdown", markdown.headings, MARKDOWN), ("trec", _trec, TREC), ("sentences", sentence_spans, TEXT),
+    ("html", html.content, HTML), ("markdown", markdown.headings, MARKDOWN), ("trec", _trec, TREC),
+    ("sentences", sentence_spans, TEXT),
     ("sentences:200", _chunk("sentences:200,overlap=40"), TEXT), ("tokens:128", _chunk("tokens:128,overlap=16"), TEXT),
     ("markdown:300", _chunk("markdown:300"), MARKDOWN[:6]), ("pdf", _pdf, PDF),
 ]
@@ -109,7 +113,8 @@ def _repeated(unit: bytes, times: int, first: bytes = b"", last: bytes = b"") ->
 
 
 FILES: dict[str, Callable[[Path], None]] = {
-    "300 MB line.jsonl": _repeated(b"x", 300_000_000, last=b"\n" + GOOD), "2 GB of NULs.jsonl.gz": _repeated(bytes(1000), 2_000_000, GOOD),
+    "300 MB line.jsonl": _repeated(b"x", 300_000_000, last=b"\n" + GOOD),
+    "2 GB of NULs.jsonl.gz": _repeated(bytes(1000), 2_000_000, GOOD),
     "empty objects.jsonl": _repeated(b"{},", 5_200_000, b'{"id":"good","text":"fine","v":[', b"0]}\n"),
     "metadata of lists.jsonl": _repeated(b"[],", 5_200_000, b'{"id":"good","text":"fine","metadata":{"v":[', b"0]}}\n"),
     "titles.trec": _repeated(b"<TI>", 3_900_000, b"<DOC><DOCNO>1</DOCNO>", b"</DOC>\n<DOC><DOCNO>2</DOCNO>x</DOC>\n"),
@@ -121,7 +126,8 @@ FILES: dict[str, Callable[[Path], None]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=1_000_000, help="characters of the larger document (of a PDF: a tenth)")
+    parser.add_argument("--size", type=int, default=1_000_000,
+                        help="characters of the larger document (of a PDF: a tenth)")
     parser.add_argument("--memory", action="store_true", help="only the memory")
     arguments = parser.parse_args()
     if not arguments.memory:
@@ -130,14 +136,17 @@ def main() -> None:
 
 
 def show_growth(size: int) -> None:
-    print("| reader | worst ratio per doubling | of | its seconds | slowest | its seconds |\n| --- | --- | --- | --- | --- | --- |")
+    print("| reader | worst ratio per doubling | of | its seconds | slowest | its seconds |\n| --- | --- | --- | --- | "
+          "--- | --- |")
     for name, work, units in KINDS:
         n = size // 10 if name == "pdf" else size
         times = {unit: [min(seconds(work, unit * (m // len(unit))) for _ in range(3)) for m in (n // 2, n)]
                  for unit in units}
         ratios = {unit: large / small for unit, (small, large) in times.items() if large > 0.05}
-        worst, slowest = max(ratios, key=ratios.__getitem__, default=units[0]), max(times, key=lambda unit: times[unit][1])
-        print(f"| {name} ({n:,}) | {ratios.get(worst, 0):.2f} | `{json.dumps(worst)}` | {times[worst][1]:.2f} | `{json.dumps(slowest)}` "
+        worst, slowest = max(ratios, key=ratios.__getitem__, default=units[0]), max(times,
+                                                                                    key=lambda unit: times[unit][1])
+        print(f"| {name} ({n:,}) | {ratios.get(worst, 0):.2f} | `{json.dumps(worst)}` | {times[worst][1]:.2f} | "
+              f"`{json.dumps(slowest)}` "
               f"| {times[slowest][1]:.2f} |", flush=True)
 
 

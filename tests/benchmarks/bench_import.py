@@ -1,4 +1,5 @@
-"""Start-up: imports and `regard --help`, medians over fresh processes. What may be loaded at all: ``tests/test_imports.py``."""
+"""Start-up: imports and `regard --help`, medians over fresh processes. What may be loaded at all:
+``tests/test_imports.py``."""
 
 from __future__ import annotations
 
@@ -29,12 +30,14 @@ def main() -> None:
         figures.show(statement, spent, "s", ("<", bar) if bar else None)
     for command in (["--help"], ["search", "--help"], ["methods"]):
         spent = median([seconds([*_HELP, *command]) for _ in range(runs)])
-        figures.show(f"regard {' '.join(command)}, whole process", spent, "s", ("<", 1.0) if command == ["--help"] else None)
+        figures.show(f"regard {' '.join(command)}, whole process", spent, "s",
+                     ("<", 1.0) if command == ["--help"] else None)
     figures.exit()
 
 
 def import_seconds(statement: str) -> float:
-    """The import alone, without the interpreter's own start; away from the checkout, where ``rag`` would be in reach."""
+    """The import alone, without the interpreter's own start; away from the checkout, where ``rag`` would be in
+    reach."""
     code = _IMPORT.format(statement)
     return float(subprocess.run([sys.executable, "-c", code], cwd="/", check=True, capture_output=True).stdout)
 

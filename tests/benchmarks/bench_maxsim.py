@@ -1,7 +1,9 @@
-"""MaxSim over ragged passages against maxsim-cpu and torch's packed product with segment_reduce; what int8 costs in agreement.
+"""MaxSim over ragged passages against maxsim-cpu and torch's packed product with segment_reduce; what int8 costs in
+agreement.
 
-Times are over random unit vectors: 1,000 passages of 30 to 180 tokens, 128 dimensions, 32 query tokens. Agreement is over token vectors of
-minilm for SciFact's abstracts and claims. maxsim-cpu is no dependency: `pip install --no-deps --target DIR maxsim-cpu`, PYTHONPATH=DIR.
+Times are over random unit vectors: 1,000 passages of 30 to 180 tokens, 128 dimensions, 32 query tokens. Agreement is
+over token vectors of minilm for SciFact's abstracts and claims. maxsim-cpu is no dependency: `pip install --no-deps
+--target DIR maxsim-cpu`, PYTHONPATH=DIR.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=31, help="runs of each (default: %(default)s)")
     parser.add_argument("--passages", type=int, default=1_000, help="(default: %(default)s)")
-    parser.add_argument("--claims", type=int, default=50, help="SciFact claims for the agreement, 0 to skip it (default: %(default)s)")
+    parser.add_argument("--claims", type=int, default=50,
+                        help="SciFact claims for the agreement, 0 to skip it (default: %(default)s)")
     options = parser.parse_args()
     figures = Figures()
     timing(figures, options.passages, options.rounds)
@@ -48,7 +51,8 @@ def timing(figures: Figures, passages: int, rounds: int) -> None:
         return maxsim(query, tokens, offsets)
 
     peers: dict[str, Callable[[], object]] = {
-        "torch, packed product and segment_reduce": lambda: torch.segment_reduce(tokens @ query.T, "max", lengths=lengths, axis=0).sum(1),
+        "torch, packed product and segment_reduce": lambda: torch.segment_reduce(tokens @ query.T, "max",
+                                                                                 lengths=lengths, axis=0).sum(1),
     }
     if importlib.util.find_spec("maxsim_cpu"):
         import maxsim_cpu
@@ -85,7 +89,8 @@ def agreement(figures: Figures, passages: int, claims: int) -> None:
     model = SentenceTransformer(resolve("minilm").path, device="cpu")
 
     def vectors(texts: list[str]) -> list[Tensor]:
-        return [normalize(one, dim=1) for one in model.encode(texts, output_value="token_embeddings", show_progress_bar=False)]
+        return [normalize(one, dim=1)
+                for one in model.encode(texts, output_value="token_embeddings", show_progress_bar=False)]
 
     documents = [f"{d.title}\n{d.text}" for d in islice(read_corpus(collection("scifact"), on_skip=print), passages)]
     each = vectors(documents)

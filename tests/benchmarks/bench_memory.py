@@ -1,7 +1,8 @@
 """Memory of an indexing job: 200,000 and 400,000 synthetic passages, a stub 384-d encoder.
 
-Each measurement has its own process. Growth is the peak of the resident set (sampled every 5 ms, and the system's own ru_maxrss)
-less what was resident after the imports and a tiny job of the same kind. "Streaming" is the job without views.
+Each measurement has its own process. Growth is the peak of the resident set (sampled every 5 ms, and the system's own
+ru_maxrss) less what was resident after the imports and a tiny job of the same kind. "Streaming" is the job without
+views.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def main() -> None:
     figures.show("streaming growth at twice the passages over growth at once", large["growth"] / small["growth"], "x",
                  ("<=", GROWS_NO_FURTHER), digits=2)
     whole = in_a_process("views", n)
-    figures.show(f"{n:,} passages with flat and BM25 views, peak memory growth", whole["growth"], "MB", ("<", 900), digits=0)
+    figures.show(f"{n:,} passages with flat and BM25 views, peak memory growth", whole["growth"], "MB", ("<", 900),
+                 digits=0)
     for name, result in {"streaming": small, "streaming, twice": large, "with views": whole}.items():
         figures.show(f"{name}: seconds", result["seconds"], "s", digits=0)
         figures.show(f"{name}: baseline before the job", result["baseline"], "MB", digits=0)
@@ -55,7 +57,9 @@ def main() -> None:
 
 def in_a_process(kind: str, n: int) -> dict[str, float]:
     command = [sys.executable, __file__, "--measure", kind, str(n)]
-    result: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+    result: dict[str,
+                 float] = json.loads(subprocess.run(command, check=True,
+                                                    stdout=subprocess.PIPE).stdout.splitlines()[-1])
     return result
 
 
@@ -89,7 +93,8 @@ def build(index: Path, kind: str, n: int) -> None:
 
 
 def documents(n: int) -> Iterator[Any]:
-    """``n`` documents of 60 words whose frequencies follow Zipf's law, the same ones each time, made as they are asked for."""
+    """``n`` documents of 60 words whose frequencies follow Zipf's law, the same ones each time, made as they are asked
+    for."""
     import numpy as np
     from regard.rag import Document
 

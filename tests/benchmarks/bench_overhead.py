@@ -1,5 +1,6 @@
-"""What a pipeline adds: to a BM25 query over the stage alone and over bm25s called directly (same index object, analysis and k), to five
-stages that do nothing, and to a batch of 64 over single queries, whose results are the same."""
+"""What a pipeline adds: to a BM25 query over the stage alone and over bm25s called directly (same index object,
+analysis and k), to five stages that do nothing, and to a batch of 64 over single queries, whose results are the
+same."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ DOCUMENTS, DIMENSION, STAGES, BATCH = 1000, 768, 5, 64
 class Nothing(Stage):
     """Hands on what it was given."""
 
-    def run(self, vectors: Batch[QueryVector], rankings: Batch[Ranking], documents: Batch[list[np.ndarray]]) -> Batch[Ranking]:
+    def run(self, vectors: Batch[QueryVector], rankings: Batch[Ranking],
+            documents: Batch[list[np.ndarray]]) -> Batch[Ranking]:
         return rankings
 
 
@@ -59,7 +61,8 @@ def one_query(figures: Figures, index_folder: Path, claims: list[str], queries: 
             direct(text), alone(text), p.run(text)
         pairs = {}
         for name, less in (("bare", direct), ("stage", alone)):
-            timed = [alternate(lambda t=text, f=less: f(t), lambda t=text: p.run(t), 4) for text in _cycled(claims, queries)]
+            timed = [alternate(lambda t=text, f=less: f(t), lambda t=text: p.run(t), 4)
+                     for text in _cycled(claims, queries)]
             pairs[name] = [min(a) * 1e3 for a, _ in timed], [min(b) * 1e3 for _, b in timed]
         asked = [Query(text, str(i)) for i, text in enumerate(claims[:BATCH])]
         together = p.run(asked).passages
@@ -68,7 +71,8 @@ def one_query(figures: Figures, index_folder: Path, claims: list[str], queries: 
     figures.show("BM25 query, the stage alone", median(pairs["stage"][0]), "ms")
     figures.show("BM25 query, through a pipeline", median(pairs["stage"][1]), "ms")
     figures.show("pipeline over bm25s (median of the paired differences)", _over(*pairs["bare"]), "ms", ("<", 1.0))
-    figures.show("pipeline over the stage alone (median of the paired differences)", _over(*pairs["stage"]), "ms", ("<", 0.1))
+    figures.show("pipeline over the stage alone (median of the paired differences)", _over(*pairs["stage"]), "ms",
+                 ("<", 0.1))
     figures.show(f"a batch of {BATCH} gives what {BATCH} single queries give", float(same), "", (">=", 1.0))
 
 
@@ -84,7 +88,8 @@ def of_nothing(figures: Figures) -> None:
     p.output(hits=hits)
     with p:
         best = _least(lambda: p.run(*([value] if not isinstance(value, Batch) else value for value in inputs)))
-    figures.show(f"{STAGES} stages that do nothing, {DOCUMENTS} documents with {DIMENSION}-d vectors", best * 1e3, "ms", ("<", 1.0))
+    figures.show(f"{STAGES} stages that do nothing, {DOCUMENTS} documents with {DIMENSION}-d vectors", best * 1e3, "ms",
+                 ("<", 1.0))
 
 
 def _cycled(claims: list[str], queries: int) -> list[str]:

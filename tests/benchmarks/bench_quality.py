@@ -27,7 +27,8 @@ STEP = 10
 
 def main() -> None:
     parser = arguments(__doc__, cache=True)
-    parser.add_argument("--only", choices=["scifact", "vaswani", "dl19"], nargs="*", help="these collections (default: all)")
+    parser.add_argument("--only", choices=["scifact", "vaswani", "dl19"], nargs="*",
+                        help="these collections (default: all)")
     options = parser.parse_args()
     figures = Figures()
     for name, measure in {"vaswani": vaswani, "dl19": dl19, "scifact": scifact}.items():
@@ -54,7 +55,8 @@ def scifact(figures: Figures, cache: Path) -> None:
     gain = scores["zscore"] - max(scores["bm25"], scores["dense"])
     figures.show("SciFact, fused (zscore) less the better of BM25 and dense", gain, bar=(">", 0.0), digits=4)
     reranked = rerank(folder.queries, result.zscore, RERANKED, cache)
-    figures.show("SciFact, fused (zscore), then the cross-encoder's order of the top 50, nDCG@10", ndcg(folder, reranked), digits=4)
+    figures.show("SciFact, fused (zscore), then the cross-encoder's order of the top 50, nDCG@10",
+                 ndcg(folder, reranked), digits=4)
     ranked = Fuse("zscore", weights=[CROSS_ENCODER_WEIGHT, 1], k=DEPTH).run(reranked, result.zscore)
     figures.show("SciFact, both fused (the default), nDCG@10", ndcg(folder, ranked), digits=4)
 
@@ -72,11 +74,13 @@ def dl19(figures: Figures, cache: Path) -> None:
     rankings = candidates(folder, LanceStore(collection_index("msmarco-dl19", cache)))
     reranked = rerank(folder.queries, rankings, DEPTH, cache)
     figures.show("DL19, BM25's candidates as given, nDCG@10", ndcg(folder, rankings), digits=4)
-    figures.show("DL19, cross-encoder over BM25's top 100, nDCG@10", ndcg(folder, reranked), bar=(">=", 0.715), digits=4)
+    figures.show("DL19, cross-encoder over BM25's top 100, nDCG@10", ndcg(folder, reranked), bar=(">=", 0.715),
+                 digits=4)
 
 
 def rerank(queries: list[Query], rankings: Sequence[Ranking], depth: int, cache: Path) -> Batch[Ranking]:
-    """The cross-encoder over each ranking's first ``depth``; an interrupted run goes on from what is under ``cache``."""
+    """The cross-encoder over each ranking's first ``depth``; an interrupted run goes on from what is under
+    ``cache``."""
     p = Pipeline("rerank", cache=cache / "stages")
     p.output(reranked=p.add(CrossEncoder(depth=depth), p.input(Query), p.input(Ranking)))
     found: list[Ranking] = []
@@ -92,7 +96,8 @@ def candidates(folder: BeirFolder, store: LanceStore) -> Batch[Ranking]:
     """The run file's candidates of each query, as rankings over ``store``."""
     run = read_run(folder.corpus.parent / "bm25.run")
     row_of = {document: row for batch in store.scan(["row", "document_id"])
-              for row, document in zip(batch.column("row").to_pylist(), batch.column("document_id").to_pylist(), strict=True)}
+              for row, document in zip(batch.column("row").to_pylist(), batch.column("document_id").to_pylist(),
+                                       strict=True)}
     return Batch(Ranking.ranked([row_of[d] for d in run[q.id]], np.array(list(run[q.id].values())), "bm25", store)
                  for q in folder.queries)
 

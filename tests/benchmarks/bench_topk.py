@@ -1,8 +1,8 @@
 """Exact search and search by codes against torch's product and top-k, and FAISS's flat index.
 
-Vectors are minilm's for the passages of SciFact and Vaswani, tiled with Gaussian noise (standard deviation a component: --noise) to
---rows and normalised; queries are the collections' own. FAISS is told to use matrix products for every batch. A bar on a ratio is against
-torch in the same process, the two taking turns.
+Vectors are minilm's for the passages of SciFact and Vaswani, tiled with Gaussian noise (standard deviation a component:
+--noise) to --rows and normalised; queries are the collections' own. FAISS is told to use matrix products for every
+batch. A bar on a ratio is against torch in the same process, the two taking turns.
 """
 
 from __future__ import annotations
@@ -33,14 +33,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000, help="vectors searched (default: %(default)s)")
     parser.add_argument("--noise", type=float, nargs="+", default=[0.02, 0.01],
                         help="of the tiled vectors; times are taken at the first (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each at batch 256, more of smaller ones (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5,
+                        help="runs of each at batch 256, more of smaller ones (default: %(default)s)")
     parser.add_argument("--no-faiss", action="store_true", help="leave FAISS out: it takes a minute")
     options = parser.parse_args()
     torch.set_grad_enabled(False)
     figures, real = Figures(), {name: load(name, options.cache) for name in ("scifact", "vaswani")}
     for name, (vectors, queries) in real.items():
         for kind in ("int8", "binary"):
-            figures.show(f"{name} as it is ({len(vectors)} vectors), {kind}, recall@{K}", recall(queries, vectors, kind), bar=(">=", 0.99),
+            figures.show(f"{name} as it is ({len(vectors)} vectors), {kind}, recall@{K}",
+                         recall(queries, vectors, kind), bar=(">=", 0.99),
                          digits=4)
     passages, queries = (torch.cat(part) for part in zip(*real.values(), strict=True))
     for noise in options.noise:
@@ -58,7 +60,8 @@ def load(name: str, cache: Path) -> tuple[Tensor, Tensor]:
     """A collection's passage vectors and query vectors."""
     store = LanceStore(collection_index(name, cache, encoder="minilm"))
     with Scope() as scope:
-        queries = scope.open(part(Encoder, "minilm")).encode_queries([query.text for query in read_beir(collection(name)).queries])
+        queries = scope.open(part(Encoder, "minilm")).encode_queries([query.text
+                                                                      for query in read_beir(collection(name)).queries])
     return torch.from_numpy(np.concatenate([*store.vectors("minilm")])), torch.from_numpy(queries)
 
 
@@ -77,7 +80,8 @@ def recall(queries: Tensor, vectors: Tensor, kind: str, codes: Codes | None = No
     return float(np.mean([len(np.intersect1d(a, b)) / K for a, b in zip(found.numpy(), exact.numpy(), strict=True)]))
 
 
-def speed(figures: Figures, queries: Tensor, vectors: Tensor, codes: dict[str, Codes], rounds: int, *, with_faiss: bool) -> None:
+def speed(figures: Figures, queries: Tensor, vectors: Tensor, codes: dict[str, Codes], rounds: int, *,
+          with_faiss: bool) -> None:
     ways: dict[str | None, Callable[[Tensor], object]] = {None: lambda q: topk_search(q, vectors, K)}
     ways |= {kind: partial(topk_search, vectors=vectors, k=K, codes=made) for kind, made in codes.items()}
     half = vectors.half()
@@ -95,7 +99,8 @@ def speed(figures: Figures, queries: Tensor, vectors: Tensor, codes: dict[str, C
         scores, indices = topk_search(some, vectors, K)
         peer_scores, peer_indices = torchs()
         assert float((scores - peer_scores).abs().max()) < 1e-5
-        figures.show(f"batch {batch}: share of hits that torch ranks alike", float((indices == peer_indices).float().mean()), digits=4)
+        figures.show(f"batch {batch}: share of hits that torch ranks alike",
+                     float((indices == peer_indices).float().mean()), digits=4)
         own, theirs = {}, []
         for kind, way in ways.items():
             ours(way)
@@ -105,7 +110,8 @@ def speed(figures: Figures, queries: Tensor, vectors: Tensor, codes: dict[str, C
         for kind in ways:
             figures.show(f"batch {batch}: topk_search, {kind or 'float32'}", median(own[kind]) * 1e3, "ms", digits=1)
             bar = BARS.get((kind, batch))
-            figures.show("  speed relative to torch", median(theirs) / median(own[kind]), "x", bar and (">=", bar), digits=2)
+            figures.show("  speed relative to torch", median(theirs) / median(own[kind]), "x", bar and (">=", bar),
+                         digits=2)
         if with_faiss:
             figures.show(f"batch {batch}: FAISS flat", faiss_flat(vectors, some, max(3, turns // 2)), "ms", digits=1)
 

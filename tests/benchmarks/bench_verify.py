@@ -1,6 +1,8 @@
-"""What checking costs: opening each view (first on this machine, and after that), fetching passages, and ``verify``, of a synthetic index.
+"""What checking costs: opening each view (first on this machine, and after that), fetching passages, and ``verify``, of
+a synthetic index.
 
-Run: ``python tests/benchmarks/bench_verify.py --passages 1000000 --index /tmp/verify``; with ``REGARD_CHECK_VIEWS=0`` for sizes only.
+Run: ``python tests/benchmarks/bench_verify.py --passages 1000000 --index /tmp/verify``; with ``REGARD_CHECK_VIEWS=0``
+for sizes only.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ def make(index: Path, passages: int, dimension: int) -> None:
             texts = [" ".join(row) for row in WORDS[draw.zipf(1.3, (BLOCK, 40)) % len(WORDS)]]
             vectors = draw.standard_normal((BLOCK, dimension), dtype=np.float32)
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-            shard = Changes([Passage(f"p{start + i}", f"p{start + i}", text, 0, len(text)) for i, text in enumerate(texts)],
+            shard = Changes([Passage(f"p{start + i}", f"p{start + i}", text, 0, len(text))
+                             for i, text in enumerate(texts)],
                           [b"0" * 16] * BLOCK, {"random": vectors})
             writer.commit(shard, start)
     for view in ("flat", "bm25"):

@@ -25,7 +25,8 @@ class Figures:
     def __init__(self) -> None:
         self.missed = 0
 
-    def show(self, name: str, value: float, unit: str = "", bar: tuple[str, float] | None = None, digits: int = 3) -> None:
+    def show(self, name: str, value: float, unit: str = "", bar: tuple[str, float] | None = None,
+             digits: int = 3) -> None:
         """``bar`` is a comparison (``>=``, ``<``, ...) and a number; without one the figure is only reported."""
         verdict = ""
         if bar is not None:
@@ -63,7 +64,8 @@ def collection_index(name: str, cache: Path, *, encoder: str | None = None) -> P
     index = cache / f"{name}-{encoder or 'text'}"
     views = ["flat", "bm25"] if encoder else ["bm25"]
     report = build_index(collection(name), index, format="beir", encoder=encoder, chunker="whole", views=views)
-    print(f"# {index}: {report.total_passages} passages, {report.encoded} encoded now in {report.encode_seconds:.0f} s", flush=True)
+    print(f"# {index}: {report.total_passages} passages, {report.encoded} encoded now in {report.encode_seconds:.0f} s",
+          flush=True)
     return index
 
 
@@ -79,7 +81,8 @@ def peak_memory() -> float:
     return int(line.split()[1]) / 1024
 
 
-def alternate(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[list[float], list[float]]:
+def alternate(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[list[float],
+                                                                                               list[float]]:
     """Seconds of each of ``rounds`` runs of both, interleaved, so that a busy moment hits both alike."""
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(rounds):

@@ -1,5 +1,5 @@
-"""Every chunker of the table, and those that another distribution brings (``tests/third_party``): exact spans, nothing lost, whatever the
-text; and an index that it was made with knows it."""
+"""Every chunker of the table, and those that another distribution brings (``tests/third_party``): exact spans, nothing
+lost, whatever the text; and an index that it was made with knows it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ from regard.rag.text import Span
 
 CHUNKERS = Chunker.table().names()
 pieces = st.sampled_from([
-    "The pump is on. ", "Dr. Who? ", "# Title\n", "## Sub *x*\n\n", "```\n# not\n```\n", "\r\n", "\n\n", "\n \n", "日本語のテキスト。",
-    "😀😀😀", "e\u0301", "\ud800", "\x00", "\u2028", "\x1c", "antidisestablishmentarianism ", "www.a-b.c/d?e=f ", "\t", " " * 9,
+    "The pump is on. ", "Dr. Who? ", "# Title\n", "## Sub *x*\n\n", "```\n# not\n```\n", "\r\n", "\n\n", "\n \n",
+    "日本語のテキスト。",
+    "😀😀😀", "e\u0301", "\ud800", "\x00", "\u2028", "\x1c", "antidisestablishmentarianism ", "www.a-b.c/d?e=f ", "\t",
+    " " * 9,
 ])
 texts = st.one_of(st.text(st.characters(), max_size=60), st.lists(pieces, max_size=30).map("".join))
 LONG = ("A sentence of eight words stands just here. " * 7 + "\n\n## Part\n\n") * 300
@@ -41,7 +43,8 @@ def made(name: str) -> Chunker:
 
 
 def expect_exact(chunker: Chunker, document: Document) -> list[Passage]:
-    """Passages are pieces of the text as it is, in order, each further than the one before, with what belongs to the document."""
+    """Passages are pieces of the text as it is, in order, each further than the one before, with what belongs to the
+    document."""
     passages = chunker.chunk(document)
     text, covered, begun = document.text, 0, 0
     for passage in passages:
@@ -77,7 +80,8 @@ def test_spans_are_exact_and_nothing_is_lost(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", CHUNKERS)
-@pytest.mark.parametrize("text", ["", " \n\t\r\n ", "\x00", "\ud800", "x", "#", "# ", "\n\n\n", "a" * 5000], ids=lambda t: repr(t)[:9])
+@pytest.mark.parametrize("text", ["", " \n\t\r\n ", "\x00", "\ud800", "x", "#", "# ", "\n\n\n", "a" * 5000],
+                         ids=lambda t: repr(t)[:9])
 def test_texts_that_are_hardly_texts(name: str, text: str) -> None:
     expect_exact(made(name), Document("d", text))
 
@@ -185,7 +189,8 @@ def test_an_index_of_a_chunker_that_is_not_registered(tmp_path: Path) -> None:
         build_index(documents, tmp_path / "a", encoder=None, chunker=Forgetful(), views=[], progress=False)
     assert "@register" in str(caught.value.hint)
     assert not (tmp_path / "a").exists()
-    build_index(documents, tmp_path / "b", encoder=None, chunker=Session(5, overlap=0, tone="low"), views=["bm25"], progress=False)
+    build_index(documents, tmp_path / "b", encoder=None, chunker=Session(5, overlap=0, tone="low"), views=["bm25"],
+                progress=False)
     assert LanceStore(tmp_path / "b").manifest["chunker"]["spec"] == "session:5,overlap=0,tone=low"
     assert build_index(documents, tmp_path / "b", encoder=None, views=[], progress=False).unchanged == 1
     table("regard.chunkers").forget("Session")
@@ -204,7 +209,8 @@ def test_an_index_of_before_is_found_unchanged(tmp_path: Path, monkeypatch: pyte
     written = {"spec": "sentences:9,overlap=2", "fingerprint": {
         "chunker": "sentences", "version": 1, "budget": 9, "overlap": 2, "tokenizer": "minilm",
         "tokenizer_hash": "865394eda149516b04a30602d6b19444"}}
-    documents = [Document(f"d{i}", "Some text here. And some more of it there. Then a third sentence.") for i in range(4)]
+    documents = [Document(f"d{i}", "Some text here. And some more of it there. Then a third sentence.")
+                 for i in range(4)]
     build_index(documents, tmp_path, encoder=None, chunker="sentences:9,overlap=2", views=[], progress=False)
     assert LanceStore(tmp_path).manifest["chunker"] == written
     chunked: list[str] = []
@@ -215,8 +221,10 @@ def test_an_index_of_before_is_found_unchanged(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("chunker", "said"), [
-    ("sentence", "did you mean Sentences"), ("tokens:9,stride=2", "settings: budget"), (5, "Chunker"), (Tokens, "call it"),
-    (None, "Chunker"), ("", "names"), ({"part": "Tokens", "budget": 0}, "budget"), ({"spec": "whole"}, "part: NAME"), ("ICR", "known"),
+    ("sentence", "did you mean Sentences"), ("tokens:9,stride=2", "settings: budget"), (5, "Chunker"),
+    (Tokens, "call it"),
+    (None, "Chunker"), ("", "names"), ({"part": "Tokens", "budget": 0}, "budget"), ({"spec": "whole"}, "part: NAME"),
+    ("ICR", "known"),
 ], ids=str)
 def test_what_is_no_chunker_is_refused(chunker: Any, said: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -1,4 +1,5 @@
-"""What holds of every encoder: of the embedded models, of a model in a folder, and of another distribution's encoder."""
+"""What holds of every encoder: of the embedded models, of a model in a folder, and of another distribution's
+encoder."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from regard.rag.models.encoding import Encoder, OpenEncoder, Vectors
 from regard.rag.parts import part, plain, register, text_of
 from regard.rag.tables import table
 
-TEXTS = ["A flea lives for weeks.", "", "The Moon orbits the Earth once in about 27 days; its gravity causes the tides. " * 3,
+TEXTS = ["A flea lives for weeks.", "",
+         "The Moon orbits the Earth once in about 27 days; its gravity causes the tides. " * 3,
          "é 漢字 🎉"]
 
 
@@ -129,7 +131,8 @@ def test_settings_do_what_they_say(dense: DenseEncoder) -> None:
 def test_every_setting_that_decides_a_vector_is_in_the_description(dense: DenseEncoder) -> None:
     other: dict[str, Any] = {"normalize": False, "truncate_dim": 8, "query_prompt": "a", "passage_prompt": "b"}
     other |= {name: value for name, value in {"pooling": "mean", "window": 64}.items() if name in dense.setting_names()}
-    assert set(dense.setting_names()) - set(other) == {"model", "batch_tokens", "device"}, "a new setting belongs into one of the two"
+    assert set(dense.setting_names()) - set(other) == {"model", "batch_tokens",
+                                                       "device"}, "a new setting belongs into one of the two"
     found = [dense, *(dense.replace(**{name: value}) for name, value in other.items())]
     assert all(not same_encoder(dense.description(), one.description()) for one in found[1:])
     assert len({one.fingerprint() for one in found}) == len(found)
@@ -149,7 +152,8 @@ def test_the_description_moves_with_the_weights(tiny: str, tmp_path: Path) -> No
 def test_it_is_given_back_by_text_by_plain_values_and_by_an_index(encoder: Encoder, tmp_path: Path) -> None:
     assert part(Encoder, text_of(encoder)) == encoder
     assert part(Encoder, json.loads(json.dumps(plain(encoder)))) == encoder
-    build_index([Document("a", TEXTS[0]), Document("b", TEXTS[2])], tmp_path, encoder=encoder, chunker="whole", progress=False)
+    build_index([Document("a", TEXTS[0]), Document("b", TEXTS[2])], tmp_path, encoder=encoder, chunker="whole",
+                progress=False)
     store = LanceStore(tmp_path)
     (kept,) = store.encoders.values()
     assert kept == json.loads(json.dumps(described(encoder)))

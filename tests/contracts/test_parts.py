@@ -1,8 +1,8 @@
-"""Every part of every table, also of those of ``tests/third_party``: one thing in three forms, a value, with a fingerprint that moves
-with all of it.
+"""Every part of every table, also of those of ``tests/third_party``: one thing in three forms, a value, with a
+fingerprint that moves with all of it.
 
-Kinds of parts are found by the entry-point groups whose tables hold them, so that a new kind, and a new part of an old one, is tested by
-being listed.
+Kinds of parts are found by the entry-point groups whose tables hold them, so that a new kind, and a new part of an old
+one, is tested by being listed.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ def kind_of(cls: type[Part]) -> type[Part]:
 def _classes() -> Iterator[type[Part]]:
     for group in sorted(group for group in entry_points().groups if group.startswith("regard.")):
         for name in table(group):
+            if table(group).place_of(name) is None:  # another test file's, of this session
+                continue
             with suppress(RegardError):  # a package that is not installed
                 found = table(group)[name]
                 if isinstance(found, type) and issubclass(found, Part):
@@ -57,7 +59,8 @@ def _classes() -> Iterator[type[Part]]:
 
 CLASSES = list(dict.fromkeys(_classes()))
 KINDS = list(dict.fromkeys(map(kind_of, CLASSES)))
-each_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: f"{cls.group.removeprefix('regard.')}-{cls.__name__}")
+each_class = pytest.mark.parametrize("cls", CLASSES,
+                                     ids=lambda cls: f"{cls.group.removeprefix('regard.')}-{cls.__name__}")
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 
 
@@ -71,7 +74,8 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- another value for a setting, whatever its type -------------------------------------------
 
 ODD = 'a, "b" (c) = [d]\\'
-PLAIN = (ODD, "else", "{passages} {question}?", "http://localhost:8000/v1", 3, 2, 500, 1, 0, 0.25, 0.75, True, False, None,
+PLAIN = (ODD, "else", "{passages} {question}?", "http://localhost:8000/v1", 3, 2, 500, 1, 0, 0.25, 0.75, True, False,
+         None,
          ["x", ODD], [1.5, 2.0], ["x"], {"k": ODD}, shout, whisper)
 NEEDS: dict[str, dict[str, Any]] = {"stride": {"window": 4}}
 """Settings that another cannot be set without."""
@@ -110,7 +114,8 @@ EXAMPLES: dict[str, list[Callable[[], dict[str, Any]]]] = {
     "Choose": [lambda: {"gate": easy, "routes": {"easy": shout}}, lambda: {"gate": easy, "routes": {"easy": whisper}},
                lambda: {"gate": easy, "routes": {"easy": shout, "hard": whisper}, "otherwise": "hard"},
                lambda: {"gate": hard, "routes": {"hard": whisper}}],
-    "Loop": [lambda: {"body": hop, "most": 2}, lambda: {"body": hop, "most": 3}, lambda: {"body": hop, "most": 2, "until": done},
+    "Loop": [lambda: {"body": hop, "most": 2}, lambda: {"body": hop, "most": 3},
+             lambda: {"body": hop, "most": 2, "until": done},
              lambda: {"body": hop_on, "most": 2}],
     "Cascade": [lambda: {"stages": [_made("CrossEncoder")], "enough": sure},
                 lambda: {"stages": [_made("CrossEncoder")], "enough": _made("Margin")},
@@ -193,7 +198,8 @@ def variants(cls: type[Part]) -> list[Part]:
 @each_class
 def test_each_setting_can_be_another(cls: type[Part]) -> None:
     start, *rest = variants(cls)
-    missing = {setting for setting in cls.setting_names() if not any(getattr(one, setting) != getattr(start, setting) for one in rest)}
+    missing = {setting for setting in cls.setting_names()
+               if not any(getattr(one, setting) != getattr(start, setting) for one in rest)}
     missing -= IN_NO_FILE.get(cls.part_name(), set())
     assert all(single(cls, setting) for setting in missing), f"no other value of {missing} was found: add one to PLAIN"
 
@@ -210,14 +216,16 @@ def test_python_text_and_plain_values_are_one_thing(cls: type[Part]) -> None:
         assert part(kind, one) is one
         assert cls(**one.settings()) == one
         for first in cls.setting_names()[:1]:
-            assert cls(getattr(one, first), **{key: value for key, value in one.settings().items() if key != first}) == one
+            assert cls(getattr(one,
+                               first), **{key: value for key, value in one.settings().items() if key != first}) == one
 
 
 @each_class
 def test_text_and_fingerprint_and_hash_are_of_what_it_is(cls: type[Part], settled: None) -> None:
     """All settings are in the fingerprint; equal parts have equal ones, and equal hashes and texts."""
     found = variants(cls)
-    assert len({one.fingerprint() for one in found}) == len(set(found)) == len({text_of(one) for one in found}) == len({*map(repr, found)})
+    assert len({one.fingerprint() for one in found}) == len(set(found)) == len({text_of(one)
+                                                                                for one in found}) == len({*map(repr, found)})  # noqa: E501
     for one in found:
         again = part(kind_of(cls), plain(one))
         assert (again.fingerprint(), hash(again), repr(again)) == (one.fingerprint(), hash(one), repr(one))
@@ -225,7 +233,8 @@ def test_text_and_fingerprint_and_hash_are_of_what_it_is(cls: type[Part], settle
 
 
 @each_class
-def test_class_version_and_identity_are_in_the_fingerprint(cls: type[Part], settled: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_class_version_and_identity_are_in_the_fingerprint(cls: type[Part], settled: None,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
     one = made(cls)
     mine = type("Mine", (cls,), {"__module__": __name__})(**one.settings())
     assert mine != one
@@ -326,8 +335,10 @@ def test_what_a_session_registers_is_one_of_them(kind: type[Part]) -> None:
 
 
 @each_kind
-@pytest.mark.parametrize("value", [5, None, b"x", [], object(), Part, "", ":", "(", "a b", {}, {"part": 5}, {"part": "os:system"},
-                                   {"part": "no.such.module:X"}, {"part": "builtins:dict"}, {"part": ":"}], ids=lambda value: repr(value).partition(" at 0x")[0])
+@pytest.mark.parametrize("value", [5, None, b"x", [], object(), Part, "", ":", "(", "a b", {}, {"part": 5},
+                                   {"part": "os:system"},
+                                   {"part": "no.such.module:X"}, {"part": "builtins:dict"}, {"part": ":"}],
+                                   ids=lambda value: repr(value).partition(" at 0x")[0])
 def test_what_is_no_part_is_refused(kind: type[Part], value: Any) -> None:
     if kind.from_text.__func__ is not Part.from_text.__func__ and isinstance(value, str):  # type: ignore[attr-defined]
         pytest.skip("this kind understands other texts too")
@@ -342,7 +353,8 @@ def test_a_near_name_is_told() -> None:
             cls.table()[f"{cls.part_name()}q"]
 
 
-BROKEN = {"Gone": "no_such_distribution.parts:Gone", "Raises": ".raises:Raises", "Absent": ".fine:Absent", "Number": ".fine:NUMBER",
+BROKEN = {"Gone": "no_such_distribution.parts:Gone", "Raises": ".raises:Raises", "Absent": ".fine:Absent",
+          "Number": ".fine:NUMBER",
           "Moved": ".fine:Elsewhere", "Fine": ".fine:Fine"}
 
 
@@ -353,8 +365,10 @@ def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     folder.mkdir()
     (folder / "__init__.py").write_text(f"PARTS = {BROKEN!r}\nOTHERS = 5\n")
     (folder / "raises.py").write_text("1 / 0\n")
-    (folder / "elsewhere.py").write_text("from regard.indexers.chunkers import Chunker\nclass Elsewhere(Chunker): pass\n")
-    (folder / "fine.py").write_text("from regard.indexers.chunkers import Chunker\nfrom .elsewhere import Elsewhere\nNUMBER = 5\n"
+    (folder / "elsewhere.py").write_text("from regard.indexers.chunkers import Chunker\nclass Elsewhere(Chunker): "
+                                         "pass\n")
+    (folder / "fine.py").write_text("from regard.indexers.chunkers import Chunker\nfrom .elsewhere import "
+                                    "Elsewhere\nNUMBER = 5\n"
                                     "class Fine(Chunker):\n    width: int = 3\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     importlib.invalidate_caches()
@@ -378,7 +392,8 @@ def listed(place: str) -> Iterator[None]:
 def test_an_entry_that_cannot_be_imported_is_named_and_the_others_work(distribution: str) -> None:
     with listed(f"{distribution}:PARTS"):
         said = {"Gone": (MissingDependency, "no_such_distribution"), "Raises": (ConfigError, "ZeroDivisionError"),
-                "Absent": (ConfigError, "Absent"), "Number": (ConfigError, "is no Chunker"), "Moved": (ConfigError, "another place")}
+                "Absent": (ConfigError, "Absent"), "Number": (ConfigError, "is no Chunker"),
+                "Moved": (ConfigError, "another place")}
         for name, (kind, words) in said.items():
             with pytest.raises(kind, match=words) as caught:
                 part(Chunker, name)
@@ -394,7 +409,8 @@ def test_a_table_that_is_none_and_a_name_that_two_claim(distribution: str, caplo
     with listed(f"{distribution}:OTHERS"):
         assert part(Chunker, "whole")
         assert "faulty:OTHERS" in caplog.text
-    (Path(importlib.import_module("faulty").__file__ or "").parent / "twice.py").write_text("PARTS = {'Whole': 'faulty.fine:Fine'}\n")
+    (Path(importlib.import_module("faulty").__file__
+          or "").parent / "twice.py").write_text("PARTS = {'Whole': 'faulty.fine:Fine'}\n")
     with listed("faulty.twice:PARTS"), pytest.raises(ConfigError, match="claimed by") as caught:
         part(Chunker, "whole")
     assert "faulty.fine:Fine" in str(caught.value)
@@ -427,7 +443,8 @@ class Bag(Held):
 odd = st.text(st.sampled_from('ab ,"\\()[]{}=:\n1.-eénulltrue'), max_size=9)
 bags = st.recursive(
     st.builds(Word, odd, maybe=st.none() | odd),
-    lambda held: st.builds(Bag, st.floats(allow_nan=False), words=st.lists(odd, max_size=2), names=st.sets(odd, max_size=2),
+    lambda held: st.builds(Bag, st.floats(allow_nan=False), words=st.lists(odd, max_size=2),
+                           names=st.sets(odd, max_size=2),
                            table_of=st.dictionaries(odd, st.integers(), max_size=2), inner=st.none() | held,
                            many=st.lists(held, max_size=2)), max_leaves=4)
 
@@ -458,14 +475,16 @@ def test_parts_within_parts_without_end_are_refused() -> None:
 
 def test_a_class_that_cannot_be_a_part_is_refused() -> None:
     """When it is defined: a setting called like what a part has, one without its type, a constructor."""
-    for name in ("part", "inputs", "settings", "table", "identity", "fingerprint", "replace", "version", "card", "group"):
+    for name in ("part", "inputs", "settings", "table", "identity", "fingerprint", "replace", "version", "card",
+                 "group"):
         with pytest.raises(ConfigError, match=f"cannot have a setting '{name}'"):
             type("Mine", (Held,), {"__annotations__": {name: int}, name: 1})
     with pytest.raises(ConfigError, match="'text' without its type"):
         type("Mine", (Word,), {"text": "x"})
     with pytest.raises(ConfigError, match="constructor"):
         type("Mine", (Held,), {"__init__": lambda self: None})
-    assert type("Mine", (Held,), {"__annotations__": {"first": int}, "first": 1})().first == 1  # type: ignore[attr-defined]
+    assert type("Mine", (Held,),
+                {"__annotations__": {"first": int}, "first": 1})().first == 1  # type: ignore[attr-defined]
 
 
 def test_the_order_of_a_mapping_is_no_matter() -> None:

@@ -1,5 +1,5 @@
-"""Every attention policy of the table, and those that another distribution brings (``tests/third_party``): it ranks what it is given,
-whatever else is in the batch, and does as it declares."""
+"""Every attention policy of the table, and those that another distribution brings (``tests/third_party``): it ranks
+what it is given, whatever else is in the batch, and does as it declares."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from regard.rerankers import ICR, AttentionReranker, BlockICR, Policy
 from regard.rerankers.attention.policies.policy import Lay, Scored
 
 POLICIES = Policy.table().names()
-TEXTS = ["Bread is baked in an oven.", "A flea lives for about a hundred days.", "", "x", "The Eiffel Tower is in Paris. " * 12]
+TEXTS = ["Bread is baked in an oven.", "A flea lives for about a hundred days.", "", "x",
+         "The Eiffel Tower is in Paris. " * 12]
 ASKED = [Query("how long does a flea live", "a"), Query("where is the tower", "b"), Query("?", "c")]
 
 
@@ -85,7 +86,8 @@ def expect_the_same_in_any_batch(lm: str, policy: Policy) -> None:
     rankings = [given, given[:2], given]
     singles = [ranked(lm, policy, [query], [ranking])[0] for query, ranking in zip(ASKED, rankings, strict=True)]
     assert [scores(one) for one in ranked(lm, policy, ASKED, rankings)] == [scores(one) for one in singles]
-    assert [scores(one) for one in ranked(lm, policy, ASKED[::-1], rankings[::-1])] == [scores(one) for one in singles[::-1]]
+    assert [scores(one) for one in ranked(lm, policy, ASKED[::-1], rankings[::-1])] == [scores(one)
+                                                                                        for one in singles[::-1]]
 
 
 def expect_no_order(lm: str, policy: Policy) -> None:
@@ -245,9 +247,11 @@ def test_a_policy_that_somebody_registers_is_in_the_suite() -> None:
 
 
 @pytest.mark.parametrize(("policy", "said"), [
-    ("ICQ", "did you mean ICR"), ("icr:windw=3", "did you mean window"), ("icr:window=1", "window"), ("icr:window=x", "window"),
+    ("ICQ", "did you mean ICR"), ("icr:windw=3", "did you mean window"), ("icr:window=1", "window"),
+    ("icr:window=x", "window"),
     ({"part": "ICR", "first": "shuffled"}, "best-last"), ({"kind": "ICR"}, "part: NAME"), ({"part": "BM25"}, "known"),
-    ("icr:stride=2", "stride"), ("icr:window=4,fusion=0.5", "window or fusion"), (5, "Policy"), (ICR, "call it"), (None, "Policy"),
+    ("icr:stride=2", "stride"), ("icr:window=4,fusion=0.5", "window or fusion"), (5, "Policy"), (ICR, "call it"),
+    (None, "Policy"),
     ("", "names"), ("icr:deviations=-1", "deviations"), ("icr:deviations=nan", "deviations"),
 ], ids=str)
 def test_what_is_no_policy_is_refused(policy: Any, said: str) -> None:

@@ -46,7 +46,9 @@ PARTS = {key[i:i + LEAST] for key in (KEY, *OTHERS.values()) for i in range(len(
 FILE = """regard: 2
 stages:
   bm25: {part: BM25, inputs: [query], index: INDEX, k: 3}
-  read: {part: RemoteReader, inputs: [query, bm25], model: m, base_url: "URL", api_key_env: PLANTED, retries: 0, timeout: 5, verifier: null}
+  read: {part: RemoteReader, inputs: [query, bm25],
+         model: m, base_url: "URL", api_key_env: PLANTED, retries: 0, timeout: 5,
+         verifier: null}
 outputs: {passages: bm25, answer: read}
 """
 
@@ -78,7 +80,8 @@ def test_what_looks_for_leaks_finds_them() -> None:
 FORMS: dict[str, Callable[[str], str]] = {
     "plain": str, "percent": lambda key: urllib.parse.quote(key, safe=""),
     "twice": lambda key: urllib.parse.quote(urllib.parse.quote(key, safe="")),
-    "json": lambda key: json.dumps(key), "html": html.escape, "unicode": lambda key: "".join(f"\\u{ord(c):04x}" for c in key),
+    "json": lambda key: json.dumps(key), "html": html.escape,
+    "unicode": lambda key: "".join(f"\\u{ord(c):04x}" for c in key),
     "hex": lambda key: key.encode().hex(), "bearer": lambda key: base64.b64encode(f"Bearer {key}".encode()).decode(),
     "user": lambda key: base64.urlsafe_b64encode(f"user:{key}".encode()).decode().rstrip("="),
     "alone": lambda key: base64.b64encode(key.encode()).decode(),
@@ -155,13 +158,16 @@ def test_nothing_that_leaves_the_process_has_a_key(form: str, planted: Path, cap
                 left.append("".join(event.text for event in events if isinstance(event, TextDelta)))
                 left.append(repr(events))
                 result = events[-1].result
-                left += [json.dumps(answer_json(result.answer)), json.dumps(result.answer.to_dict()), json.dumps(result.trace.to_dict()),
+                left += [json.dumps(answer_json(result.answer)), json.dumps(result.answer.to_dict()),
+                         json.dumps(result.trace.to_dict()),
                          result._repr_html_(), report_html("r", pipeline.graph(), [ReportEntry(
                              Query("How tall?"), result.passages, result.answer, result.trace)])]
-                run_queries(pipeline, planted / "queries.jsonl", planted / "run.trec", answers=planted / "answers.jsonl")
+                run_queries(pipeline, planted / "queries.jsonl", planted / "run.trec",
+                            answers=planted / "answers.jsonl")
             except RegardError as error:
                 left += [str(error), repr(error), "".join(traceback.format_exception(error)), _with_variables(error)]
-        left += [pipeline.to_svg(), pipeline.to_mermaid(), repr(pipeline.nodes), repr(pipeline.connections()), repr(pipeline.check())]
+        left += [pipeline.to_svg(), pipeline.to_mermaid(), repr(pipeline.nodes), repr(pipeline.connections()),
+                 repr(pipeline.check())]
         left += [node.stage.fingerprint() for node in pipeline.nodes.values()]
         pipeline.close()
     left += [record.getMessage() + repr(record.args) for record in caplog.records]
@@ -169,7 +175,8 @@ def test_nothing_that_leaves_the_process_has_a_key(form: str, planted: Path, cap
     left += [captured.out, captured.err]
     left += [file.read_bytes().decode("latin-1") for file in planted.rglob("*") if file.is_file()]
     assert len(left) > 40
-    found = {text[max(0, min(text.find(p) for p in parts) - 300):][:700]: parts[:3] for text in left if (parts := leaks(text))}
+    found = {text[max(0, min(text.find(p) for p in parts) - 300):][:700]: parts[:3] for text in left
+             if (parts := leaks(text))}
     assert not found
     assert len(server.received) >= len(_said(""))
     for request in server.received:
@@ -180,7 +187,8 @@ def test_nothing_that_leaves_the_process_has_a_key(form: str, planted: Path, cap
 
 def test_a_redirect_takes_no_key_elsewhere(planted: Path) -> None:
     with wire(lambda c: c.sendall(HEAD)) as elsewhere:
-        moved = f"HTTP/1.1 307 Moved\r\nLocation: {elsewhere.url}/chat/completions\r\nContent-Length: 0\r\n\r\n".encode()
+        moved = (f"HTTP/1.1 307 Moved\r\nLocation: {elsewhere.url}/chat/completions\r\n"
+                 "Content-Length: 0\r\n\r\n").encode()
         with wire(lambda c: c.sendall(moved)) as server:
             (planted / "p.yaml").write_text(FILE.replace("INDEX", str(planted / "index")).replace("URL", server.url))
             with pytest.raises(RegardError, match="307"):
@@ -189,14 +197,16 @@ def test_a_redirect_takes_no_key_elsewhere(planted: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_proxies_netrc_and_cookies_get_and_give_nothing(scheme: str, planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxies_netrc_and_cookies_get_and_give_nothing(scheme: str, planted: Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     """The proxy sees the name of the server and no key; a server of this machine is not reached through one."""
     (planted / "home").mkdir()
     (planted / "home" / ".netrc").write_text(f"default login me password {OTHERS['AWS_SECRET_ACCESS_KEY']}\n")
     (planted / "home" / ".netrc").chmod(0o600)
     monkeypatch.setenv("NETRC", str(planted / "home" / ".netrc"))
     cookie = HEAD.replace(b"\r\n\r\n", b"\r\nSet-Cookie: a=b\r\n\r\n") + _chunk(content="It is.") + b"data: [DONE]\n\n"
-    with wire(lambda c: c.sendall(b"HTTP/1.1 502 No\r\nContent-Length: 0\r\n\r\n")) as proxy, wire(lambda c: c.sendall(cookie)) as local:
+    refused = b"HTTP/1.1 502 No\r\nContent-Length: 0\r\n\r\n"
+    with wire(lambda c: c.sendall(refused)) as proxy, wire(lambda c: c.sendall(cookie)) as local:
         monkeypatch.setenv(f"{scheme}_proxy", f"http://127.0.0.1:{proxy.port}")
         url = local.url if scheme == "http" else "https://far.example/v1"
         text = FILE.replace("INDEX", str(planted / "index")).replace("URL", url)
@@ -220,10 +230,12 @@ def test_proxies_netrc_and_cookies_get_and_give_nothing(scheme: str, planted: Pa
 
 def test_a_file_sends_nothing_at_all_where_it_may_not(planted: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
     asked: list[object] = []
-    monkeypatch.setattr(socket, "create_connection", lambda *a, **k: asked.append(a) or (_ for _ in ()).throw(OSError("no")))
+    monkeypatch.setattr(socket, "create_connection", lambda *a,
+                        **k: asked.append(a) or (_ for _ in ()).throw(OSError("no")))
     for url in ("https://evil.example/v1", "http://evil.example/v1", "http://127.0.0.1:9/v1"):
         (planted / "p.yaml").write_text(FILE.replace("INDEX", str(planted / "index")).replace("URL", url))
-        monkeypatch.setattr("sys.argv", ["regard", "search", str(planted / "index"), "How tall?", "--pipeline", str(planted / "p.yaml")])
+        monkeypatch.setattr("sys.argv", ["regard", "search", str(planted / "index"), "How tall?", "--pipeline",
+                                         str(planted / "p.yaml")])
         with pytest.raises(SystemExit):
             cli.main()
         shown = capfd.readouterr()

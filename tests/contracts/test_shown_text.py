@@ -1,4 +1,5 @@
-"""Nothing that a document, a model, a file name or an id holds reaches a terminal or a page as something that is obeyed or unseen.
+"""Nothing that a document, a model, a file name or an id holds reaches a terminal or a page as something that is obeyed
+or unseen.
 
 The scanner here knows nothing of ``markup``: it goes by Unicode's categories, and by the bytes that terminals obey.
 """
@@ -30,7 +31,8 @@ from regard.retrievers import BM25
 from rich.console import Console
 
 CLEAR, TITLE, PASTE = "\x1b[2J\x1b[H", "\x1b]0;owned\x07", "\x1b]52;c;cm0gLXJm\x1b\\"
-HOSTILE = (f"fleas {CLEAR}{TITLE}{PASTE}\x9b31m\x9d0;x\x9c \b\b\b\x7f\x00 real\roverwritten \u202egpj.exe\u202c \u2066x\u2069 \u200b\u2060"
+HOSTILE = (f"fleas {CLEAR}{TITLE}{PASTE}\x9b31m\x9d0;x\x9c \b\b\b\x7f\x00 real\roverwritten \u202egpj.exe\u202c "
+           f"\u2066x\u2069 \u200b\u2060"
            "\ufeff\u200e\u061c\U000e0041\U000e0042 [bold red]x[/bold red] [link=http://evil]y[/link] [/] :warning: a\\")
 
 
@@ -46,7 +48,8 @@ def scan(text: str) -> None:
 @pytest.fixture(scope="module")
 def hostile_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("hostile") / "index"
-    build_index([Document(f"a b\x1b[2J{i}", HOSTILE, HOSTILE, {"k": HOSTILE}) for i in range(2)], path, encoder=None, views=["bm25"],
+    build_index([Document(f"a b\x1b[2J{i}", HOSTILE, HOSTILE, {"k": HOSTILE}) for i in range(2)], path, encoder=None,
+                views=["bm25"],
                 chunker="whole", progress=False)
     return path
 
@@ -60,7 +63,8 @@ def pipeline_file(hostile_index: Path) -> Path:
 
 
 def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "regard.rag.app.cli", *map(str, arguments)], capture_output=True, text=True, check=False,
+    return subprocess.run([sys.executable, "-m", "regard.rag.app.cli", *map(str, arguments)], capture_output=True,
+                          text=True, check=False,
                           env={**os.environ, "NO_COLOR": "1", "TERM": "dumb", **environment}, errors="surrogateescape")
 
 
@@ -100,7 +104,8 @@ def test_every_command_that_meets_hostile_text(hostile_index: Path, pipeline_fil
 
 def test_an_encoding_that_lacks_a_character_is_no_failure(hostile_index: Path, pipeline_file: Path) -> None:
     for more in ([], ["--json"]):
-        done = command("search", hostile_index, "fleas é", "--pipeline", pipeline_file, *more, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+        done = command("search", hostile_index, "fleas é", "--pipeline", pipeline_file, *more, PYTHONIOENCODING="ascii",
+                       PYTHONUTF8="0")
         assert done.returncode == 0, done.stderr
         assert not more or json.loads(done.stdout)["query"] == "fleas é"
 
@@ -109,20 +114,24 @@ def views(text: str) -> dict[str, str]:
     """Every page, drawing and terminal view of values made of ``text``."""
     passage = Passage(text, text, text, 0, len(text), text, {"k": text})
     ranking = Ranking.ranked([0], [1.0], "bm25", PassageList([passage])).marked(text)
-    answer = Answer(text, (Citation(text, text, 0, len(text), text, 0.5),), sentences=(Sentence(0, len(text), (0,), 0.1),), verifier=text)
+    answer = Answer(text, (Citation(text, text, 0, len(text), text, 0.5),),
+                    sentences=(Sentence(0, len(text), (0,), 0.1),), verifier=text)
     trace = Trace([StageTrace(text, text, notes={text: text})])
     graph = Graph((Node(text, "input"), Node("s", text, {text: text}), Node(f"output:{text}", "output")),
                   (Edge(text, "s", text, text), Edge("s", f"output:{text}", text, text)))
     query = Query(f"x{text}", id=text, filters={text: text})
-    console, terminal.console = terminal.console, Console(file=StringIO(), highlight=False, color_system=None, width=200)
+    console, terminal.console = terminal.console, Console(file=StringIO(), highlight=False, color_system=None,
+                                                          width=200)
     try:
         found.show_ranking(text, ranking, trace)
         found.show_citations(answer, trace)
         printed = terminal.console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
     finally:
         terminal.console = console
-    return {"ranking": ranking_html(ranking), "answer": answer_html(answer), "trace": trace_html(trace), "svg": to_svg(graph),
-            "mermaid": to_mermaid(graph), "report": report_html(text, graph, [ReportEntry(query, ranking, answer, trace)]),
+    return {"ranking": ranking_html(ranking), "answer": answer_html(answer), "trace": trace_html(trace),
+            "svg": to_svg(graph),
+            "mermaid": to_mermaid(graph),
+            "report": report_html(text, graph, [ReportEntry(query, ranking, answer, trace)]),
             "terminal": printed}
 
 
@@ -137,11 +146,13 @@ def test_every_view_of_hostile_text_shows_marks_and_runs_nothing() -> None:
 _KEPT = "\u200c\u200d\u00ad"
 
 
-@given(st.text(st.characters(), max_size=40) | st.text(st.sampled_from("a\\[]/ \x1b\u202e\u200d👩💻م\ufe0f\r\n\ud800"), max_size=20))
+@given(st.text(st.characters(), max_size=40) | st.text(st.sampled_from("a\\[]/ \x1b\u202e\u200d👩💻م\ufe0f\r\n\ud800"),
+                                                       max_size=20))
 def test_any_text_is_shown_without_what_is_obeyed(text: str) -> None:
     shown = visible(text)
     written = ("ARABIC", "KAITHI", "SYRIAC", "EGYPTIAN")  # of these scripts, format characters have ink
-    visible_formats = {c for c in text if unicodedata.category(c) == "Cf" and unicodedata.name(c, "").startswith(written)}
+    visible_formats = {c for c in text if unicodedata.category(c) == "Cf"
+                       and unicodedata.name(c, "").startswith(written)}
     left = [c for c in shown if forbidden(c) and c not in _KEPT and c not in visible_formats and c != "\u061c"]
     assert left == []
     assert visible(shown) == shown
@@ -152,7 +163,8 @@ def test_any_text_is_shown_without_what_is_obeyed(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [
-    "می‌خواهم", "क्‍ष", "👩‍💻 👍🏽 ❤️‍🔥 👨‍👩‍👧‍👦 🏴󠁧󠁢󠁥󠁮󠁧󠁿 🇩🇪 1️⃣", "葛󠄀城", "Donau\u00addampfschiff", "שלום עולם", "مرحبا", "ไทย", "한국어",
+    "می‌خواهم", "क्‍ष", "👩‍💻 👍🏽 ❤️‍🔥 👨‍👩‍👧‍👦 🏴󠁧󠁢󠁥󠁮󠁧󠁿 🇩🇪 1️⃣", "葛󠄀城", "Donau\u00addampfschiff", "שלום עולם", "مرحبا",
+    "ไทย", "한국어",
     "tab\tline\n",
 ])
 def test_scripts_and_emoji_stay_as_they_are(text: str) -> None:
@@ -160,7 +172,8 @@ def test_scripts_and_emoji_stay_as_they_are(text: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "shown"), [
-    ("pay\u200dpal", "pay<U+200D>pal"), ("\u202egpj", "<U+202E>gpj"), ("a\r\nb\rc", "a\nb\nc"), ("x\ufe0f\ufe0f", "x\ufe0f<U+FE0F>"),
+    ("pay\u200dpal", "pay<U+200D>pal"), ("\u202egpj", "<U+202E>gpj"), ("a\r\nb\rc", "a\nb\nc"),
+    ("x\ufe0f\ufe0f", "x\ufe0f<U+FE0F>"),
     ("م\u200d\u200d\u200d", "م\u200d<U+200D><U+200D>"), ("🏴\U000e0041", "🏴<U+E0041>"),
     ("\x9b2J", "<U+009B>2J"), ("\ufffe\ud800", "<U+FFFE><U+D800>"),
 ])

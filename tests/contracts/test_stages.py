@@ -1,6 +1,7 @@
 """What every stage of the table promises, and every reranker. A stage that is registered is tried here without a line:
 
-its ports get values by their types, and where it has a setting ``index``, an index. ``SETTINGS`` is for those that need more.
+its ports get values by their types, and where it has a setting ``index``, an index. ``SETTINGS`` is for those that need
+more.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from regard.retrievers import BM25
 
 from ..wires import HEAD, wire
 
-QUERIES = [Query("how long does a flea live", "a"), Query("why does the dough of bread rise", "b"), Query("who holds the cables?", "c")]
+QUERIES = [Query("how long does a flea live", "a"), Query("why does the dough of bread rise", "b"),
+           Query("who holds the cables?", "c")]
 PASSAGES = [Passage(f"p{i}", f"d{i // 2}", text, 0, len(text), title) for i, (title, text) in enumerate([
     ("Moon", "The Moon orbits the Earth once in about 27 days."), ("", "Fleas live for two weeks to eight months."),
     ("Bread", "Yeast gives off carbon dioxide, and so dough rises."), ("", "Two towers hold the cables of a bridge."),
@@ -113,7 +115,8 @@ def sample(kind: Any, i: int) -> Any:
     values: dict[Any, Callable[[], Any]] = {
         Query: lambda: QUERIES[i], Ranking: lambda: ranking(6 - 2 * i, seed=i),
         State: lambda: State(QUERIES[i], (ranking(3, seed=i),)[:i]), Verdict: lambda: Verdict("long", i / 3),
-        QueryVector: lambda: QueryVector(QUERIES[i], np.ones(384, np.float32) * (i + 1)), Answer: lambda: Answer(f"answer {i}"),
+        QueryVector: lambda: QueryVector(QUERIES[i], np.ones(384, np.float32) * (i + 1)),
+        Answer: lambda: Answer(f"answer {i}"),
         str: lambda: f"text {i}", int: lambda: i, float: lambda: i / 2, bool: lambda: bool(i),
     }
     if kind not in values:
@@ -261,7 +264,8 @@ def test_the_known_rerankers_are_among_them() -> None:
 
 
 @pytest.mark.parametrize("name", RERANKERS)
-def test_a_reranker_gives_a_permutation_of_the_head_of_what_it_was_given(name: str, facts_index: Path, server: str) -> None:
+def test_a_reranker_gives_a_permutation_of_the_head_of_what_it_was_given(name: str, facts_index: Path,
+                                                                         server: str) -> None:
     stage = made(name, facts_index, server)
     given = [ranking(n, seed=n) for n in (6, 2, 1, 0)]
     with pipeline(stage) as p:
@@ -275,7 +279,8 @@ def test_a_reranker_gives_a_permutation_of_the_head_of_what_it_was_given(name: s
         assert np.isfinite(after.scores).all()
         assert (np.diff(after.scores) <= 0).all()
         assert not n or after[0].history[0].stage == "first"
-        assert all(hit.history[0].rank == before.rows.tolist().index(row) + 1 for hit, row in zip(after, after.rows, strict=True))
+        assert all(hit.history[0].rank == before.rows.tolist().index(row) + 1
+                   for hit, row in zip(after, after.rows, strict=True))
         assert after.steps[-1].stage.startswith("tried")
         assert after.steps[-1].ranks.tolist() == list(range(1, n + 1))
 

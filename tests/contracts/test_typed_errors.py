@@ -21,10 +21,14 @@ from regard.rag.lm.heads import HeadSet, published_heads
 from regard.rag.nouns import Answer, Citation, Context, Document, Passage, PassageList, Query, Ranking
 from regard.retrievers import BM25
 
-SCALARS = (st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=3) | st.just(10**400)
-           | st.just(date(2024, 1, 1)) | st.just(object()) | st.sampled_from(["year", "d1", "fleas", "\ud800", "\0", "s3://b/x"]))
-GARBAGE = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
-                       | st.dictionaries(st.sampled_from(["in", "gte", "eq", "contains", "year", "id", "text", "rows", "passages"]), inner,
+SCALARS = (st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=3)
+           | st.just(10**400)
+           | st.just(date(2024, 1, 1)) | st.just(object()) | st.sampled_from(["year", "d1", "fleas", "\ud800", "\0",
+                                                                              "s3://b/x"]))
+GARBAGE = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner,
+                                                                                            max_size=3)
+                       | st.dictionaries(st.sampled_from(["in", "gte", "eq", "contains", "year", "id", "text", "rows",
+                                                          "passages"]), inner,
                                          max_size=4) | st.tuples(inner), max_leaves=6)
 PATHS = [5, None, b"x", ["x"], "\0", "x" * 5000, "s3://bucket/x", "gs://b", Path("s3://bucket/x")]
 
@@ -32,7 +36,8 @@ PATHS = [5, None, b"x", ["x"], "\0", "x" * 5000, "s3://bucket/x", "gs://b", Path
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("typed") / "index"
-    build_index([Document(f"d{i}", f"fleas live long {i}", "T", {"year": 2000 + i, "tags": ["a"], "when": "2024-01-01"}) for i in range(4)],
+    build_index([Document(f"d{i}", f"fleas live long {i}", "T", {"year": 2000 + i, "tags": ["a"], "when": "2024-01-01"})
+                 for i in range(4)],
                 path, encoder=None, views=["bm25"], progress=False)
     return path
 
@@ -51,13 +56,16 @@ def test_garbage_where_values_go(pipeline: Pipeline, index: Path, value: Any) ->
     asked: list[Callable[[], Any]] = [
         lambda: Query(value), lambda: Query("x", id=value), lambda: Query("x", filters=value),
         lambda: pipeline.run(value), lambda: pipeline.run(query=value), lambda: pipeline.run([value]),
-        lambda: pipeline.run(Query("fleas", filters=value)), lambda: pipeline.run(Query("fleas", filters={"year": value})),
-        lambda: pipeline.run(Query("fleas", filters={"tags": value})), lambda: LanceStore(index).select({"when": {"in": value}}),
+        lambda: pipeline.run(Query("fleas", filters=value)),
+        lambda: pipeline.run(Query("fleas", filters={"year": value})),
+        lambda: pipeline.run(Query("fleas", filters={"tags": value})),
+        lambda: LanceStore(index).select({"when": {"in": value}}),
         lambda: BM25(index, filters=value), lambda: BM25(index, k=value), lambda: hits.top(value),
         lambda: Ranking.ranked(value, value, "bm25", PassageList([])),
         lambda: compare(value, value, value), lambda: compare({"a": value}, {"q": {"d": 1}}),
         lambda: compare({"a": {"q": {"d": 1.0}}}, value),
-        *(lambda kind=kind: kind.from_dict(value) for kind in (Document, Passage, Query, Answer, Citation, Context, Ranking)),
+        *(lambda kind=kind: kind.from_dict(value)
+          for kind in (Document, Passage, Query, Answer, Citation, Context, Ranking)),
     ]
     for call in asked:
         with suppress(RegardError):
@@ -68,10 +76,13 @@ def test_garbage_where_values_go(pipeline: Pipeline, index: Path, value: Any) ->
 def test_what_is_no_path(pipeline: Pipeline, path: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     calls: list[Callable[[], Any]] = [
-        lambda: build_index([Document("a", "x")], path, encoder=None, views=["bm25"], progress=False), lambda: LanceStore(path),
-        lambda: delete_documents(path, ["a"]), lambda: BM25(path).apply(["x"]), lambda: Pipeline.load(path), lambda: pipeline.save(path),
+        lambda: build_index([Document("a", "x")], path, encoder=None, views=["bm25"], progress=False),
+        lambda: LanceStore(path),
+        lambda: delete_documents(path, ["a"]), lambda: BM25(path).apply(["x"]), lambda: Pipeline.load(path),
+        lambda: pipeline.save(path),
         lambda: read_run(path), lambda: read_qrels(path), lambda: read_queries(path), lambda: read_beir(path),
-        lambda: write_run({"q": {"d": 1.0}}, path), lambda: write_qrels({"q": {"d": 1}}, path), lambda: published_heads(path),
+        lambda: write_run({"q": {"d": 1.0}}, path), lambda: write_qrels({"q": {"d": 1}}, path),
+        lambda: published_heads(path),
         lambda: run_queries(pipeline, path, "out"), *([lambda: examine(path)] if path is not None else []),
     ]
     for call in calls:
@@ -89,8 +100,10 @@ def test_an_object_store_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("wrong", [
-    {"encoder": 123}, {"encoder": 12.5}, {"encoder": ""}, {"chunker": 5}, {"views": 5}, {"views": [5]}, {"views": "bm25"},
-    {"shard_passages": 0}, {"shard_passages": "x"}, {"commit_seconds": float("nan")}, {"commit_seconds": "x"}, {"commit_seconds": -1},
+    {"encoder": 123}, {"encoder": 12.5}, {"encoder": ""}, {"chunker": 5}, {"views": 5}, {"views": [5]},
+    {"views": "bm25"},
+    {"shard_passages": 0}, {"shard_passages": "x"}, {"commit_seconds": float("nan")}, {"commit_seconds": "x"},
+    {"commit_seconds": -1},
 ], ids=repr)
 def test_wrong_settings_of_a_job_leave_no_index(wrong: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
@@ -112,11 +125,13 @@ def test_deleting_what_is_not_there_makes_no_version(index: Path) -> None:
     assert LanceStore(index).fingerprint == before
 
 
-def test_outputs_are_refused_before_the_run(pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outputs_are_refused_before_the_run(pipeline: Pipeline, tmp_path: Path,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
     queries = tmp_path / "q.jsonl"
     queries.write_text('{"_id": "1", "text": "fleas"}\n')
     monkeypatch.setattr(Pipeline, "run", lambda *_: pytest.fail("it ran"))
-    for files in ({"out": tmp_path / "no" / "x.run"}, {"out": tmp_path}, {"out": queries / "x"}, {"out": tmp_path / ("x" * 300)}):
+    for files in ({"out": tmp_path / "no" / "x.run"}, {"out": tmp_path}, {"out": queries / "x"},
+                  {"out": tmp_path / ("x" * 300)}):
         with pytest.raises((StorageError, ConfigError)):
             run_queries(pipeline, queries, **files)
     for more in ({"batch": "x"}, {"batch": 1.5}, {"by": "x"}):
@@ -127,7 +142,8 @@ def test_outputs_are_refused_before_the_run(pipeline: Pipeline, tmp_path: Path, 
         run_queries(pipeline, queries, tmp_path / "x.run")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "5", "null", "[" * 9_999, '{"format": "regard-heads/1"}', '{"1-1": []}', '["1-1"]',
+@pytest.mark.parametrize("text",
+                         ["", "[]", "5", "null", "[" * 9_999, '{"format": "regard-heads/1"}', '{"1-1": []}', '["1-1"]',
                                   '{"a": 1}',
                                   '{"format": "regard-heads/1", "model": "", "weights": "", "recipe": {}, '
                                   '"measures": {"ndcg": 5}, "intervals": {}}'])
@@ -139,8 +155,10 @@ def test_files_that_are_no_heads(text: str, tmp_path: Path) -> None:
             call()
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"5", b'{"format": 1}', b'{"format": 1, "id": 5, "chunker": {}, "text": true}',
-                                 b'{"format": 1, "id": "x", "chunker": {}, "text": true}', b"[" * 100_000, b'{"format": "1"}'])
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"5", b'{"format": 1}',
+                                 b'{"format": 1, "id": 5, "chunker": {}, "text": true}',
+                                 b'{"format": 1, "id": "x", "chunker": {}, "text": true}', b"[" * 100_000,
+                                 b'{"format": "1"}'])
 def test_a_description_that_is_garbage(raw: bytes, tmp_path: Path) -> None:
     import lance
     import pyarrow as pa

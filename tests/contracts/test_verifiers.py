@@ -1,4 +1,5 @@
-"""What holds of every verifier in the table: probabilities, whatever the batch; typed errors; the way back from a file."""
+"""What holds of every verifier in the table: probabilities, whatever the batch; typed errors; the way back from a
+file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Faults on purpose: a process that does jobs on an index and dies, or finds the disk full, at a system call of our choice."""
+"""Faults on purpose: a process that does jobs on an index and dies, or finds the disk full, at a system call of our
+choice."""
 
 from __future__ import annotations
 
@@ -22,8 +23,10 @@ class Worker:
     """``worker.py``, which says what a job is; calling this does one."""
 
     def __init__(self, faults: Path, script: Path = HERE / "worker.py") -> None:
-        path = os.pathsep.join([str(HERE.parent), str(HERE.parent / "indexers" / "views"), *filter(None, [os.environ.get("PYTHONPATH")])])
-        self._process = subprocess.Popen([sys.executable, "-P", str(script), str(faults)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        path = os.pathsep.join([str(HERE.parent), str(HERE.parent / "indexers" / "views"),
+                                *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._process = subprocess.Popen([sys.executable, "-P", str(script), str(faults)], stdin=subprocess.PIPE,
+                                         stdout=subprocess.PIPE,
                                          stderr=subprocess.DEVNULL, text=True, env={**os.environ, "PYTHONPATH": path})
 
     def __call__(self, **job: Any) -> dict[str, Any]:
@@ -41,7 +44,8 @@ class Worker:
 
 @dataclass(frozen=True)
 class Scenario:
-    """``act`` on an index that ``prepare`` made (actions of ``worker.py``); the index has ``view``, or gets it where ``act`` is that."""
+    """``act`` on an index that ``prepare`` made (actions of ``worker.py``); the index has ``view``, or gets it where
+    ``act`` is that."""
 
     prepare: str
     act: str
@@ -57,8 +61,10 @@ SCENARIOS = {
     "delete": Scenario("first", "delete", deletes=GONE),
     "add an encoder": Scenario("without_encoder", "add_encoder"),
     "add an encoder to no passages": Scenario("only_empty", "add_encoder"),
-    **{f"add {view}": Scenario("first", "add_view", view) for view in ("bm25", "faiss:flat", "faiss:hnsw", "faiss:ivf", "attention")},
-    **{f"append with {view}": Scenario("first", "append", view) for view in ("bm25", "faiss:flat", "faiss:hnsw", "attention")},
+    **{f"add {view}": Scenario("first", "add_view", view)
+       for view in ("bm25", "faiss:flat", "faiss:hnsw", "faiss:ivf", "attention")},
+    **{f"append with {view}": Scenario("first", "append", view)
+       for view in ("bm25", "faiss:flat", "faiss:hnsw", "attention")},
     "compact": Scenario("grown", "compacted", "bm25"),
     "purge": Scenario("grown", "purged", "bm25", GONE),
     "delete with bm25": Scenario("first", "delete", "bm25", GONE),
@@ -67,14 +73,16 @@ SCENARIOS = {
 
 
 class Laboratory:
-    """One scenario in the folder ``home``: what it starts from, what an undisturbed run does and comes to, and what faults do to it.
+    """One scenario in the folder ``home``: what it starts from, what an undisturbed run does and comes to, and what
+    faults do to it.
 
-    ``calls``: those of an undisturbed run that change files, or have them reach the disk: name, path, second path. ``points``: how many
-    of them change files. ``bytes``: what they write; ``largest``: the size of the largest file.
+    ``calls``: those of an undisturbed run that change files, or have them reach the disk: name, path, second path.
+    ``points``: how many of them change files. ``bytes``: what they write; ``largest``: the size of the largest file.
     """
 
     def __init__(
-        self, scenario: Scenario, worker: Worker, home: Path, model: str = "", looks: Sequence[str] = ("state", "uncovered"),
+        self, scenario: Scenario, worker: Worker, home: Path, model: str = "",
+        looks: Sequence[str] = ("state", "uncovered"),
     ) -> None:
         self.scenario = scenario
         self.looks = looks
@@ -96,18 +104,22 @@ class Laboratory:
             shutil.copytree(self.start, self.index)
 
     def fault(self, **fault: Any) -> dict[str, Any]:
-        """Do the scenario's act with a fault (see ``worker.perform``) on the index as it starts from; what came of it."""
+        """Do the scenario's act with a fault (see ``worker.perform``) on the index as it starts from; what came of
+        it."""
         self.reset()
-        return self._worker(path=str(self.index), act=self.scenario.act, view=self._view, folder=str(self.index), **fault)
+        return self._worker(path=str(self.index), act=self.scenario.act, view=self._view, folder=str(self.index),
+                            **fault)
 
     def rerun(self) -> str:
-        """What is wrong after a fault (nothing: empty): with what was committed before, with running the same again, with what that
-        comes to."""
-        done = self._worker(path=str(self.index), act=self.scenario.act, view=self._view, before=["held"], after=self.looks)
+        """What is wrong after a fault (nothing: empty): with what was committed before, with running the same again,
+        with what that comes to."""
+        done = self._worker(path=str(self.index), act=self.scenario.act, view=self._view, before=["held"],
+                            after=self.looks)
         if "result" not in done:
             return f"wedged: {done.get('says', done)}"
         held = done["result"].pop("held")
-        lost = [name for name, texts in self.before.items() if len(held.get(name, ())) != len(texts) and name not in self.scenario.deletes]
+        lost = [name for name, texts in self.before.items() if len(held.get(name, ())) != len(texts)
+                and name not in self.scenario.deletes]
         if lost:
             return f"lost {lost}"
         return "" if done["result"] == self.expected else f"another index: {done['result']} instead of {self.expected}"
@@ -154,7 +166,8 @@ def tiny_model(worker: Worker, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def laboratory(worker: Worker, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Callable[[str], Laboratory]:
+def laboratory(worker: Worker, tmp_path_factory: pytest.TempPathFactory,
+               request: pytest.FixtureRequest) -> Callable[[str], Laboratory]:
     """The laboratory of the scenario of this name."""
     made: dict[str, Laboratory] = {}
 

@@ -1,4 +1,5 @@
-"""Damages files of an index and says what becomes of it: one JSON line in a case, one line out. A crash ends it; its caller starts another.
+"""Damages files of an index and says what becomes of it: one JSON line in a case, one line out. A crash ends it; its
+caller starts another.
 
 A case is ``{"seed": ...}``; what it does to which file follows from that, and from the files.
 """
@@ -36,7 +37,8 @@ def encoder() -> HashEncoder:
 
 def documents(salt: str) -> list[Document]:
     draw = random.Random(salt)
-    return [Document(f"d{i}", " ".join(draw.choices(WORDS, k=30)) + f" {salt}{i}", metadata={"n": i}) for i in range(12 if MODEL else 60)]
+    return [Document(f"d{i}", " ".join(draw.choices(WORDS, k=30)) + f" {salt}{i}", metadata={"n": i})
+            for i in range(12 if MODEL else 60)]
 
 
 def index(home: Path, some: list[Document]) -> None:
@@ -102,7 +104,8 @@ def look(home: Path, salt: str) -> dict[str, Any]:
 
     if MODEL:
         part("attention", stored)
-    for view in () if MODEL else ("bm25", "faiss-flat-hash_encoder", "faiss-hnsw-hash_encoder", "faiss-ivf-hash_encoder"):
+    for view in () if MODEL else ("bm25", "faiss-flat-hash_encoder", "faiss-hnsw-hash_encoder",
+                                  "faiss-ivf-hash_encoder"):
         part(view, lambda view=view: search(view))
     part("passages", passages)
     part("filter", lambda: LanceStore(home / "index").select({"n": {"gte": 8}}).tolist())
@@ -158,7 +161,8 @@ def case(home: Path, pristine: Path, other: Path, seed: int, expected: dict[str,
     found = look(home, "a")
     done["raw"] = {name: value for name, value in found.items() if str(value).startswith("raw")}
     done["typed"] = [name for name, value in found.items() if str(value).startswith("typed")]
-    done["wrong"] = [name for name, value in found.items() if not str(value).startswith(("raw", "typed")) and value != expected[name]
+    done["wrong"] = [name for name, value in found.items() if not str(value).startswith(("raw", "typed"))
+                     and value != expected[name]
                      and name != "cache"]
     if any(entry not in (None, right) for entry, right in zip(found["cache"], expected["cache"], strict=True)):
         done["wrong"].append("cache")
@@ -199,7 +203,8 @@ def main(base: Path) -> None:
     assert not [value for value in expected.values() if str(value).startswith(("raw", "typed"))], expected
     print("ready", flush=True)
     for line in sys.stdin:
-        print(json.dumps(case(base / "home", base / "pristine", base / "other", int(line), expected), default=str), flush=True)
+        print(json.dumps(case(base / "home", base / "pristine", base / "other", int(line), expected), default=str),
+              flush=True)
 
 
 if __name__ == "__main__":

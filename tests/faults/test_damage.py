@@ -1,4 +1,5 @@
-"""Random damage to any file of an index: no crash, no raw error, nothing silently wrong of what ``verify`` calls whole, views mended."""
+"""Random damage to any file of an index: no crash, no raw error, nothing silently wrong of what ``verify`` calls whole,
+views mended."""
 
 from __future__ import annotations
 
@@ -38,9 +39,12 @@ def cases(base: Path, seeds: Iterable[int], kind: str) -> Iterator[dict[str, Any
 
 
 def start(base: Path, kind: str) -> subprocess.Popen[str]:
-    path = os.pathsep.join([str(HERE.parent), str(HERE.parent / "indexers" / "views"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path, "REGARD_CACHE": str(base / "memory"), "REGARD_FSYNC": "0", "OMP_NUM_THREADS": "1"}
-    worker = subprocess.Popen([sys.executable, "-P", str(HERE / "damage_worker.py"), str(base), kind], stdin=subprocess.PIPE,
+    path = os.pathsep.join([str(HERE.parent), str(HERE.parent / "indexers" / "views"),
+                            *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "REGARD_CACHE": str(base / "memory"), "REGARD_FSYNC": "0",
+                   "OMP_NUM_THREADS": "1"}
+    worker = subprocess.Popen([sys.executable, "-P", str(HERE / "damage_worker.py"), str(base), kind],
+                              stdin=subprocess.PIPE,
                               stdout=subprocess.PIPE, stderr=(base / "errors").open("a"), text=True, env=environment)
     assert worker.stdout is not None
     assert worker.stdout.readline() == "ready\n", (base / "errors").read_text()[-3000:]

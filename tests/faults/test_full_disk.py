@@ -1,5 +1,5 @@
-"""A disk that is full, or a limit on files' sizes: a typed error that says what to do, nothing committed is lost, and once there is room
-the same command comes to what an undisturbed run does."""
+"""A disk that is full, or a limit on files' sizes: a typed error that says what to do, nothing committed is lost, and
+once there is room the same command comes to what an undisturbed run does."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def test_some_full_disks_cost_nothing_but_a_rerun(scenario: str, kind: str, labo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "limit"])
-def test_full_disks_of_forty_sizes_cost_nothing_but_a_rerun(scenario: str, kind: str, laboratory: Callable[[str], Any]) -> None:
+def test_full_disks_of_forty_sizes_cost_nothing_but_a_rerun(scenario: str, kind: str,
+                                                            laboratory: Callable[[str], Any]) -> None:
     lab = laboratory(scenario)
     assert wrong_after(lab, sizes(lab, kind)) == []
 
@@ -62,7 +63,8 @@ def test_a_file_that_the_disk_cut_off_is_not_committed(laboratory: Callable[[str
     assert lab.rerun() == ""
 
 
-@pytest.mark.parametrize("condition", ["x IN (1, 2, 3)", "x % 2 = 0 AND x < 150000 OR x > 190000", "x % 7 = 3", "x < 70000"])
+@pytest.mark.parametrize("condition",
+                         ["x IN (1, 2, 3)", "x % 2 = 0 AND x < 150000 OR x > 190000", "x % 7 = 3", "x < 70000"])
 def test_deletions_that_are_cut_off_are_told(condition: str, tmp_path: Path) -> None:
     """In both of Lance's formats, which say by their first bytes how long they are."""
     dataset = lance.write_dataset(pa.table({"x": np.arange(200_000)}), str(tmp_path / "d.lance"))
@@ -84,7 +86,8 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
     def mount(kib: int) -> Path:
         subprocess.run(["umount", home], check=False, capture_output=True)
-        made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", home], check=False, capture_output=True, text=True)
+        made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", home], check=False,
+                              capture_output=True, text=True)
         if made.returncode:
             pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
         return home

@@ -1,4 +1,5 @@
-"""Restores, swaps and rollbacks: version numbers come again in another history, and nothing of the other one may be found."""
+"""Restores, swaps and rollbacks: version numbers come again in another history, and nothing of the other one may be
+found."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from regard.rag.errors import RegardError
 from regard.retrievers import BM25, Dense
 
 VIEWS = ["faiss:flat", "faiss:hnsw,m=8", "bm25"]
-QUERIES = [Query(f"{word} {number}", id=f"{word}{number}") for word in ("apple", "birch", "cedar") for number in range(4)]
+QUERIES = [Query(f"{word} {number}", id=f"{word}{number}") for word in ("apple", "birch", "cedar")
+           for number in range(4)]
 History = Callable[[Path, Any], None]
 
 
@@ -34,7 +36,8 @@ def found(path: Path, encoder: Any, cache: Path | None = None) -> dict[str, list
         p.output(hits=p.add(stage, p.input(Query)))
         with p:
             for query, ranking in zip(QUERIES, p.run(QUERIES).hits, strict=True):
-                hits[f"{name} {query.id}"] = [(hit.passage.id, hit.passage.text, round(hit.score, 4)) for hit in ranking]
+                hits[f"{name} {query.id}"] = [(hit.passage.id, hit.passage.text, round(hit.score, 4))
+                                              for hit in ranking]
     return hits
 
 
@@ -122,7 +125,8 @@ def restored_while_a_pipeline_was_open(path: Path, encoder: Any) -> None:
 
 
 HISTORIES: list[History] = [
-    whole_folder_restored, dataset_restored, dataset_restored_and_no_job, views_restored, two_copies_swapped, newest_manifest_lost,
+    whole_folder_restored, dataset_restored, dataset_restored_and_no_job, views_restored, two_copies_swapped,
+    newest_manifest_lost,
     newest_manifest_lost_and_no_job, rolled_back_by_lance, restored_while_a_pipeline_was_open,
 ]
 
@@ -137,7 +141,8 @@ def test_nothing_of_another_history_is_found(history: History, hash_encoder: Any
     assert found(path, encoder, tmp_path / "cache") == wanted  # from the cache
 
 
-def test_a_restore_inside_a_job_that_adds_an_encoder(hash_encoder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_restore_inside_a_job_that_adds_an_encoder(hash_encoder: Any, tmp_path: Path,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     """Vectors that wait to be added are of the passages that they were encoded from."""
     path, encoder = tmp_path / "index", hash_encoder(8)
     job(path, None, "apple", 0)
@@ -177,7 +182,8 @@ def test_an_unchanged_copy_still_hits(hash_encoder: Any, tmp_path: Path) -> None
         assert p.run(QUERIES).trace["bm25"].cache_hits == len(QUERIES)
     builds = {file: file.read_bytes() for file in (tmp_path / "copy" / "views").rglob("view.json")}
     found(tmp_path / "copy", encoder)
-    assert {file: file.read_bytes() for file in (tmp_path / "copy" / "views").rglob("view.json")} == builds  # none was built anew
+    # none was built anew
+    assert {file: file.read_bytes() for file in (tmp_path / "copy" / "views").rglob("view.json")} == builds
 
 
 def test_a_commit_is_never_the_same_twice(hash_encoder: Any, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""A job that is killed at any system call that changes a file: nothing committed is lost, and running it again comes to what an undisturbed
-run does. Row numbers may have a gap afterwards; everything else is compared."""
+"""A job that is killed at any system call that changes a file: nothing committed is lost, and running it again comes to
+what an undisturbed run does. Row numbers may have a gap afterwards; everything else is compared."""
 
 from __future__ import annotations
 
@@ -50,9 +50,11 @@ def test_every_kill_is_mended_by_running_the_same_again(scenario: str, laborator
 
 
 def test_every_kill_while_an_index_is_made_is_mended(laboratory: Callable[[str], Any]) -> None:
-    """Each of the calls until the first version is there: 11 of these points used to leave an index that no rerun could open."""
+    """Each of the calls until the first version is there: 11 of these points used to leave an index that no rerun could
+    open."""
     lab = laboratory("create")
-    made = next(n for n, (call, path, *_) in enumerate(call for call in lab.calls if call[0] != "fsync") if path.endswith("sources.sqlite"))
+    made = next(n for n, (call, path, *_) in enumerate(call for call in lab.calls if call[0] != "fsync")
+                if path.endswith("sources.sqlite"))
     assert wrong_after_kills(lab, [point for point in points(lab) if point["n"] < made]) == []
 
 
@@ -60,8 +62,8 @@ def test_every_kill_while_an_index_is_made_is_mended(laboratory: Callable[[str],
 
 
 def too_early(calls: Sequence[Sequence[str]]) -> list[str]:
-    """Names that were given (by a rename, or a manifest's link) to what a power failure could still take: the content of a file that was
-    not synced since it was last written, or a name in a folder that was not synced since."""
+    """Names that were given (by a rename, or a manifest's link) to what a power failure could still take: the content
+    of a file that was not synced since it was last written, or a name in a folder that was not synced since."""
     content: set[str] = set()  # written and not synced
     names: dict[str, str] = {}  # made and its folder not synced, by path
     found = []
@@ -81,14 +83,16 @@ def too_early(calls: Sequence[Sequence[str]]) -> list[str]:
             names.pop(path, None)
         elif name in ("rename", "link"):
             content = {second + one.removeprefix(path) if one.startswith(path) else one for one in content}
-            names = {second + one.removeprefix(path) if one.startswith(path) else one: folder for one, folder in names.items()}
+            names = {second + one.removeprefix(path) if one.startswith(path) else one: folder
+                     for one, folder in names.items()}
             names[second] = str(Path(second).parent)
             found += _unsafe(second, content, names)
     return found
 
 
 def _unsafe(named: str, content: set[str], names: dict[str, str]) -> list[str]:
-    """What ``named`` stands for and is not on the disk: of a dataset the files that a manifest names, of a view all that is in it."""
+    """What ``named`` stands for and is not on the disk: of a dataset the files that a manifest names, of a view all
+    that is in it."""
     if named.endswith(".manifest"):
         needed = [str(Path(named).parents[1] / part) for part in ("data", "_deletions")]
     elif named.endswith("passages.lance") or Path(named).name.isdigit():
@@ -99,7 +103,8 @@ def _unsafe(named: str, content: set[str], names: dict[str, str]) -> list[str]:
     return [f"{one} was not on the disk when {named} was named" for one in sorted(within)]
 
 
-def test_what_a_version_or_a_view_names_is_on_the_disk_before_it(scenario: str, laboratory: Callable[[str], Any]) -> None:
+def test_what_a_version_or_a_view_names_is_on_the_disk_before_it(scenario: str,
+                                                                 laboratory: Callable[[str], Any]) -> None:
     lab = laboratory(scenario)
     assert too_early(lab.calls) == []
 
@@ -107,7 +112,8 @@ def test_what_a_version_or_a_view_names_is_on_the_disk_before_it(scenario: str, 
 def test_a_commit_is_on_the_disk_when_it_has_returned(laboratory: Callable[[str], Any]) -> None:
     """Each manifest, and its name: synced after the link that makes it, before the next file is written."""
     calls = laboratory("append").calls
-    links = [(i, second) for i, (name, _, second) in enumerate(calls) if name == "link" and second.endswith(".manifest")]
+    links = [(i, second) for i, (name, _, second) in enumerate(calls) if name == "link"
+             and second.endswith(".manifest")]
     assert len(links) == 2
     for i, manifest in links:
         later = [path for name, path, _ in calls[i:] if name == "fsync"]
@@ -132,7 +138,8 @@ def test_the_order_is_really_looked_at() -> None:
 def test_without_fsync_nothing_waits_for_the_disk(worker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for setting, waits in (("0", False), ("1", True)):
         path, log = tmp_path / setting / "i", tmp_path / f"log{setting}"
-        done = worker(path=str(path), act="first", mode="count", folder=str(path), log=str(log), environment={"REGARD_FSYNC": setting})
+        done = worker(path=str(path), act="first", mode="count", folder=str(path), log=str(log),
+                      environment={"REGARD_FSYNC": setting})
         assert "result" in done
         synced = [line.split("\t")[1] for line in log.read_text().splitlines() if line.startswith("fsync")]
         assert any("passages.lance" in one for one in synced) == waits
@@ -141,8 +148,10 @@ def test_without_fsync_nothing_waits_for_the_disk(worker: Any, tmp_path: Path, m
 # -- what older releases left ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("left", ["_transactions/.tmpa", "_transactions/0-a.txn", "_versions/18446744073709551614.manifest#1"])
-def test_a_creation_that_an_older_release_left_half_way_is_begun_again(left: str, tmp_path: Path, hash_encoder: Any) -> None:
+@pytest.mark.parametrize("left",
+                         ["_transactions/.tmpa", "_transactions/0-a.txn", "_versions/18446744073709551614.manifest#1"])
+def test_a_creation_that_an_older_release_left_half_way_is_begun_again(left: str, tmp_path: Path,
+                                                                       hash_encoder: Any) -> None:
     file = tmp_path / "passages.lance" / left
     file.parent.mkdir(parents=True)
     file.write_text("half")
@@ -158,7 +167,8 @@ def test_an_index_that_lost_all_its_versions_is_not_made_anew(tmp_path: Path, ha
     for manifest in (tmp_path / "passages.lance" / "_versions").iterdir():
         manifest.unlink()
     with pytest.raises(IndexFormatError):
-        build_index([Document("a", "a text")], tmp_path, encoder=hash_encoder(4), chunker="whole", views=[], progress=False)
+        build_index([Document("a", "a text")], tmp_path, encoder=hash_encoder(4), chunker="whole", views=[],
+                    progress=False)
     assert list((tmp_path / "passages.lance" / "data").iterdir())
 
 
@@ -177,4 +187,5 @@ def test_an_encoder_is_added_to_an_index_without_passages(tmp_path: Path, hash_e
     build_index([Document("a", " ")], tmp_path, encoder=None, chunker="whole", views=[], progress=False)
     build_index(None, tmp_path, encoder=hash_encoder(4), views=[], progress=False)
     store = LanceStore(tmp_path)
-    assert (len(store), store.encoders["hash_encoder"]["dimension"], store.manifest["chunker"]["spec"]) == (0, 4, "whole")
+    assert (len(store), store.encoders["hash_encoder"]["dimension"], store.manifest["chunker"]["spec"]) == (0, 4,
+                                                                                                            "whole")

@@ -1,7 +1,9 @@
-"""A process that has imported everything and started nothing; each job is done by a fork of it, with a fault or without.
+"""A process that has imported everything and started nothing; each job is done by a fork of it, with a fault or
+without.
 
-Run as ``python -P worker.py FAULTS.so`` with the tests' folders on the path; a line of JSON on standard input is a job, a line on standard
-output its result. Lance's threads start at its first use, and a fork has none of its parent's: so the parent never uses it.
+Run as ``python -P worker.py FAULTS.so`` with the tests' folders on the path; a line of JSON on standard input is a job,
+a line on standard output its result. Lance's threads start at its first use, and a fork has none of its parent's: so
+the parent never uses it.
 """
 
 from __future__ import annotations
@@ -114,7 +116,8 @@ def model(path: Path, view: str = "") -> None:
 
 
 ACTIONS = {action.__name__: action for action in
-           (first, without_encoder, grown, compacted, purged, append, update, delete, add_encoder, add_view, nothing, only_empty, model)}
+           (first, without_encoder, grown, compacted, purged, append, update, delete, add_encoder, add_view, nothing,
+            only_empty, model)}
 
 
 def state(path: Path) -> dict[str, Any]:
@@ -130,7 +133,8 @@ def state(path: Path) -> dict[str, Any]:
 def search(store: LanceStore, spec: Any) -> list[Any]:
     if spec.model:
         ranking = Ranking.ranked(store.rows, -np.arange(len(store)), "bm25", store)
-        stage = AttentionReranker(spec.model, depth=100, device="cpu", cache=str(store.path), policy=BlockICR(fusion=None))
+        stage = AttentionReranker(spec.model, depth=100, device="cpu", cache=str(store.path),
+                                  policy=BlockICR(fusion=None))
         (result,) = stage.apply(["flea moon"], [ranking])
         scores = dict(zip((p.id for p in store.passages(result.rows)), result.scores.tolist(), strict=True))
         return sorted((name, round(score, 4)) for name, score in scores.items())
@@ -138,11 +142,13 @@ def search(store: LanceStore, spec: Any) -> list[Any]:
     query = HashEncoder(8).encode_passages(["flea moon"]) if spec.queries == "vectors" else ["flea moon"]
     rows, scores = opened.search(query, 5)
     found = rows[0] >= 0
-    return sorted((p.id, round(float(s), 5)) for p, s in zip(store.passages(rows[0][found]), scores[0][found], strict=True))
+    return sorted((p.id, round(float(s), 5))
+                  for p, s in zip(store.passages(rows[0][found]), scores[0][found], strict=True))
 
 
 def held(path: Path) -> dict[str, list[str]]:
-    """The committed texts of each document, for a look at an index between a fault and the rerun; none where there is no index."""
+    """The committed texts of each document, for a look at an index between a fault and the rerun; none where there is
+    no index."""
     if not (path / DATASET).exists():
         return {}
     texts: dict[str, list[str]] = {}
@@ -170,8 +176,8 @@ LOOKS = {look.__name__: look for look in (state, held, uncovered)}
 def perform(job: dict[str, Any], faults: Any) -> dict[str, Any]:
     """Do ``act`` on the index at ``path``; looks that are asked for ``before`` and ``after`` it.
 
-    With a ``mode`` calls under ``folder`` are counted, or are the death of this at the ``n``-th, or find no room after ``n`` bytes;
-    ``file_limit`` is the most bytes that a file may have. ``environment``: variables.
+    With a ``mode`` calls under ``folder`` are counted, or are the death of this at the ``n``-th, or find no room after
+    ``n`` bytes; ``file_limit`` is the most bytes that a file may have. ``environment``: variables.
     """
     path, view = Path(job["path"]), job.get("view", "")
     seen = {name: LOOKS[name](path) for name in job.get("before", ())}

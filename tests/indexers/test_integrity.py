@@ -26,7 +26,8 @@ BM25 = parse_view("bm25")
 def index(tmp_path: Path, hash_encoder: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("REGARD_CACHE", str(tmp_path / "cache"))
     documents = [Document(f"d{i}", f"the common word and unique{i}") for i in range(40)]
-    build_index(documents, tmp_path / "index", chunker="whole", encoder=hash_encoder(), views=["bm25", "faiss:flat"], progress=False)
+    build_index(documents, tmp_path / "index", chunker="whole", encoder=hash_encoder(), views=["bm25", "faiss:flat"],
+                progress=False)
     return tmp_path / "index"
 
 
@@ -82,7 +83,8 @@ def test_what_was_just_built_is_read_once_and_another_machine_reads_it_once(inde
 def test_every_file_that_is_damaged_is_named_and_built_anew(index: Path, slug: str) -> None:
     spec = next(s for s in (BM25, parse_view("faiss:flat@hash_encoder")) if s.folders()[0] == slug)
     store = LanceStore(index)
-    asked = ["common unique7"] if slug == "bm25" else np.eye(1, 384, dtype=np.float32)[:, :store.encoders["hash_encoder"]["dimension"]]
+    asked = ["common unique7"] if slug == "bm25" else np.eye(1, 384, dtype=np.float32)[:,
+                                                                                       :store.encoders["hash_encoder"]["dimension"]]
     expected = open_view(store, spec).search(asked, 5)
     for name in sorted(f.name for f in folder(index, slug).iterdir() if f.name != "view.json"):
         another_machine(index)
@@ -98,7 +100,8 @@ def test_a_damaged_description_keeps_the_settings(index: Path) -> None:
     store, spec = LanceStore(index), parse_view("bm25,k1=1.7,b=0.2")
     build_view(store, spec)
     slug = spec.folders()[1]
-    for damage in (b"", b"[]", b'{"spec": 1}', (folder(index, slug) / "view.json").read_bytes().replace(b"1.7", b"1.3")):
+    for damage in (b"", b"[]", b'{"spec": 1}',
+                   (folder(index, slug) / "view.json").read_bytes().replace(b"1.7", b"1.3")):
         (folder(index, slug) / "view.json").write_bytes(damage)
         with pytest.raises(IndexFormatError, match=r"(?s)description of the view bm25:1\.7,b=0\.2 is damaged"):
             load_view(built_view(index, spec))
@@ -140,7 +143,8 @@ def test_arrays_by_which_numba_would_leave_its_memory_are_refused(index: Path, d
         np.save(file, array)
     version = built_view(index, BM25)
     files = {**version.meta["files"], file.name: {"bytes": Digest.of(file).bytes, "sha256": Digest.of(file).sha256}}
-    (version.folder / "view.json").write_text(json.dumps(integrity.sealed({**version.meta, "files": files}, "view.json")))
+    (version.folder / "view.json").write_text(json.dumps(integrity.sealed({**version.meta, "files": files},
+                                                                          "view.json")))
     with pytest.raises(IndexFormatError, match=r"postings|words"):
         load_view(built_view(index, BM25))
 

@@ -1,4 +1,5 @@
-"""An index that was made before encoders were parts: its columns' metadata describe the encoder, and hold no ``part``."""
+"""An index that was made before encoders were parts: its columns' metadata describe the encoder, and hold no
+``part``."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from regard.rag import Document
 from regard.rag.errors import FingerprintMismatch
 from regard.retrievers import Dense
 
-MADE = [SentenceTransformerEncoder("minilm"), SentenceTransformerEncoder("minilm", truncate_dim=32, passage_prompt="text: "),
+MADE = [SentenceTransformerEncoder("minilm"),
+        SentenceTransformerEncoder("minilm", truncate_dim=32, passage_prompt="text: "),
         OnnxEncoder("bge-small"), OnnxEncoder("bge-small", pooling="mean", query_prompt="ask: ")]
 
 

@@ -1,5 +1,5 @@
-"""The kernels' tests run twice: here on the CPU path, and, started by ``test_triton.py`` with ``REGARD_TEST_PATH=triton``, on the Triton
-path (on a GPU where there is one, else under Triton's interpreter)."""
+"""The kernels' tests run twice: here on the CPU path, and, started by ``test_triton.py`` with
+``REGARD_TEST_PATH=triton``, on the Triton path (on a GPU where there is one, else under Triton's interpreter)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def generator() -> torch.Generator:
 
 @pytest.fixture(scope="session")
 def rounded() -> Callable[[torch.Tensor, torch.dtype], torch.Tensor]:
-    """A tensor in a dtype; in bfloat16 under the interpreter, whose products of bfloat16 are wrong, its rounded values in float32."""
+    """A tensor in a dtype; in bfloat16 under the interpreter, whose products of bfloat16 are wrong, its rounded values
+    in float32."""
 
     def convert(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         low = tensor.to(dtype)
@@ -62,7 +63,8 @@ def rounded() -> Callable[[torch.Tensor, torch.dtype], torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def relative_error() -> Callable[..., float]:
-    """The norm of the difference over that of ``wanted``, or of ``terms``: for a sum whose signed terms may cancel, what it adds up."""
+    """The norm of the difference over that of ``wanted``, or of ``terms``: for a sum whose signed terms may cancel,
+    what it adds up."""
 
     def measure(got: torch.Tensor, wanted: torch.Tensor, terms: torch.Tensor | None = None) -> float:
         assert got.shape == wanted.shape

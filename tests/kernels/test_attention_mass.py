@@ -1,4 +1,5 @@
-"""attention_mass and attend against their definition in float64: shapes, tiles, signs, windows, soft caps, absolute scale."""
+"""attention_mass and attend against their definition in float64: shapes, tiles, signs, windows, soft caps, absolute
+scale."""
 
 import pytest
 import torch
@@ -17,7 +18,8 @@ KINDS = ["plain", "softcap", "window"]
 
 
 def problem(generator, heads, kv_heads, rows, columns, own, width, kind="plain", spread=1.0):
-    """Random inputs by name: queries, keys and values, signed weights, each own key visible to some rows and one of them to each."""
+    """Random inputs by name: queries, keys and values, signed weights, each own key visible to some rows and one of
+    them to each."""
 
     def random(*shape):
         return torch.randn(*shape, generator=generator)
@@ -32,7 +34,8 @@ def problem(generator, heads, kv_heads, rows, columns, own, width, kind="plain",
     if kind == "window":
         strided = torch.arange(2 * columns)[::2] // 2  # as a column of a table is
         reach = Reach(25, columns + torch.arange(rows), strided, columns + torch.arange(own).clamp(max=rows - 1))
-    return inputs, {"visible": visible, "scale": width**-0.5, "softcap": 3.0 if kind == "softcap" else None, "reach": reach}
+    return inputs, {"visible": visible, "scale": width**-0.5, "softcap": 3.0 if kind == "softcap" else None,
+                    "reach": reach}
 
 
 def moved(inputs, how, device):
@@ -40,7 +43,8 @@ def moved(inputs, how, device):
     reach = how["reach"]
     if reach is not None:
         reach = Reach(reach.window, reach.rows.to(device), reach.context.to(device), reach.own.to(device))
-    return {name: tensor.to(device) for name, tensor in inputs.items()}, how | {"visible": how["visible"].to(device), "reach": reach}
+    return {name: tensor.to(device)
+            for name, tensor in inputs.items()}, how | {"visible": how["visible"].to(device), "reach": reach}
 
 
 def exact(inputs):
@@ -82,11 +86,13 @@ def test_the_definition_is_softmax_attention(generator):
     seen = torch.cat([torch.ones(6, 20, dtype=torch.bool), how["visible"]], dim=1)
 
     def attention(value):
-        return torch.nn.functional.scaled_dot_product_attention(inputs["query"][None], key[None], value, attn_mask=seen, enable_gqa=True)[0]
+        return torch.nn.functional.scaled_dot_product_attention(inputs["query"][None], key[None], value, attn_mask=seen,
+                                                                enable_gqa=True)[0]
 
     output, mass = attend_reference(**inputs, **how)
     matrix = attention(torch.eye(26).expand(1, 2, 26, 26))
-    torch.testing.assert_close(mass, torch.einsum("hr,hrt->t", inputs["row_weights"], matrix[:, :, :20]), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(mass, torch.einsum("hr,hrt->t", inputs["row_weights"], matrix[:, :, :20]), atol=1e-6,
+                               rtol=1e-5)
     value = torch.cat([inputs["value"], inputs["own_value"]], dim=1)
     torch.testing.assert_close(output, attention(value[None]), atol=1e-6, rtol=1e-5)
 
@@ -133,7 +139,8 @@ def test_large_scores_neither_overflow_nor_vanish(generator, path, device, relat
 def test_half_precision_inputs_are_summed_in_float32(generator, path, device, relative_error, rounded, new, cached):
     """A cache's dtype may differ from the rows'."""
     inputs, how = problem(generator, 8, 2, 12, 150, 12, 64)
-    inputs = {name: rounded(tensor, torch.float32 if name == "row_weights" else cached if name in ("key", "value") else new)
+    inputs = {name: rounded(tensor,
+                            torch.float32 if name == "row_weights" else cached if name in ("key", "value") else new)
               for name, tensor in inputs.items()}
     wanted_output, wanted_mass = attend_reference(**exact(inputs), **how)
     here, there = moved(inputs, how, device)
@@ -193,13 +200,16 @@ def test_any_layout_of_the_inputs(generator, path, device, relative_error):
     assert relative_error(attend(**here, **there, path=path)[1], wanted) < 4e-6
 
 
-@given(seed=st.integers(0, 2**31), kv_heads=st.integers(1, 3), group=st.integers(1, 8), rows=st.integers(1, 20), columns=st.integers(0, 80),
-       own=st.integers(0, 20), width=st.sampled_from([2, 16, 64, 80]), kind=st.sampled_from(KINDS), least=st.integers(1, 5))
+@given(seed=st.integers(0, 2**31), kv_heads=st.integers(1, 3), group=st.integers(1, 8), rows=st.integers(1, 20),
+       columns=st.integers(0, 80),
+       own=st.integers(0, 20), width=st.sampled_from([2, 16, 64, 80]), kind=st.sampled_from(KINDS),
+       least=st.integers(1, 5))
 @settings(max_examples=40)
 def test_any_shape_on_the_cpu(on_cpu, relative_error, seed, kv_heads, group, rows, columns, own, width, kind, least):
     if columns + own == 0:
         own = 1
-    inputs, how = problem(torch.Generator().manual_seed(seed), kv_heads * group, kv_heads, rows, columns, own, width, kind)
+    inputs, how = problem(torch.Generator().manual_seed(seed), kv_heads * group, kv_heads, rows, columns, own, width,
+                          kind)
     wanted_output, wanted_mass = attend_reference(**exact(inputs), **how)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scores, "SCORES_AT_ONCE", 100)  # so that rows come in several tiles

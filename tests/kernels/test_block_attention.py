@@ -12,7 +12,8 @@ from regard.kernels.dispatch import taken
 
 SHAPES = [
     # heads, KV heads, width, prefix, offsets
-    (9, 3, 64, 20, (0, 0, 5, 40, 41, 100, 100)), (8, 8, 96, 0, (0, 7, 50)), (8, 1, 128, 70, (0, 33)), (2, 1, 256, 3, (0, 1, 45)),
+    (9, 3, 64, 20, (0, 0, 5, 40, 41, 100, 100)), (8, 8, 96, 0, (0, 7, 50)), (8, 1, 128, 70, (0, 33)),
+    (2, 1, 256, 3, (0, 1, 45)),
     (5, 1, 64, 64, (0, 64)), (14, 2, 64, 1, (0, 30, 31)), (6, 1, 64, 0, (0, 1, 2, 3)), (3, 3, 64, 10, (0, 150)),
 ]
 KINDS = ["plain", "softcap", "window"]
@@ -23,13 +24,15 @@ def problem(generator, heads, kv_heads, width, prefix, offsets, kind="plain"):
         return torch.randn(*shape, generator=generator)
 
     tokens = offsets[-1]
-    inputs = {"query": random(heads, tokens, width), "key": random(kv_heads, tokens, width), "value": random(kv_heads, tokens, width),
+    inputs = {"query": random(heads, tokens, width), "key": random(kv_heads, tokens, width),
+              "value": random(kv_heads, tokens, width),
               "prefix_key": random(kv_heads, prefix, width), "prefix_value": random(kv_heads, prefix, width)}
     # Shared positions: every block begins where the prefix ends.
     rows = torch.cat([torch.arange(0), *(prefix + torch.arange(stop - start) for start, stop in pairwise(offsets))])
     rows = torch.stack([rows, rows], dim=1)[:, 0]  # strided, as a column of a table is
     return inputs, {"offsets": offsets, "scale": width**-0.5, "softcap": 3.0 if kind == "softcap" else None,
-                    "window": 15 if kind == "window" else None, "positions": (rows, torch.arange(prefix)) if kind == "window" else None}
+                    "window": 15 if kind == "window" else None,
+                    "positions": (rows, torch.arange(prefix)) if kind == "window" else None}
 
 
 def moved(inputs, how, device):
@@ -61,9 +64,11 @@ def test_the_definition_is_softmax_attention_block_by_block(generator):
     got = block_attention_reference(**inputs, **how)
     for start, stop in ((0, 4), (4, 15)):
         size = stop - start
-        key, value = (torch.cat([inputs[f"prefix_{name}"], inputs[name][:, start:stop]], dim=1)[None] for name in ("key", "value"))
+        key, value = (torch.cat([inputs[f"prefix_{name}"], inputs[name][:, start:stop]], dim=1)[None]
+                      for name in ("key", "value"))
         seen = torch.ones(size, 9 + size, dtype=torch.bool).tril(9)
-        wanted = torch.nn.functional.scaled_dot_product_attention(inputs["query"][None, :, start:stop], key, value, attn_mask=seen,
+        wanted = torch.nn.functional.scaled_dot_product_attention(inputs["query"][None, :, start:stop], key, value,
+                                                                  attn_mask=seen,
                                                                   enable_gqa=True)[0]
         torch.testing.assert_close(got[:, start:stop], wanted, atol=1e-6, rtol=1e-5)
 
@@ -78,7 +83,8 @@ def test_a_block_does_not_depend_on_the_others(generator, path, device, relative
     again = block_attention(**shuffled, **(there | {"offsets": (0, 25, 45, 80)}), path=path)
     assert relative_error(again, together[:, order]) < 1e-6
     alone = {name: tensor[:, 20:55] if not name.startswith("prefix") else tensor for name, tensor in here.items()}
-    assert relative_error(block_attention(**alone, **(there | {"offsets": (0, 35)}), path=path), together[:, 20:55]) < 1e-6
+    assert relative_error(block_attention(**alone, **(there | {"offsets": (0, 35)}),
+                                          path=path), together[:, 20:55]) < 1e-6
 
 
 def test_uniform_attention_is_the_mean_of_what_is_seen(generator, path, device):
@@ -113,7 +119,8 @@ def test_repeats_bit_for_bit_whatever_the_layout(generator, path, device):
 def test_a_chunk_of_a_long_prefill(on_cpu, generator, relative_error, kind):
     """Several tiles, each product large enough for oneDNN."""
     inputs, how = problem(generator, 3, 1, 64, 2000, (0, 300), kind)
-    assert relative_error(block_attention(**inputs, **how, path="cpu"), block_attention_reference(**exact(inputs), **how)) < 1e-5
+    assert relative_error(block_attention(**inputs, **how,
+                                          path="cpu"), block_attention_reference(**exact(inputs), **how)) < 1e-5
 
 
 @given(seed=st.integers(0, 2**31), kv_heads=st.integers(1, 3), group=st.integers(1, 8), prefix=st.integers(0, 40),

@@ -8,7 +8,8 @@ from regard.kernels.head_scores import head_scores, head_scores_reference
 
 SHAPES = [
     # heads, KV heads, rows, columns, width
-    (9, 3, 13, 200, 64), (8, 8, 7, 60, 96), (8, 1, 1, 150, 128), (2, 1, 20, 90, 256), (5, 1, 4, 70, 64), (14, 2, 3, 70, 64),
+    (9, 3, 13, 200, 64), (8, 8, 7, 60, 96), (8, 1, 1, 150, 128), (2, 1, 20, 90, 256), (5, 1, 4, 70, 64),
+    (14, 2, 3, 70, 64),
 ]
 
 
@@ -16,23 +17,28 @@ def problem(generator, heads, kv_heads, rows, columns, width, kind="plain"):
     def random(*shape):
         return torch.randn(*shape, generator=generator)
 
-    inputs = {"query": random(heads, rows, width), "key": random(kv_heads, columns, width), "own_key": random(kv_heads, rows, width),
+    inputs = {"query": random(heads, rows, width), "key": random(kv_heads, columns, width),
+              "own_key": random(kv_heads, rows, width),
               "row_weights": random(rows)}
-    reach = Reach(40, columns + torch.arange(rows), torch.arange(columns), columns + torch.arange(rows)) if kind == "window" else None
+    reach = Reach(40, columns + torch.arange(rows), torch.arange(columns),
+                  columns + torch.arange(rows)) if kind == "window" else None
     visible = torch.ones(rows, rows, dtype=torch.bool).tril()
-    return inputs, {"visible": visible, "scale": width**-0.5, "softcap": 3.0 if kind == "softcap" else None, "reach": reach}
+    return inputs, {"visible": visible, "scale": width**-0.5, "softcap": 3.0 if kind == "softcap" else None,
+                    "reach": reach}
 
 
 def moved(inputs, how, device):
     reach = how["reach"]
     if reach is not None:
         reach = Reach(reach.window, reach.rows.to(device), reach.context.to(device), reach.own.to(device))
-    return {name: tensor.to(device) for name, tensor in inputs.items()}, how | {"visible": how["visible"].to(device), "reach": reach}
+    return {name: tensor.to(device)
+            for name, tensor in inputs.items()}, how | {"visible": how["visible"].to(device), "reach": reach}
 
 
 def ragged(columns):
     """Spans of one token, of none, of everything, overlapping and out of order."""
-    return [(0, 1), (1, columns // 2), (columns // 2, columns // 2), (columns // 3, columns), (columns, columns), (0, columns), (5, 6)]
+    return [(0, 1), (1, columns // 2), (columns // 2, columns // 2), (columns // 3, columns), (columns, columns),
+            (0, columns), (5, 6)]
 
 
 @pytest.mark.parametrize("kind", ["plain", "softcap", "window"])
@@ -59,7 +65,8 @@ def test_the_heads_add_up_to_the_attention_mass(generator, path, device):
     here, there = moved(inputs, how, device)
     scores = head_scores(**here, spans=[(i, i + 1) for i in range(30)], **there, path=path)
     weights = here["row_weights"].expand(6, -1)
-    torch.testing.assert_close(scores.sum(dim=0), attention_mass(**(here | {"row_weights": weights}), **there, path=path),
+    torch.testing.assert_close(scores.sum(dim=0),
+                               attention_mass(**(here | {"row_weights": weights}), **there, path=path),
                                atol=1e-6, rtol=1e-5)
 
 

@@ -76,7 +76,8 @@ def test_a_batch_gives_what_single_queries_give(codes):
         tokens, scales = quantize_tokens(tokens)
     together = maxsim(batch, tokens, offsets, scales=scales)
     assert together.shape == (9, 4)
-    assert all(torch.equal(maxsim(query, tokens, offsets, scales=scales), row) for query, row in zip(batch, together, strict=True))
+    assert all(torch.equal(maxsim(query, tokens, offsets, scales=scales), row)
+               for query, row in zip(batch, together, strict=True))
 
 
 def test_a_masked_token_counts_nothing_whatever_it_is():
@@ -101,7 +102,8 @@ def test_codes_score_what_their_numbers_say_and_nearly_what_the_vectors_say(coun
     whole = definition(query_codes * query_scales[:, None].double(), codes * scales[:, None].double(), offsets)
     assert relative_error(got, whole) < 1e-6
     assert relative_error(got, definition(query, tokens, offsets)) < 0.02
-    torch.testing.assert_close(maxsim(query, codes, offsets, scales=scales, path="reference"), got, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(maxsim(query, codes, offsets, scales=scales, path="reference"), got, rtol=1e-5,
+                               atol=1e-4)
 
 
 def test_quantize_tokens_is_right_to_half_a_step():
@@ -158,4 +160,5 @@ def test_says_which_path_it_took_and_the_reference_keeps_float64():
     with taken() as paths:
         maxsim(torch.ones(1, 4), torch.ones(5, 4), torch.tensor([0, 5]))
     assert paths == {"maxsim": "cpu"}
-    assert maxsim_reference(torch.ones(1, 1, 4).double(), torch.ones(5, 4).double(), torch.tensor([0, 5])).dtype == torch.float64
+    assert maxsim_reference(torch.ones(1, 1, 4).double(), torch.ones(5, 4).double(),
+                            torch.tensor([0, 5])).dtype == torch.float64

@@ -1,7 +1,8 @@
-"""The Triton kernels as they are launched, compiled for an H100 or H200 without one: nothing spills, and shared memory suffices.
+"""The Triton kernels as they are launched, compiled for an H100 or H200 without one: nothing spills, and shared memory
+suffices.
 
-The host functions run on CPU tensors with the launch itself replaced by a recorder, so that what is compiled is what would be launched:
-same tiles, same specialisation of the integers that are 1 or multiples of 16.
+The host functions run on CPU tensors with the launch itself replaced by a recorder, so that what is compiled is what
+would be launched: same tiles, same specialisation of the integers that are 1 or multiples of 16.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ SHARED_MEMORY = 227 * 1024
 """Bytes that a block may use on compute capability 9.0."""
 
 OPTIONS = ("num_warps", "num_stages")
-TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.uint8: "*u8", torch.int32: "*i32",
+TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.uint8: "*u8",
+         torch.int32: "*i32",
          torch.int64: "*i64"}
 
 
@@ -64,13 +66,16 @@ def compiled(kernel: Any, arguments: dict[str, Any], capability: int = 90) -> Co
             signature[parameter.name] = "constexpr"
             constants[parameter.name] = value
             continue
-        signature[parameter.name] = TYPES[value.dtype] if isinstance(value, torch.Tensor) else "fp32" if isinstance(value, float) else "i32"
+        signature[parameter.name] = TYPES[value.dtype] if isinstance(value,
+                                                                     torch.Tensor) else "fp32" if isinstance(value, float) else "i32"  # noqa: E501
         if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
             attributes[(position,)] = [["tt.divisibility", 16]]
-    made = triton.compile(ASTSource(kernel, signature, constants, attributes), target=GPUTarget("cuda", capability, 32), options=options)
+    made = triton.compile(ASTSource(kernel, signature, constants, attributes), target=GPUTarget("cuda", capability, 32),
+                          options=options)
     said = assembler_report(made.asm["ptx"], capability)
     spilled = sum(map(int, re.findall(r"(\d+) bytes spill stores", said)))
-    return Compiled(kernel.__name__, spilled, made.metadata.shared, max(map(int, re.findall(r"Used (\d+) registers", said))))
+    return Compiled(kernel.__name__, spilled, made.metadata.shared,
+                    max(map(int, re.findall(r"Used (\d+) registers", said))))
 
 
 def check(made: Compiled, limit: int = SHARED_MEMORY) -> None:
@@ -96,9 +101,11 @@ SPECIAL = {"softcap": 50.0, "window": 4096}
 PLAIN = {"softcap": None, "window": None}
 
 
-def row_inputs(dtype: torch.dtype | str, width: int, heads: int = 32, kv_heads: int = 8, count: int = 40, columns: int = 10_000):
+def row_inputs(dtype: torch.dtype | str, width: int, heads: int = 32, kv_heads: int = 8, count: int = 40,
+               columns: int = 10_000):
     new, kept = (torch.bfloat16, torch.float16) if dtype == MIXED else (dtype, dtype)
-    return {"query": torch.empty(heads, count, width, dtype=new), "key": torch.empty(kv_heads, columns, width, dtype=kept),
+    return {"query": torch.empty(heads, count, width, dtype=new),
+            "key": torch.empty(kv_heads, columns, width, dtype=kept),
             "own_key": torch.empty(kv_heads, count, width, dtype=new), "row_weights": torch.zeros(heads, count),
             "visible": torch.ones(count, count, dtype=torch.bool), "scale": 0.1}
 
@@ -135,14 +142,16 @@ def blocks(dtype, width, softcap, window):
     from regard.kernels.gpu.block_attention import block_attention
 
     made = row_inputs(dtype, width, count=1000, columns=200)
-    block_attention(made["query"], made["own_key"], made["own_key"], made["key"], made["key"], offsets=[0, 130, 260, 1000], scale=0.1,
+    block_attention(made["query"], made["own_key"], made["own_key"], made["key"], made["key"],
+                    offsets=[0, 130, 260, 1000], scale=0.1,
                     softcap=softcap, window=window, positions=(torch.arange(1000), torch.arange(200)))
 
 
 def shift(dtype, width, softcap, window):
     from regard.kernels.gpu.rope_shift import rope_shift
 
-    rope_shift(torch.empty(8, 1000, width, dtype=dtype), torch.arange(1000), torch.arange(1000), torch.ones(width // (4 if window else 2)))
+    rope_shift(torch.empty(8, 1000, width, dtype=dtype), torch.arange(1000), torch.arange(1000),
+               torch.ones(width // (4 if window else 2)))
 
 
 def filtered(dtype, width, softcap, window):
@@ -163,13 +172,15 @@ IN_FULL = [
     for dtype in (torch.bfloat16, torch.float32, MIXED)
     for width in (64, 96, 128, 256)
     for kind, special in (("plain", PLAIN), ("special", SPECIAL))
-] + [pytest.param(name, dtype, 64, special, id=f"{name}-{str(dtype).removeprefix('torch.')}-{'plain' if special is PLAIN else 'special'}")
+] + [pytest.param(name, dtype, 64, special,
+                  id=f"{name}-{str(dtype).removeprefix('torch.')}-{'plain' if special is PLAIN else 'special'}")
      for name in OTHERS for dtype in (torch.bfloat16, torch.float32) for special in (PLAIN, SPECIAL)]
 
 
 @pytest.mark.parametrize(("name", "dtype", "width", "special"), IN_FULL)
 def test_fits_an_h100(monkeypatch, name, dtype, width, special):
-    if triton.__version__ < "3.9" and (name, dtype, special) == ("block_attention", MIXED, SPECIAL) and width in (96, 128):
+    if triton.__version__ < "3.9" and (name, dtype, special) == ("block_attention", MIXED, SPECIAL) and width in (96,
+                                                                                                                  128):
         pytest.skip("the assembler of older releases spills 16 bytes here, and nowhere else")
     found = launches(monkeypatch, lambda: CALLS[name](dtype, width, **special))
     assert found

@@ -34,7 +34,8 @@ def topk(dtype: torch.dtype, batch: int, width: int, kind: str | None) -> None:
 
     n, codes = 4096, None
     if kind is not None:
-        words = torch.zeros(n, width, dtype=torch.int8) if kind == "int8" else torch.zeros(n, width // 64, dtype=torch.int64)
+        words = torch.zeros(n, width, dtype=torch.int8) if kind == "int8" else torch.zeros(n, width // 64,
+                                                                                           dtype=torch.int64)
         codes = Codes(words, torch.zeros(n), torch.zeros(width, width))
     topk_search(torch.zeros(batch, width, dtype=dtype), torch.zeros(n, width, dtype=dtype), 100, codes, 200)
 
@@ -43,7 +44,8 @@ def maxsim(dtype: torch.dtype, count: int, width: int) -> None:
     from regard.kernels.gpu.maxsim import maxsim
 
     offsets, scales = torch.arange(0, 1_001, 100), torch.ones(1_000) if dtype == torch.int8 else None
-    maxsim(torch.zeros(2, count, width, dtype=torch.float32 if scales is not None else dtype), torch.zeros(1_000, width, dtype=dtype),
+    maxsim(torch.zeros(2, count, width, dtype=torch.float32 if scales is not None else dtype),
+           torch.zeros(1_000, width, dtype=dtype),
            offsets, scales)
 
 
@@ -57,10 +59,12 @@ def expect_fit(found: list) -> None:
 
 @pytest.mark.parametrize(("dtype", "batch", "kind"), [
     (torch.bfloat16, 1, None), (torch.bfloat16, 256, None), (torch.float32, 1, None), (torch.float32, 256, None),
-    (torch.bfloat16, 1, "int8"), (torch.bfloat16, 256, "int8"), (torch.bfloat16, 1, "binary"), (torch.bfloat16, 256, "binary"),
+    (torch.bfloat16, 1, "int8"), (torch.bfloat16, 256, "int8"), (torch.bfloat16, 1, "binary"),
+    (torch.bfloat16, 256, "binary"),
 ])
 def test_topk_search_fits_an_h100(monkeypatch, dtype, batch, kind):
-    monkeypatch.setattr(torch.Tensor, "isposinf", lambda self: torch.zeros(1, dtype=torch.bool))  # nothing was launched: scores are garbage
+    # nothing was launched: scores are garbage
+    monkeypatch.setattr(torch.Tensor, "isposinf", lambda self: torch.zeros(1, dtype=torch.bool))
     monkeypatch.setattr(torch.Tensor, "isnan", lambda self: torch.zeros(1, dtype=torch.bool))
     found = sm90.launches(monkeypatch, lambda: topk(dtype, batch, 384, kind))
     assert [kernel.__name__ for kernel, _ in found] == ["bin_maxima", "score_bins"]
@@ -69,7 +73,8 @@ def test_topk_search_fits_an_h100(monkeypatch, dtype, batch, kind):
 
 @pytest.mark.parametrize(("dtype", "count", "width"), [
     (torch.bfloat16, 32, 128), (torch.float32, 32, 128), (torch.int8, 32, 128), (torch.bfloat16, 200, 96),
-    pytest.param(torch.bfloat16, 32, 768, marks=pytest.mark.slow), pytest.param(torch.float32, 32, 768, marks=pytest.mark.slow),
+    pytest.param(torch.bfloat16, 32, 768, marks=pytest.mark.slow),
+    pytest.param(torch.float32, 32, 768, marks=pytest.mark.slow),
 ])
 def test_maxsim_fits_an_h100(monkeypatch, dtype, count, width):
     found = sm90.launches(monkeypatch, lambda: maxsim(dtype, count, width))

@@ -27,7 +27,8 @@ def test_equals_a_plain_loop_on_ragged_spans(generator, path, device, deviations
     assert paths == {"span_filter_sum": path}
     assert got.dtype == torch.float32
     assert got.tolist() == pytest.approx(wanted, rel=1e-6, abs=1e-6)
-    assert span_filter_sum_reference(values, spans, deviations=deviations).tolist() == pytest.approx(wanted, rel=1e-6, abs=1e-6)
+    assert span_filter_sum_reference(values, spans, deviations=deviations).tolist() == pytest.approx(wanted, rel=1e-6,
+                                                                                                     abs=1e-6)
 
 
 def test_drops_the_low_outlier_and_keeps_the_high_one(path, device):
@@ -51,7 +52,8 @@ def test_the_mean_does_not_drown_the_deviation(path, device):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(generator, path, device, dtype):
     values = torch.randn(50, generator=generator).to(dtype)
-    assert span_filter_sum(values.to(device), [(3, 50)], path=path).item() == pytest.approx(plain(values[3:].double().tolist()), rel=1e-6)
+    assert span_filter_sum(values.to(device), [(3, 50)],
+                           path=path).item() == pytest.approx(plain(values[3:].double().tolist()), rel=1e-6)
 
 
 def test_no_spans(path, device):

@@ -24,7 +24,8 @@ def random(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def expect_best(queries: torch.Tensor, vectors: torch.Tensor, k: int, scores: torch.Tensor, indices: torch.Tensor) -> None:
+def expect_best(queries: torch.Tensor, vectors: torch.Tensor, k: int, scores: torch.Tensor,
+                indices: torch.Tensor) -> None:
     """The result is the float64 definition's, up to swaps of what float32 cannot tell apart."""
     exact = queries.double() @ vectors.double().T
     wanted = exact.sort(dim=1, descending=True, stable=True)[0][:, :k]
@@ -40,7 +41,8 @@ def expect_best(queries: torch.Tensor, vectors: torch.Tensor, k: int, scores: to
 
 @settings(max_examples=60, deadline=None)
 @given(
-    seed=st.integers(0, 2**31), batch=st.integers(1, 70), n=st.integers(1, 300), d=st.integers(1, 140), k=st.integers(1, 320),
+    seed=st.integers(0, 2**31), batch=st.integers(1, 70), n=st.integers(1, 300), d=st.integers(1, 140),
+    k=st.integers(1, 320),
     dtype=st.sampled_from(STORED), scale=st.sampled_from([1e-3, 1.0, 1e4]),
 )
 def test_equals_the_definition(seed, batch, n, d, k, dtype, scale):
@@ -116,13 +118,15 @@ def test_codes_find_the_neighbours_and_give_their_exact_scores(dtype, kind, d):
 def test_candidates_by_codes_are_the_references(kind):
     queries, vectors = random(0, 40, 100), random(1, 2_000, 100)
     codes = encode_codes(vectors, kind)
-    fast, plain = (topk_search(queries, vectors, 10, codes=codes, oversample=4, path=path) for path in ("cpu", "reference"))
+    fast, plain = (topk_search(queries, vectors, 10, codes=codes, oversample=4, path=path)
+                   for path in ("cpu", "reference"))
     assert (fast[1] == plain[1]).float().mean() > 0.995  # two estimates may be equal but for float32's rounding
     torch.testing.assert_close(fast[0][:, 0], plain[0][:, 0], atol=1e-4, rtol=1e-5)
 
 
 def test_the_estimate_of_binary_codes_is_unbiased():
-    """The weights carry the scale: over many rows the estimates of inner products with a query average to the inner products."""
+    """The weights carry the scale: over many rows the estimates of inner products with a query average to the inner
+    products."""
     vectors = 3 * random(0, 4_000, 256) + 1
     queries = vectors[:50]
     codes = encode_codes(vectors, "binary")
@@ -232,7 +236,8 @@ def test_the_reference_keeps_float64():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("features", ["+avx2,+fma,+f16c,+bmi,+bmi2,+popcnt", "+avx512f,+avx512bw,+avx512vl,+avx512dq,+avx2,+fma,+f16c"])
+@pytest.mark.parametrize("features", ["+avx2,+fma,+f16c,+bmi,+bmi2,+popcnt",
+                                      "+avx512f,+avx512bw,+avx512vl,+avx512dq,+avx2,+fma,+f16c"])
 def test_older_processors(features, tmp_path):
     """numba compiles for what it is told this machine has; the tests of this file are run again so."""
     name = "haswell" if "avx512" not in features else "skylake-avx512"

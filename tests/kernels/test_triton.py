@@ -1,4 +1,5 @@
-"""The attention kernels' tests again, on their Triton path: on the GPU where there is one, else under Triton's interpreter.
+"""The attention kernels' tests again, on their Triton path: on the GPU where there is one, else under Triton's
+interpreter.
 
 In a process of its own: the interpreter must be asked for before triton is imported, and then nothing can be compiled.
 """
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-SAME_TESTS = ["test_attention_mass.py", "test_head_scores.py", "test_block_attention.py", "test_rope_shift.py", "test_span_filter_sum.py",
+SAME_TESTS = ["test_attention_mass.py", "test_head_scores.py", "test_block_attention.py", "test_rope_shift.py",
+              "test_span_filter_sum.py",
               "test_far_apart.py"]
 LEAST = 100
 """Tests that must have run for the others to mean anything."""

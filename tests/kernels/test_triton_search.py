@@ -1,7 +1,8 @@
-"""The search kernels' Triton path against the reference: on a GPU where there is one, else under Triton's interpreter in a second process.
+"""The search kernels' Triton path against the reference: on a GPU where there is one, else under Triton's interpreter
+in a second process.
 
-The interpreter must be asked for before triton is imported, so that ``test_under_the_interpreter`` runs this file again; there products of
-bfloat16 are wrong, so that queries of that dtype are left to a GPU.
+The interpreter must be asked for before triton is imported, so that ``test_under_the_interpreter`` runs this file
+again; there products of bfloat16 are wrong, so that queries of that dtype are left to a GPU.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from regard.kernels.topk_search import topk_search
 pytest.importorskip("triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
-runs_triton = pytest.mark.skipif(DEVICE == "cpu" and not INTERPRETED, reason="runs under TRITON_INTERPRET=1, or on a GPU")
+runs_triton = pytest.mark.skipif(DEVICE == "cpu" and not INTERPRETED,
+                                 reason="runs under TRITON_INTERPRET=1, or on a GPU")
 
 
 @pytest.mark.skipif(INTERPRETED or DEVICE == "cuda", reason="the tests below run as they are")
@@ -36,13 +38,15 @@ def random(seed: int, *shape: int) -> torch.Tensor:
 
 def topk(queries: torch.Tensor, vectors: torch.Tensor, k: int, **more) -> tuple[torch.Tensor, torch.Tensor]:
     codes = more.pop("codes", None)
-    found = topk_search(queries.to(DEVICE), vectors.to(DEVICE), k, path="triton", codes=None if codes is None else codes.to(DEVICE), **more)
+    found = topk_search(queries.to(DEVICE), vectors.to(DEVICE), k, path="triton",
+                        codes=None if codes is None else codes.to(DEVICE), **more)
     return found[0].cpu(), found[1].cpu()
 
 
 @runs_triton
 @pytest.mark.parametrize("seed", [torch.randint(1 << 30, ()).item()])
-@pytest.mark.parametrize(("batch", "n", "d", "k"), [(1, 700, 64, 10), (3, 130, 70, 130), (20, 300, 96, 25), (1, 5, 3, 9), (35, 200, 33, 4)])
+@pytest.mark.parametrize(("batch", "n", "d", "k"),
+                         [(1, 700, 64, 10), (3, 130, 70, 130), (20, 300, 96, 25), (1, 5, 3, 9), (35, 200, 33, 4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_topk_search_is_exact(seed, batch, n, d, k, dtype):
     queries, vectors = random(seed, batch, d), random(seed + 1, n, d).to(dtype)
@@ -87,7 +91,8 @@ def test_a_query_scores_the_same_alone():
 def test_codes_find_the_neighbours(kind, batch, d):
     vectors = random(0, 400, d)
     queries = vectors[:batch] + 0.3 * random(1, batch, d)
-    scores, indices = topk(queries, vectors, 5, codes=encode_codes(vectors, kind), oversample=4 if kind == "int8" else 20)
+    scores, indices = topk(queries, vectors, 5, codes=encode_codes(vectors, kind),
+                           oversample=4 if kind == "int8" else 20)
     exact_scores, exact = topk_search(queries, vectors, 5, path="cpu")
     assert (indices[:, :, None] == exact[:, None, :]).any(dim=2).float().mean() > 0.97
     torch.testing.assert_close(scores[:, 0], exact_scores[:, 0], rtol=1e-5, atol=1e-5)

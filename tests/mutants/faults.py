@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
-    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot,
-    ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
-    ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.And: ast.Or,
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
+    ast.And: ast.Or,
     ast.Or: ast.And, ast.LShift: ast.RShift, ast.RShift: ast.LShift,
 }
 LEFT = {"where", "hint", "strict"}  # keyword arguments that are words for the user, or assert what holds anyway
@@ -65,7 +68,8 @@ def alternatives(node: ast.AST) -> Iterator[ast.AST]:
                     yield ast.Call(func, arguments, [other for other in keywords if other is not word])
         case ast.comprehension(target, source, conditions, is_async):
             for condition in conditions:
-                yield ast.comprehension(target, source, [other for other in conditions if other is not condition], is_async)
+                yield ast.comprehension(target, source, [other for other in conditions if other is not condition],
+                                        is_async)
 
 
 def _text(node: ast.AST) -> bool:
@@ -100,8 +104,10 @@ def _maker(tree: ast.Module, put: Callable[[ast.AST], None], other: ast.AST) -> 
     return make
 
 
-def _places(node: ast.AST, scope: list[str], line: int) -> Iterator[tuple[str, int, ast.AST, Callable[[ast.AST], None]]]:
-    """Every node below ``node`` with its scope, its line and what puts another in its place; not words, types or error messages."""
+def _places(node: ast.AST, scope: list[str], line: int) -> Iterator[tuple[str, int, ast.AST,
+                                                                          Callable[[ast.AST], None]]]:
+    """Every node below ``node`` with its scope, its line and what puts another in its place; not words, types or error
+    messages."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         scope = [*scope, node.name]
     for field, value in ast.iter_fields(node):

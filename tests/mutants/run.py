@@ -3,10 +3,10 @@
     python tests/mutants/run.py --sample 300                          # over all of TARGETS, the same 300 each time
     python tests/mutants/run.py --paths rag/evaluation --sample 0     # every mutant of these
 
-A mutant lives in a forked process that compiles the changed syntax tree in place of the module; no file is touched. Libraries are
-imported before the fork, so that a mutant costs its tests' own time. Results go to a file of JSON lines: what was killed is not run
-again, what survived is once its tests have changed. ``equivalent.txt`` names mutants that no test can or need kill, with reasons.
-The exit status is 1 where fewer than 80 % of the others are killed.
+A mutant lives in a forked process that compiles the changed syntax tree in place of the module; no file is touched.
+Libraries are imported before the fork, so that a mutant costs its tests' own time. Results go to a file of JSON lines:
+what was killed is not run again, what survived is once its tests have changed. ``equivalent.txt`` names mutants that no
+test can or need kill, with reasons. The exit status is 1 where fewer than 80 % of the others are killed.
 """
 
 from __future__ import annotations
@@ -45,10 +45,12 @@ TARGETS: dict[str, tuple[str, ...]] = {  # module or folder -> its tests, the te
     "rag/evaluation/trec.py": RUNS,
     "rag/evaluation/beir.py": RUNS,
     "rag/evaluation/order.py": ("rag/evaluation/test_order_sensitivity.py",),
-    "rag/dag/stage.py": ("rag/dag/test_stage.py", "rag/dag/test_pipeline.py", "rag/dag/test_config.py", "retrievers/test_retrievers.py"),
+    "rag/dag/stage.py": ("rag/dag/test_stage.py", "rag/dag/test_pipeline.py", "rag/dag/test_config.py",
+                         "retrievers/test_retrievers.py"),
     "rag/dag/ports.py": ("rag/dag/test_ports.py", "rag/dag/test_pipeline.py"),  # out of rag/dag/stage.py
     "indexers/views": VIEWS,
-    "indexers/views/files.py": (*VIEWS, "indexers/views/test_attention_view.py::test_a_damaged_shard_is_refused_and_mended"),
+    "indexers/views/files.py": (*VIEWS,
+                                "indexers/views/test_attention_view.py::test_a_damaged_shard_is_refused_and_mended"),
     "indexers/views/kind.py": (
         "indexers/views/test_views.py::test_names_of_views_round_trip_and_wrong_ones_are_refused",
         "indexers/views/test_views.py::test_every_setting_decides_a_folder_and_only_it",
@@ -61,7 +63,8 @@ TARGETS: dict[str, tuple[str, ...]] = {  # module or folder -> its tests, the te
     "retrievers": ("retrievers",),
     "rerankers/attention/policies": ("rerankers/test_policies.py", "rerankers/test_attention.py"),
 }
-LIBRARIES = ("numpy", "pytest", "_hypothesis_pytestplugin", "hypothesis.strategies", "pydantic", "pyarrow", "ir_measures", "scipy.stats",
+LIBRARIES = ("numpy", "pytest", "_hypothesis_pytestplugin", "hypothesis.strategies", "pydantic", "pyarrow",
+             "ir_measures", "scipy.stats",
              "typer", "rich.table", "yaml", "faiss", "bm25s", "Stemmer", "onnxruntime", "torch", "transformers")
 # only imported: none has started a thread that a fork would lose. Lance has a runtime of its own and stays out.
 
@@ -106,15 +109,18 @@ def _child(tests: tuple[str, ...], mutant: Mutant | None, folder: str) -> int:
         module = "regard." + mutant.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         code, original = compile(mutant.make(), str(ROOT / mutant.path), "exec"), SourceFileLoader.get_code
         SourceFileLoader.get_code = lambda self, name: code if name == module else original(self, name)
-    return int(pytest.main([*tests, "-x", "-q", "-p", "no:cacheprovider", "-p", "_hypothesis_pytestplugin", "--hypothesis-seed=0",
+    return int(pytest.main([*tests, "-x", "-q", "-p", "no:cacheprovider", "-p", "_hypothesis_pytestplugin",
+                            "--hypothesis-seed=0",
                             "--hypothesis-profile=mutants", f"--basetemp={folder}/tests"]))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--paths", nargs="+", default=list(TARGETS), help="modules or folders below TARGETS")
-    parser.add_argument("--sample", type=int, default=300, help="how many mutants, chosen by a hash of their names; 0: all")
-    parser.add_argument("--out", type=Path, default=ROOT / "mutants.jsonl", help="results, added to; delete it to begin anew")
+    parser.add_argument("--sample", type=int, default=300,
+                        help="how many mutants, chosen by a hash of their names; 0: all")
+    parser.add_argument("--out", type=Path, default=ROOT / "mutants.jsonl",
+                        help="results, added to; delete it to begin anew")
     parser.add_argument("--minutes", type=float, default=0, help="stop after so long, to be called again; 0: never")
     options = parser.parse_args()
     os.chdir(ROOT)
@@ -139,7 +145,8 @@ def _run(chosen: list[Mutant], out: Path, minutes: float, accepted: dict[str, st
 
         for number, mutant in enumerate(chosen, 1):
             tests = tests_of(mutant.path)
-            digest = hashlib.blake2b("".join(f.read_text() for f in _python_files(tests)).encode(), digest_size=8).hexdigest()
+            digest = hashlib.blake2b("".join(f.read_text() for f in _python_files(tests)).encode(),
+                                     digest_size=8).hexdigest()
             row = known.get(mutant.name)
             if row and (row["result"] != "survived" or row["tests"] == digest or mutant.name in accepted):
                 continue
@@ -152,7 +159,8 @@ def _run(chosen: list[Mutant], out: Path, minutes: float, accepted: dict[str, st
                 note(digest, seconds=time.monotonic() - start)
             result = run_tests(tests, mutant, 15 + 4 * known[digest]["seconds"])
             note(mutant.name, result=result, tests=digest)
-            print(f"{number}/{len(chosen)} {result:8} {mutant.path}:{mutant.line} {mutant.name.partition(': ')[2]}", flush=True)
+            print(f"{number}/{len(chosen)} {result:8} {mutant.path}:{mutant.line} {mutant.name.partition(': ')[2]}",
+                  flush=True)
     return {mutant.name: known[mutant.name]["result"] for mutant in chosen if mutant.name in known}
 
 
@@ -162,13 +170,15 @@ def _prepare() -> None:
     from hypothesis import Phase, settings
 
     # one failure is enough, and need not be small
-    settings.register_profile("mutants", max_examples=25, phases=[Phase.explicit, Phase.generate], database=None, deadline=None)
+    settings.register_profile("mutants", max_examples=25, phases=[Phase.explicit, Phase.generate], database=None,
+                              deadline=None)
     os.environ |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 def _python_files(paths: Iterable[str]) -> list[Path]:
     paths = [path.partition("::")[0] for path in paths]  # a single test stands for its file
-    return [f for path in paths for f in ([ROOT / path] if path.endswith(".py") else sorted((ROOT / path).rglob("*.py")))]
+    return [f for path in paths
+            for f in ([ROOT / path] if path.endswith(".py") else sorted((ROOT / path).rglob("*.py")))]
 
 
 def _accepted() -> dict[str, str]:

@@ -102,8 +102,10 @@ def test_a_lambda_with_types_given_and_other_callables() -> None:
 
 
 @pytest.mark.parametrize(("function", "says"), [
-    (lambda query: query, r"test_functions:<lambda> cannot be a stage: 'query' has no annotation"), (untyped, "'query' has no annotation"),
-    (of_nothing, "it takes nothing"), (needs_a_name, "nothing feeds 'mark'"), (str, "is no stage"), (len, "has no annotation"),
+    (lambda query: query, r"test_functions:<lambda> cannot be a stage: 'query' has no annotation"),
+    (untyped, "'query' has no annotation"),
+    (of_nothing, "it takes nothing"), (needs_a_name, "nothing feeds 'mark'"), (str, "is no stage"),
+    (len, "has no annotation"),
     (3, "is no stage"), (BM25, "is no stage"), (functools.partial(shout), "test_functions:partial|functools:partial"),
 ])
 def test_what_cannot_be_a_stage_is_refused_with_the_reason(function: Any, says: str) -> None:
@@ -129,7 +131,8 @@ def test_a_function_that_gives_something_else_than_it_says_is_named() -> None:
     def lies(query: Query) -> Answer:
         return query  # type: ignore[return-value]  # that is the point
 
-    with pytest.raises(Exception, match=r"gave Query for query 1 of 1, and its port says Batch\[Answer\] \[stage 'lies'\]"):
+    with pytest.raises(Exception,
+                       match=r"gave Query for query 1 of 1, and its port says Batch\[Answer\] \[stage 'lies'\]"):
         piped(lies).run("a")
 
 
@@ -146,7 +149,8 @@ def test_what_no_file_can_name_is_refused_with_the_reason() -> None:
         return query
 
     lambdas = Function(lambda query: query, takes=(Query,), gives=Query)
-    for function, says in ((within, "it was defined inside a function"), (lambdas, "a file cannot"), (Calls().method, "a file cannot"),
+    for function, says in ((within, "it was defined inside a function"), (lambdas, "a file cannot"),
+                           (Calls().method, "a file cannot"),
                            (Function(shout, takes=(Query,), gives=Query), "is no type")):
         with pytest.raises(ConfigError, match=says):
             dump(piped(function).plan(), "x")
@@ -166,9 +170,12 @@ def test_a_file_never_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             Pipeline.load(file)
     assert not (tmp_path / "ran").exists()
     assert "their_module" not in sys.modules
-    for place in ("os:system", "os:getenv", "builtins:eval", "os:nothing", "os:", "os:path.join", "regard.rag.files:write_text"):
-        for types in ("", ", takes: [x], gives: y", ", takes: [null], gives: null", ", takes: ['builtins:str'], gives: 'builtins:int'"):
-            file.write_text(f"regard: 2\ninputs: {{query: Any}}\nstages:\n  a: {{part: Function, function: '{place}'{types}, "
+    for place in ("os:system", "os:getenv", "builtins:eval", "os:nothing", "os:", "os:path.join",
+                  "regard.rag.files:write_text"):
+        for types in ("", ", takes: [x], gives: y", ", takes: [null], gives: null",
+                      ", takes: ['builtins:str'], gives: 'builtins:int'"):
+            file.write_text(f"regard: 2\ninputs: {{query: Any}}\nstages:\n  a: "
+                            f"{{part: Function, function: '{place}'{types}, "
                             "inputs: [query]}\noutputs: {out: a}\n")
             with pytest.raises(ConfigError, match=r"takes nothing of Regard's|os:|is no type"):
                 Pipeline.load(file)
@@ -282,7 +289,8 @@ def problems(value: Any, given: Any, root: dict[str, Any], path: str = "") -> It
     if kind and not (isinstance(value, KINDS[kind]) and (kind == "boolean" or not isinstance(value, bool))):
         yield f"{path}: {value!r} is no {kind}"
         return
-    for name, fails in (("minimum", lambda a, b: a < b), ("exclusiveMinimum", lambda a, b: a <= b), ("maximum", lambda a, b: a > b)):
+    for name, fails in (("minimum", lambda a, b: a < b), ("exclusiveMinimum", lambda a, b: a <= b),
+                        ("maximum", lambda a, b: a > b)):
         if name in given and isinstance(value, int | float) and fails(value, given[name]):
             yield f"{path}: {value!r} against {name} {given[name]}"
     if isinstance(value, dict):
@@ -295,7 +303,8 @@ def problems(value: Any, given: Any, root: dict[str, Any], path: str = "") -> It
             yield from problems(item, given["items"], root, f"{path}[{i}]")
 
 
-def _property(name: str, item: Any, known: dict[str, Any], given: Any, root: dict[str, Any], path: str) -> Iterator[str]:
+def _property(name: str, item: Any, known: dict[str, Any], given: Any, root: dict[str,
+                                                                                  Any], path: str) -> Iterator[str]:
     if name in known:
         yield from problems(item, known[name], root, f"{path}.{name}")
     elif given.get("additionalProperties") is False:
@@ -304,5 +313,6 @@ def _property(name: str, item: Any, known: dict[str, Any], given: Any, root: dic
         yield from problems(item, given["additionalProperties"], root, f"{path}.{name}")
 
 
-KINDS: dict[str, Any] = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "null": type(None), "object": dict,
+KINDS: dict[str, Any] = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "null": type(None),
+                         "object": dict,
                          "array": list}

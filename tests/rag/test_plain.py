@@ -60,8 +60,10 @@ def test_what_can_grow_or_hide_is_refused(text: str, says: str) -> None:
 
 
 @pytest.mark.parametrize("text", [
-    "a: b\n" * 12_000, "a: [" + "x, " * 20_000 + "]", "a: '" + "''" * 60_000 + "'", "a: \"" + "\\x41" * 30_000 + "\"", "# c\n" * 30_000,
-    "a: |\n" + "  x\n" * 30_000, "k" * 120_000, "? " * 60_000, "!" * 120_000, "a: >\n" + "\n" * 120_000, "%T " * 40_000, "a:\t" * 40_000,
+    "a: b\n" * 12_000, "a: [" + "x, " * 20_000 + "]", "a: '" + "''" * 60_000 + "'", "a: \"" + "\\x41" * 30_000 + "\"",
+    "# c\n" * 30_000,
+    "a: |\n" + "  x\n" * 30_000, "k" * 120_000, "? " * 60_000, "!" * 120_000, "a: >\n" + "\n" * 120_000, "%T " * 40_000,
+    "a:\t" * 40_000,
 ])
 def test_a_file_of_the_largest_size_is_read_in_seconds(text: str) -> None:
     begun = time.perf_counter()
@@ -75,7 +77,8 @@ PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) |
 
 @given(st.recursive(PLAIN, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20))
 def test_plain_data_comes_back(data: object) -> None:
-    assert parse_yaml(yaml.safe_dump(data, allow_unicode=True), "x") == yaml.safe_load(yaml.safe_dump(data, allow_unicode=True))
+    assert parse_yaml(yaml.safe_dump(data, allow_unicode=True),
+                      "x") == yaml.safe_load(yaml.safe_dump(data, allow_unicode=True))
 
 
 @given(st.text(alphabet="ab:-{}[]&*!|>%@`\"'#?,<\n \t01=.~", max_size=40))
@@ -93,9 +96,10 @@ def test_a_file_is_not_read_beyond_the_limit() -> None:
 
 
 def test_many_stages_and_diamonds_end(tmp_path: Path) -> None:
-    fused = "\n".join(f"  f{i}: {{part: Fuse, inputs: [{'f' + str(i - 1) if i else 'bm25'}, {'f' + str(i - 1) if i else 'bm25'}]}}"
+    fused = "\n".join(f"  f{i}: {{part: Fuse, inputs: [{'f' + str(i - 1) if i else 'bm25'}, {'f' + str(i - 1) if i else 'bm25'}]}}"  # noqa: E501
                       for i in range(150))
-    text = PIPELINE.replace("FILTERS", "{}").replace("outputs: {passages: bm25}", f"{fused}\noutputs: {{passages: f149}}")
+    text = PIPELINE.replace("FILTERS", "{}").replace("outputs: {passages: bm25}",
+                                                     f"{fused}\noutputs: {{passages: f149}}")
     (tmp_path / "p.yaml").write_text(text)
     begun = time.perf_counter()
     Pipeline.load(tmp_path / "p.yaml", index=tmp_path).check()
@@ -106,7 +110,8 @@ def test_many_stages_and_diamonds_end(tmp_path: Path) -> None:
         Pipeline.load(tmp_path / "p.yaml")
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' * 100_000, '{"format": 1, "format": "regard-heads/1"}', _bomb(9), "9" * 5000])
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' * 100_000, '{"format": 1, "format": "regard-heads/1"}',
+                                  _bomb(9), "9" * 5000])
 def test_head_files_from_others_give_a_typed_error(text: str, tmp_path: Path) -> None:
     file = tmp_path / "heads"
     file.write_text(text)

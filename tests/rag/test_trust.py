@@ -1,4 +1,5 @@
-"""A pipeline file sends only the keys that its user allows, and an index loads only the models that its user has named."""
+"""A pipeline file sends only the keys that its user allows, and an index loads only the models that its user has
+named."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def lexical(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _file(folder: Path, index: Path, base: str | None = "https://evil.example/v1", key: str | None = "AWS_SECRET_ACCESS_KEY") -> Path:
+def _file(folder: Path, index: Path, base: str | None = "https://evil.example/v1",
+          key: str | None = "AWS_SECRET_ACCESS_KEY") -> Path:
     path = folder / "their.yaml"
     server, variable = f"base_url: {base or 'null'}", f"api_key_env: {key or 'null'}"
     path.write_text(FILE.replace("INDEX", str(index)).replace("BASE", server).replace("KEY", variable))
@@ -86,10 +88,12 @@ def test_it_is_refused_once_more_when_the_key_would_be_sent(tmp_path: Path, lexi
 @pytest.mark.parametrize(("rule", "allowed"), [
     ("evil.example=AWS_SECRET_ACCESS_KEY", True), ("EVIL.example:443=AWS_SECRET_ACCESS_KEY", True),
     ("evil.example:444=AWS_SECRET_ACCESS_KEY", False),
-    ("example=AWS_SECRET_ACCESS_KEY", False), ("evil.example=OTHER", False), ("good.example=AWS_SECRET_ACCESS_KEY", False),
+    ("example=AWS_SECRET_ACCESS_KEY", False), ("evil.example=OTHER", False),
+    ("good.example=AWS_SECRET_ACCESS_KEY", False),
 ])
 @pytest.mark.parametrize("how", ["option", "argument", "environment", "config"])
-def test_the_user_may_allow_it_outside_the_file(rule: str, allowed: bool, how: str, tmp_path: Path, lexical: Path, monkeypatch) -> None:
+def test_the_user_may_allow_it_outside_the_file(rule: str, allowed: bool, how: str, tmp_path: Path, lexical: Path,
+                                                monkeypatch) -> None:
     path = _file(tmp_path, lexical)
     if how == "environment":
         monkeypatch.setenv("REGARD_KEYS", f"a=B, {rule}")
@@ -104,7 +108,8 @@ def test_the_user_may_allow_it_outside_the_file(rule: str, allowed: bool, how: s
         assert [p.fatal for p in problems] == [] if allowed else [True]
 
 
-@pytest.mark.parametrize("rule", ["x", "=A", "host=", "host=a b", "http://host=A", "host:x=A", "host=A=B", "user@host=A"])
+@pytest.mark.parametrize("rule",
+                         ["x", "=A", "host=", "host=a b", "http://host=A", "host:x=A", "host=A=B", "user@host=A"])
 def test_a_rule_that_is_none_is_refused(rule: str, tmp_path: Path, lexical: Path, monkeypatch) -> None:
     path = _file(tmp_path, lexical)
     with pytest.raises(ConfigError, match="which key may go where"):
@@ -123,14 +128,17 @@ def test_what_is_built_in_and_what_is_the_users(tmp_path: Path, lexical: Path, m
     monkeypatch.setenv("OPENAI_BASE_URL", "https://mine.example/v1")
     assert not Pipeline.load(_file(tmp_path, lexical, None, "OPENAI_API_KEY")).check()
     assert Pipeline.load(_file(tmp_path, lexical, None)).check(), "the host is the user's, the variable the file's"
-    assert not Pipeline.load(_file(tmp_path, lexical), base_url="https://mine.example", api_key_env="AWS_SECRET_ACCESS_KEY").check()
+    assert not Pipeline.load(_file(tmp_path, lexical), base_url="https://mine.example",
+                             api_key_env="AWS_SECRET_ACCESS_KEY").check()
     assert Pipeline.load(_file(tmp_path, lexical), base_url="https://mine.example").check()
     mine = RemoteReader("m", base_url="https://mine.example/v1", api_key_env="AWS_SECRET_ACCESS_KEY")
     assert not list(mine.check()), "made in Python: the author's own"
-    assert not Pipeline.load(_file(tmp_path, lexical, "http://evil.example/v1", None)).check(), "no key, nothing to allow"
+    assert not Pipeline.load(_file(tmp_path, lexical, "http://evil.example/v1",
+                                   None)).check(), "no key, nothing to allow"
 
 
-def test_a_local_server_needs_no_key_and_gets_none_that_is_not_allowed(tmp_path: Path, lexical: Path, monkeypatch) -> None:
+def test_a_local_server_needs_no_key_and_gets_none_that_is_not_allowed(tmp_path: Path, lexical: Path,
+                                                                       monkeypatch) -> None:
     path = _file(tmp_path, lexical, "http://127.0.0.1:8000/v1", "OPENAI_API_KEY")
     assert not Pipeline.load(path).check()
     monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
@@ -159,7 +167,8 @@ def test_where_a_stage_is_from_is_not_in_its_fingerprint(tmp_path: Path, lexical
 def test_a_models_id_is_a_connection_to_the_hub(tmp_path: Path, lexical: Path, monkeypatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     path = tmp_path / "p.yaml"
-    path.write_text(FILE.replace("INDEX", str(lexical)).replace("BASE, KEY", "base_url: http://localhost:1/v1, verifier: 'nli:org/model'"))
+    path.write_text(FILE.replace("INDEX", str(lexical)).replace("BASE, KEY",
+                                                                "base_url: http://localhost:1/v1, verifier: 'nli:org/model'"))  # noqa: E501
     assert [c.host for c in Pipeline.load(path).connections()["read"]] == ["huggingface.co", "localhost:1"]
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert [c.host for c in Pipeline.load(path).connections()["read"]] == ["localhost:1"]
@@ -172,7 +181,8 @@ def test_a_models_id_is_a_connection_to_the_hub(tmp_path: Path, lexical: Path, m
 def theirs(tmp_path: Path) -> Path:
     """An index that names a model folder, from another machine: what was named there is forgotten here."""
     shutil.copytree(resolve("minilm").path, tmp_path / "model")
-    build_index([Document("d", "The tower is 330 metres tall.")], tmp_path / "index", encoder=str(tmp_path / "model"), chunker="whole",
+    build_index([Document("d", "The tower is 330 metres tall.")], tmp_path / "index", encoder=str(tmp_path / "model"),
+                chunker="whole",
                 views=["faiss:flat", "bm25"], progress=False)
     shutil.rmtree(chosen.state_dir())
     chosen._this_process.clear()
@@ -208,7 +218,8 @@ def test_nothing_of_a_model_that_was_not_chosen_is_read(theirs: Path, monkeypatc
 
 def test_who_indexes_with_a_model_searches_without_a_word(tmp_path: Path) -> None:
     shutil.copytree(resolve("minilm").path, tmp_path / "model")
-    build_index([Document("d", "Tall.")], tmp_path / "index", encoder=str(tmp_path / "model"), chunker="whole", progress=False)
+    build_index([Document("d", "Tall.")], tmp_path / "index", encoder=str(tmp_path / "model"), chunker="whole",
+                progress=False)
     chosen._this_process.clear()  # as in another process
     assert len(Dense(tmp_path / "index").apply(["Tall?"])[0]) == 1
     tokenizer = tmp_path / "model" / "vocab.txt"
@@ -235,7 +246,8 @@ def test_a_yes_on_a_terminal_is_remembered(theirs: Path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("named", ["tokenizer", "language model"])
-def test_nor_the_chunkers_tokenizer_nor_a_views_language_model(named: str, tmp_path: Path, lexical: Path, monkeypatch) -> None:
+def test_nor_the_chunkers_tokenizer_nor_a_views_language_model(named: str, tmp_path: Path, lexical: Path,
+                                                               monkeypatch) -> None:
     from regard.indexers import delete_documents
     from regard.indexers.jobs import chosen as named_models
     from regard.indexers.views import AttentionCache
@@ -260,7 +272,8 @@ def test_nor_the_chunkers_tokenizer_nor_a_views_language_model(named: str, tmp_p
             delete_documents(index, ["d"])
 
 
-def test_a_state_file_that_cannot_be_read_or_written_allows_nothing_and_breaks_nothing(theirs: Path, monkeypatch) -> None:
+def test_a_state_file_that_cannot_be_read_or_written_allows_nothing_and_breaks_nothing(theirs: Path,
+                                                                                       monkeypatch) -> None:
     chosen.state_dir().mkdir(parents=True)
     for content in ("{", "[]", '{"models": 5}', '{"models": {"a": 5}}', '{"models": []}'):
         chosen._trusted_file().write_text(content)

@@ -1,5 +1,5 @@
-"""Stages as values: one object in several places at once, names that decide nothing, ports by name, several outputs, and what
-a stage may not do to what it was given."""
+"""Stages as values: one object in several places at once, names that decide nothing, ports by name, several outputs,
+and what a stage may not do to what it was given."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class Retrieve(Stage):
     def run(self, store: PassageList, queries: Batch[Query]) -> Batch[Ranking]:
         rows = range(self.start, self.start + self.k)
         record(length=sum(len(query.text) for query in queries))
-        return Batch(Ranking.ranked(rows, [len(query.text) - float(r) for r in rows], "bm25", store) for query in queries)
+        return Batch(Ranking.ranked(rows, [len(query.text) - float(r) for r in rows], "bm25", store)
+                     for query in queries)
 
 
 class Reverse(Stage):
@@ -93,7 +94,8 @@ def test_the_same_stage_in_two_pipelines_twice_in_one_in_another_stage_and_in_th
     query = twice.input(Query)
     twice.output(a=twice.add(stage, query), b=twice.add(Reverse(), query, twice.add(stage, query)))
     held = retrieving(Inside(stage), "outer")
-    asked = {one: [["one"]], two: [["two"]], twice: [["retrieve"], ["retrieve_2", "reverse"]], held: [["outer/retrieve"]]}
+    asked = {one: [["one"]], two: [["two"]], twice: [["retrieve"], ["retrieve_2", "reverse"]],
+             held: [["outer/retrieve"]]}
     wrong: list[Any] = []
 
     def use(number: int) -> None:
@@ -157,7 +159,7 @@ PLAIN = {name: name for name in ("query", "bm25", "dense", "fuse", "reverse")}
 OTHER = {"query": "question", "bm25": "lexical", "dense": "bm25", "fuse": "#0", "reverse": "dense"}
 
 
-def test_pipelines_that_name_the_same_stages_differently_share_a_cache_and_keep_their_names(facts_index: Path, tmp_path: Path) -> None:
+def test_pipelines_that_name_the_same_stages_differently_share_a_cache_and_keep_their_names(facts_index: Path, tmp_path: Path) -> None:  # noqa: E501
     asked = [Query("flea eggs", "a"), Query("yeast and sugar", "b")]
     first = hybrid(facts_index, PLAIN, tmp_path).run(asked)
     second = hybrid(facts_index, OTHER, tmp_path).run(asked)
@@ -168,7 +170,8 @@ def test_pipelines_that_name_the_same_stages_differently_share_a_cache_and_keep_
         assert names(cached) == ["lexical", "bm25", "#0", "dense"]
         assert names(given) == ["bm25", "dense", "fuse", "reverse"]
     one, other = (hybrid(facts_index, called) for called in (PLAIN, OTHER))
-    assert [node.stage.fingerprint() for node in one.nodes.values()] == [node.stage.fingerprint() for node in other.nodes.values()]
+    assert [node.stage.fingerprint() for node in one.nodes.values()] == [node.stage.fingerprint()
+                                                                         for node in other.nodes.values()]
 
 
 def test_a_stage_within_a_stage_shares_the_cache_under_another_path(tmp_path: Path) -> None:
@@ -201,7 +204,8 @@ def test_ports_by_name() -> None:
     p.output(out=p.add(Reverse(), rankings=hits, queries=query), mixed=p.add(Reverse(), query, rankings=hits))
     result = p.run("a")
     assert result.out.rows.tolist() == result.mixed.rows.tolist() == [2, 1, 0]
-    for wrong, says in (({"ranking": hits}, "has no port 'ranking'"), ({"queries": query}, "given port 'queries' twice"),
+    for wrong, says in (({"ranking": hits}, "has no port 'ranking'"),
+                        ({"queries": query}, "given port 'queries' twice"),
                         ({}, "port 'rankings' of stage 'reverse_3' .* is not connected")):
         with pytest.raises(PipelineError, match=says):
             p.add(Reverse(), query, **wrong)
@@ -227,7 +231,8 @@ def test_several_outputs_by_name_in_python_in_files_and_in_batches() -> None:
     again = Pipeline(name, plan=plan)
     assert again.plan() == p.plan()
     assert again.run("a").others == p.run("a").others
-    for wrong, says in (("halves.second", "write halves.first"), ("halves", "gives first, rest"), ("retrieve.first", "write retrieve")):
+    for wrong, says in (("halves.second", "write halves.first"), ("halves", "gives first, rest"),
+                        ("retrieve.first", "write retrieve")):
         with pytest.raises(ConfigError) as caught:
             parse(text.replace("halves.first", wrong), {}, "x.yaml")
         assert says in str(caught.value)
@@ -248,7 +253,8 @@ def test_a_stage_that_gives_another_bundle_than_it_says_is_named() -> None:
         def run(self, rankings: Batch[Ranking]) -> Split:
             return Split(rankings, Batch())
 
-    for stage, says in ((Loses(), "run gave tuple, and its annotation says Split"), (Short(), "a batch of 0 for a batch of 1")):
+    for stage, says in ((Loses(), "run gave tuple, and its annotation says Split"),
+                        (Short(), "a batch of 0 for a batch of 1")):
         p = Pipeline()
         p.output(best=p.add(stage, p.add(Retrieve(), p.input(Query))).rest)
         with pytest.raises(StageError, match=says):
@@ -265,7 +271,8 @@ def test_an_empty_batch_runs_nothing_and_opens_nothing(tmp_path: Path) -> None:
 
 
 class Optional(Stage):
-    def run(self, queries: Batch[Query], rankings: Batch[Ranking] | None = None, answers: Batch[Answer] | None = None) -> Batch[str]:
+    def run(self, queries: Batch[Query], rankings: Batch[Ranking] | None = None,
+            answers: Batch[Answer] | None = None) -> Batch[str]:
         return Batch(f"{rankings is not None} {answers is not None}" for _ in queries)
 
 
@@ -307,7 +314,8 @@ def test_a_ranking_cannot_be_changed_by_a_stage(change: Callable[[Ranking], None
 
     p = Pipeline()
     p.output(hits=p.add(Changes(), p.add(Retrieve(), p.input(Query))))
-    with pytest.raises(StageError, match=r"run changed what it was given.*stage 'changes'.*\n  -> other stages read it too"):
+    with pytest.raises(StageError,
+                       match=r"run changed what it was given.*stage 'changes'.*\n  -> other stages read it too"):
         p.run(["a", "b"])
 
 

@@ -39,7 +39,7 @@ def embed():
 
 
 def test_each_sentence_cites_the_span_that_supports_it(embed):
-    answer = "The Eiffel Tower is 330 metres tall. Bananas contain a lot of potassium. My cat likes to sleep on the sofa."
+    answer = "The Eiffel Tower is 330 metres tall. Bananas contain a lot of potassium. My cat likes to sleep on the sofa."  # noqa: E501
     cited = cite(answer, _passages(), embed)
     sources = {"eiffel": DOCUMENT, "banana": " " * 100 + "Bananas are rich in potassium. They grow in the tropics."}
     for citation in cited.citations:
@@ -61,7 +61,8 @@ def test_another_number_is_not_similar(embed):
 
 def test_another_function_is_not_similar(embed):
     passages = [Passage("p", "d", "Recursively delete a directory tree.", 0, 36, "shutil.rmtree")]
-    right, wrong = cite("Use `shutil.rmtree` to delete a directory tree. Use `os.rmdir` to delete a directory tree.", passages,
+    right, wrong = cite("Use `shutil.rmtree` to delete a directory tree. Use `os.rmdir` to delete a directory tree.",
+                        passages,
                         embed).sentences
     assert right.citations
     assert not wrong.citations
@@ -131,7 +132,8 @@ def test_nonsense_that_is_similar_is_not_entailed(embed):
     cited = cite(nonsense, passages, embed, entails=LexicalVerifier().entails)
     assert cited.citations[0].support > 0.7
     assert cited.sentences[0].entailed is False
-    (right,) = cite("A flea's life cycle lasts two weeks to eight months.", passages, embed, entails=LexicalVerifier().entails).sentences
+    (right,) = cite("A flea's life cycle lasts two weeks to eight months.", passages, embed,
+                    entails=LexicalVerifier().entails).sentences
     assert right.entailed
 
 
@@ -166,23 +168,27 @@ def test_content_words_are_stems_of_what_matters():
 
 @pytest.mark.data
 def test_gold_statements_are_told_from_other_paragraphs(embed, shared_data):
-    """The measurement behind the default threshold, on 40 "who" questions of XQuAD made statements with their gold answers."""
+    """The measurement behind the default threshold, on 40 "who" questions of XQuAD made statements with their gold
+    answers."""
     folder = shared_data / "xquad-en"
     with gzip.open(folder / "corpus.jsonl.gz", "rt", encoding="utf-8") as file:
         lines = [json.loads(line) for line in file]
     paragraphs = {p["_id"]: Passage(p["_id"], p["_id"], p["text"], 0, len(p["text"]), p["title"]) for p in lines}
-    own = dict(line.split("\t")[:2] for line in (folder / "qrels" / "test.tsv").read_text(encoding="utf-8").splitlines()[1:])
+    own = dict(line.split("\t")[:2]
+               for line in (folder / "qrels" / "test.tsv").read_text(encoding="utf-8").splitlines()[1:])
     questions = [json.loads(line) for line in (folder / "queries.jsonl").read_text(encoding="utf-8").splitlines()]
     who = [q for q in questions if q["text"].startswith("Who ")][:40]
     homes = [paragraphs[own[q["_id"]]] for q in who]
     said = [q["metadata"]["answers"][0] + q["text"][3:].rstrip(" ?") + "." for q in who]
-    texts = list(dict.fromkeys(text[a:b] for text in [*said, *(p.text for p in homes)] for a, b in sentence_spans(text)))
+    texts = list(dict.fromkeys(text[a:b] for text in [*said, *(p.text for p in homes)]
+                               for a, b in sentence_spans(text)))
     vectors = dict(zip(texts, embed(texts), strict=True))  # one call: the encoder sorts by length
 
     def known(wanted):
         return np.stack([vectors[text] for text in wanted])
 
     supported = [bool(cite(s, [home], known).citations) for s, home in zip(said, homes, strict=True)]
-    mistaken = [bool(cite(s, [p for p in homes[i - 4:i] if p.id != homes[i].id], known).citations) for i, s in enumerate(said)]
+    mistaken = [bool(cite(s, [p for p in homes[i - 4:i] if p.id != homes[i].id], known).citations)
+                for i, s in enumerate(said)]
     assert np.mean(supported) >= 0.75  # 0.825; 0.928 over all kinds of questions
     assert np.mean(mistaken) <= 0.1

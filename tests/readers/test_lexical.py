@@ -9,9 +9,12 @@ from regard.readers.lexical import LexicalVerifier, lacking, names, quantities
 
 
 @pytest.mark.parametrize(("text", "values"), [
-    ("1,000 and 1000 and one thousand", {1000}), ("three hundred and thirty", {330}), ("twenty-one, twenty-first, 21st", {21}),
-    ("6½ sacks", {6.5}), ("$2.5 million", {2_500_000}), ("2,300 or two thousand three hundred", {2300}), ("1870–1939", {1870, 1939}),
-    ("-5 °C", {-5}), ("pages 3-5", {3, 5}), ("the twentieth", {20}), ("five six", {5, 6}), ("1889-03-31", {1889, 3, 31}),
+    ("1,000 and 1000 and one thousand", {1000}), ("three hundred and thirty", {330}),
+    ("twenty-one, twenty-first, 21st", {21}),
+    ("6½ sacks", {6.5}), ("$2.5 million", {2_500_000}), ("2,300 or two thousand three hundred", {2300}),
+    ("1870–1939", {1870, 1939}),
+    ("-5 °C", {-5}), ("pages 3-5", {3, 5}), ("the twentieth", {20}), ("five six", {5, 6}),
+    ("1889-03-31", {1889, 3, 31}),
     ("nothing", set()),
     ("two hundred thousand and six", {200_006}), ("A and B", set()), ("twenty and thirty", {20, 30}),
 ])
@@ -74,7 +77,8 @@ def test_what_the_evidence_lacks_makes_a_sentence_unsupported(hypothesis: str, p
 
 def test_a_sentence_of_mostly_other_words_is_unsupported() -> None:
     few, most, none = LexicalVerifier().entails(
-        ["A flea lives for weeks."] * 3, ["A flea juggles purple umbrellas.", "A flea lives for many weeks.", "It is what it is."])
+        ["A flea lives for weeks."] * 3,
+        ["A flea juggles purple umbrellas.", "A flea lives for many weeks.", "It is what it is."])
     assert few == pytest.approx(1 / 4)
     assert most == pytest.approx(3 / 4)
     assert none == 0.0, "a sentence that states nothing is entailed by nothing"
@@ -82,7 +86,8 @@ def test_a_sentence_of_mostly_other_words_is_unsupported() -> None:
 
 def test_the_first_word_of_a_sentence_is_no_name() -> None:
     assert names("Deleting it is easy. Never do it.\nLists are fine.") == ()
-    assert names("Thomas Davis and NASA's Paul T. Stallsworth met.") == (("Thomas", "Davis"), ("NASA",), ("Paul", "Stallsworth"))
+    assert names("Thomas Davis and NASA's Paul T. Stallsworth met.") == (("Thomas", "Davis"), ("NASA",),
+                                                                         ("Paul", "Stallsworth"))
 
 
 SAID = ["The", "tower", "Paris", "is", "not", "330", "1,000", "metres", "three", "hundred", "never", "\"a day\"",
@@ -95,7 +100,8 @@ def test_verdicts_are_probabilities_and_do_not_depend_on_the_batch(premise: str,
     alone = LexicalVerifier().entails([premise], [hypothesis])[0]
     assert 0 <= alone <= 1
     assert list(LexicalVerifier().entails(["x", premise], ["y", hypothesis])[1:]) == [alone]
-    assert not [what for what in lacking(hypothesis, hypothesis) if not what.startswith("negation")], "a text has what it says"
+    assert not [what for what in lacking(hypothesis, hypothesis)
+                if not what.startswith("negation")], "a text has what it says"
 
 
 @given(st.text(max_size=60), st.text(max_size=60))

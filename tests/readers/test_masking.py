@@ -42,10 +42,12 @@ def forms(key: str) -> list[str]:
 
 
 def leaked(text: str, key: str, least: int = 10) -> bool:
-    """Whether ``least`` characters of ``key`` in a row can be read from ``text``, as they are or out of base64: decoded, not by pattern."""
+    """Whether ``least`` characters of ``key`` in a row can be read from ``text``, as they are or out of base64:
+    decoded, not by pattern."""
     parts = [key[i:i + least] for i in range(len(key) - least + 1)]
     plain = [text, urllib.parse.unquote(text), html.unescape(text)]
-    run = "".join(c if c.isalnum() or c in "+/-_" else " " for c in text.replace("\n", "")).replace("-", "+").replace("_", "/")
+    run = "".join(c if c.isalnum() or c in "+/-_" else " "
+                  for c in text.replace("\n", "")).replace("-", "+").replace("_", "/")
     for word in run.split():
         for start in range(4):
             cut = word[start:]
@@ -65,7 +67,8 @@ def test_no_form_of_a_key_stays(key: str, before: str, after: str) -> None:
 def test_what_is_left_of_a_key_cannot_be_decoded() -> None:
     key = "sk-proj-Zq81/kLm+4729_xYwv=T0pQ"
     for form in forms(key):
-        assert leaked(f"said {form} so", key) or "%25" in form or "\\u" in form or "\\\\" in form or form.lower() == key.encode().hex()
+        assert leaked(f"said {form} so",
+                      key) or "%25" in form or "\\u" in form or "\\\\" in form or form.lower() == key.encode().hex()
         assert not leaked(masked(f"said {form} so", Secret(key)), key), form
 
 
@@ -76,7 +79,8 @@ def test_other_text_stays(key: str, text: str) -> None:
         assert masked(text, Secret(key)) == text
 
 
-@pytest.mark.parametrize("text", ["a" * 1_000_000, "%25" * 300_000, "\\" * 1_000_000, "sk-" * 300_000, "c2st" * 250_000, "&#00" * 200_000])
+@pytest.mark.parametrize("text", ["a" * 1_000_000, "%25" * 300_000, "\\" * 1_000_000, "sk-" * 300_000, "c2st" * 250_000,
+                                  "&#00" * 200_000])
 def test_masking_is_linear(text: str) -> None:
     begun = time.perf_counter()
     masked(text, Secret("sk-very-secret-0123456789"))

@@ -97,7 +97,8 @@ def test_an_answer_ends_where_it_begins_to_repeat_itself(step):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "One.", "Yes. Yes.", "Use the rmtree function. Use the rmdir function.", "It is so. It is so", "A\n\nB\n\nA",
+    "text", ["", "One.", "Yes. Yes.", "Use the rmtree function. Use the rmdir function.", "It is so. It is so",
+             "A\n\nB\n\nA",
              "It is one. It is two. It is one. It"],
 )
 def test_other_answers_are_untouched(text):

@@ -90,7 +90,8 @@ def test_an_answer_that_a_stop_string_or_its_repetition_ends_is_not_cut(monkeypa
     with Scope() as scope:
         reader = Open(stage, scope.open(stage))
         for said, text, finish in (("It is 330 m tall.\n\nIt", "It is 330 m tall.", "stop"),
-                                   ("It is 330 m tall. Yes. It is 330 m tall. It", "It is 330 m tall. Yes.", "repetition")):
+                                   ("It is 330 m tall. Yes. It is 330 m tall. It", "It is 330 m tall. Yes.",
+                                    "repetition")):
             monkeypatch.setattr(reader.lm, "generate", generate(said))
             (answer,) = reader.run(Batch([TALL]), Batch([_ranking("Eiffel Tower")]))
             assert (answer.text, answer.finish, answer.truncated) == (text, finish, False)
@@ -98,7 +99,8 @@ def test_an_answer_that_a_stop_string_or_its_repetition_ends_is_not_cut(monkeypa
 
 def test_a_wrong_sentence_is_unsupported_though_it_is_cited(reader, monkeypatch):
     text = "The Eiffel Tower is 330 metres tall. The Eiffel Tower in Rome was completed then."
-    monkeypatch.setattr(reader.lm, "generate", lambda *args, on_text, **kw: on_text(text) or Generation(text, 9, 9, "stop"))
+    monkeypatch.setattr(reader.lm, "generate", lambda *args, on_text,
+                        **kw: on_text(text) or Generation(text, 9, 9, "stop"))
     (answer,) = reader.run(Batch([TALL]), Batch([_ranking("Eiffel Tower")]))
     assert all(s.citations for s in answer.sentences)
     assert answer.unsupported == ("The Eiffel Tower in Rome was completed then.",)
@@ -172,7 +174,8 @@ def test_problems_are_found_before_loading():
     assert "at most" in problem.hint
     problems = list(Reader(lm="./nowhere.gguf", embedder="./nothing", verifier="nli:./none").check())
     assert len(problems) == 3
-    for settings in ({"budget": 0}, {"order": "random"}, {"temperature": -1}, {"min_support": 2}, {"instruction": "Answer."},
+    for settings in ({"budget": 0}, {"order": "random"}, {"temperature": -1}, {"min_support": 2},
+                     {"instruction": "Answer."},
                      {"verifier": "magic"}, {"verifier": "nli:"}):
         with pytest.raises(ConfigError):
             Reader(**settings)

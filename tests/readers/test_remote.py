@@ -166,7 +166,8 @@ def test_a_cut_answer_says_so_and_a_loop_stands_once(stub):
     assert "".join(e.text for e in events) == loop + "The Eiffel Tower is", "the stream stays what it was"
     assert answer.text == "The Eiffel Tower is 330 metres tall. The Eiffel Tower is"
     assert answer.truncated
-    assert [answer.text[s.start:s.end] for s in answer.sentences] == ["The Eiffel Tower is 330 metres tall.", "The Eiffel Tower is"]
+    assert [answer.text[s.start:s.end] for s in answer.sentences] == ["The Eiffel Tower is 330 metres tall.",
+                                                                      "The Eiffel Tower is"]
     stub.answers = [GOOD]
     stub.requests.clear()
     (answer,), _, _ = _read(stub)
@@ -246,7 +247,8 @@ def _page(handler):
 
 
 @pytest.mark.parametrize("garbage", [
-    streams('{"choices": [{"delta": {"content": "half'), streams('{"nothing": 1}'), streams("[]"), streams("null"), _page,
+    streams('{"choices": [{"delta": {"content": "half'), streams('{"nothing": 1}'), streams("[]"), streams("null"),
+    _page,
     streams({"error": {"message": f"overloaded {KEY}"}}), streams({"choices": [{"delta": {"content": 5}}]}),
 ])
 def test_garbage_is_an_error(stub, garbage):
@@ -268,7 +270,8 @@ def test_a_silent_server_runs_into_the_timeout(stub):
 
 
 def test_a_batch_runs_at_the_same_time_and_keeps_its_order(stub):
-    busy, seen = [], []  # counted while a request waits, as a client goes on once it has its answer, before the server's thread does
+    # counted while a request waits, as a client goes on once it has its answer, before the server's thread does
+    busy, seen = [], []
 
     def slowly(handler):
         busy.append(handler)

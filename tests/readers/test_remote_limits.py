@@ -29,13 +29,15 @@ def _loaded():
 
 
 def _piece(text: str, finish: str | None = None) -> bytes:
-    return b"data: " + json.dumps({"choices": [{"delta": {"content": text}, "finish_reason": finish}]}).encode() + b"\n\n"
+    return b"data: " + json.dumps({"choices": [{"delta": {"content": text},
+                                                "finish_reason": finish}]}).encode() + b"\n\n"
 
 
 def _ask(url: str, **settings) -> Answer:
     text = "The tower is 330 metres tall."
     ranking = Ranking.ranked([0], [1.0], "bm25", PassageList([Passage("p", "d", text, 0, len(text))]))
-    reader = RemoteReader("m", base_url=url, api_key_env=None, verifier=None, **{"timeout": 5, "retries": 0, **settings})
+    reader = RemoteReader("m", base_url=url, api_key_env=None, verifier=None,
+                          **{"timeout": 5, "retries": 0, **settings})
     (answer,) = reader.apply(["How tall?"], [ranking])
     return answer
 
@@ -57,7 +59,8 @@ def _dripping(first: bytes, drop: bytes, end: bytes = b"", times: int = 100):
     return answer
 
 
-@pytest.mark.parametrize("first", [HEAD + b"x", HEAD, HEAD + _piece("The tower"), HEAD + b"data: {", b"HTTP/1.1 200 OK\r\nX-A: ",
+@pytest.mark.parametrize("first",
+                         [HEAD + b"x", HEAD, HEAD + _piece("The tower"), HEAD + b"data: {", b"HTTP/1.1 200 OK\r\nX-A: ",
                                    b"HTTP/1.1 500 No\r\n\r\n", b""])
 @pytest.mark.parametrize("drop", [b": still here\n\n", b"a"])
 def test_what_drips_ends_at_the_deadline(first, drop):
@@ -107,8 +110,10 @@ BLOCK = 64 * 1024
     (HEAD, b": comment\n" * (BLOCK // 10), "more than 4,194,304 bytes"),
     (b"HTTP/1.1 200 OK\r\n", b"X-A: " + b"y" * 1000 + b"\r\n", "connection failed"),
     (b"HTTP/1.1 400 No\r\nConnection: close\r\n\r\n", b"x" * BLOCK, "answered 400 No: xxx"),
-    (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n", gzip.compress(bytes(64 * MB)), "compressed"),
-    (b"HTTP/1.1 400 No\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n", gzip.compress(bytes(64 * MB)), "answered 400"),
+    (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n", gzip.compress(bytes(64 * MB)),
+     "compressed"),
+    (b"HTTP/1.1 400 No\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n", gzip.compress(bytes(64 * MB)),
+     "answered 400"),
 ])
 def test_no_more_is_read_or_kept_than_the_limits(first, block, says, monkeypatch):
     monkeypatch.setattr(chat, "MOST_BODY", 4 * MB)
@@ -139,8 +144,10 @@ def test_data_that_is_no_chunk_is_an_error(data):
 @pytest.mark.parametrize(("reason", "text", "finish", "note"), [
     ("stop", "It is tall.", "stop", ""), ("length", "It is", "length", "cut at 1 tokens"),
     ("max_tokens", "It is", "length", "cut at 1 tokens"),
-    ("content_filter", "It", "filter", "cut by the server's filter"), ("content_filter", "", "filter", "cut by the server's filter"),
-    ("stop", "  ", "empty", "the model wrote nothing"), ("tool_calls", "", "tool_calls", "ended by the server: tool_calls"),
+    ("content_filter", "It", "filter", "cut by the server's filter"),
+    ("content_filter", "", "filter", "cut by the server's filter"),
+    ("stop", "  ", "empty", "the model wrote nothing"),
+    ("tool_calls", "", "tool_calls", "ended by the server: tool_calls"),
     ("<b>" * 1000, "It is.", "other", "ended by the server: other"),
 ])
 def test_how_an_answer_ended(reason, text, finish, note):
@@ -149,7 +156,8 @@ def test_how_an_answer_ended(reason, text, finish, note):
 
     with wire(lambda c: c.sendall(HEAD + _piece(text) + _piece("", reason))) as server:
         answer = _ask(server.url)
-    answer = Answer(answer.text, answer.citations, answer.context, Usage(9, 1), answer.sentences, answer.verifier, answer.finish)
+    answer = Answer(answer.text, answer.citations, answer.context, Usage(9, 1), answer.sentences, answer.verifier,
+                    answer.finish)
     assert (answer.finish, answer.note) == (finish, note)
     assert Answer.from_dict(json.loads(json.dumps(answer.to_dict()))) == answer
     assert answer_json(answer)["note"] == note

@@ -1,4 +1,5 @@
-"""One prefill for reranker and reader: the same answer as a fresh prefill, tokens saved, and reasons where it cannot be."""
+"""One prefill for reranker and reader: the same answer as a fresh prefill, tokens saved, and reasons where it cannot
+be."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ def test_the_answer_is_that_of_a_fresh_prefill_and_the_tokens_are_saved(stages, 
     reranker, reader = stages
     ranking = reranker.run(question, candidates())
     shared, saved = read(reader, question, ranking)
-    fresh, unsaved = read(reader, question, Ranking.from_dict(ranking.to_dict()))  # a ranking from a file carries no prefill
+    # a ranking from a file carries no prefill
+    fresh, unsaved = read(reader, question, Ranking.from_dict(ranking.to_dict()))
     assert shared == fresh
     assert shared.text
     context = sum(end - start for start, end in shared.context.spans)

@@ -27,7 +27,8 @@ HYPOTHESES = ["The tower is tall.", "Honey spoils within a week or so, as all fo
 def _tiny(folder: Path, labels: dict[int, str]) -> str:
     tokenizer = AutoTokenizer.from_pretrained(models.resolve("minilm").path)
     torch.manual_seed(3)
-    config = BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+                        intermediate_size=64,
                         id2label=labels, label2id={label: i for i, label in labels.items()}, initializer_range=0.5)
     BertForSequenceClassification(config).eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -59,7 +60,8 @@ def test_a_classifier_gives_the_probability_of_its_own_label_for_entailment(nli:
     other.mkdir()
     for file in Path(nli).iterdir():
         (other / file.name).write_bytes(file.read_bytes())
-    (other / "config.json").write_text(json.dumps({**config, "id2label": {"0": "entailment", "1": "neutral", "2": "contradiction"}}))
+    (other / "config.json").write_text(json.dumps({**config, "id2label": {"0": "entailment", "1": "neutral",
+                                                                          "2": "contradiction"}}))
     relabelled = part(Verifier, f"nli:{other}")
     with Scope() as scope:
         np.testing.assert_allclose(relabelled.open(scope).entails(PREMISES, HYPOTHESES), expected[:, 0], atol=1e-5)
@@ -70,7 +72,8 @@ def test_a_long_text_loses_its_end_and_the_other_stays(nli: str) -> None:
     long = "The tower is tall. " * 400
     with Scope() as scope:
         judge = NLIVerifier(nli).open(scope)
-        first, second, same = judge.entails([long, long, long + "More."], ["It is tall.", "It is old and small.", "It is tall."])
+        first, second, same = judge.entails([long, long, long + "More."],
+                                            ["It is tall.", "It is old and small.", "It is tall."])
         assert 0 <= judge.entails(["It is tall."], [long])[0] <= 1
     assert first != second
     assert first == pytest.approx(same, abs=1e-6)
@@ -107,7 +110,8 @@ def test_a_language_model_is_asked_for_the_likelihood_of_yes() -> None:
     with Scope() as scope:
         judge = LMVerifier("smollm2").open(scope)
         found = judge.entails(PREMISES[:2], HYPOTHESES[:2])
-        expected = [_yes(judge.lm, premise, hypothesis) for premise, hypothesis in zip(PREMISES[:2], HYPOTHESES[:2], strict=True)]
+        expected = [_yes(judge.lm, premise, hypothesis)
+                    for premise, hypothesis in zip(PREMISES[:2], HYPOTHESES[:2], strict=True)]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert found[0] != found[1]
     assert LMVerifier("smollm2").identity() == models.weights_hash(models.resolve("smollm2"))
@@ -128,7 +132,8 @@ def test_only_known_kinds_have_a_verifier() -> None:
     for name in ("", "magic", "nli:", "lm:", "lexical:x"):
         with pytest.raises(ConfigError):
             part(Verifier, name)
-    assert [part(Verifier, name).name for name in ("lexical", "nli:a/b", "lm:smollm2")] == ["lexical", "nli:a/b", "lm:smollm2"]
+    assert [part(Verifier, name).name
+            for name in ("lexical", "nli:a/b", "lm:smollm2")] == ["lexical", "nli:a/b", "lm:smollm2"]
 
 
 def test_a_verdict_says_how_often_its_verifier_is_wrong() -> None:

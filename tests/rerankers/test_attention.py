@@ -20,12 +20,14 @@ from regard.rerankers import ICR, AttentionReranker, AttentionSorting, BlockICR,
 from regard.rerankers.attention.stage import OpenReranker
 
 AUTHORS_TURN = ("<|im_start|>user ", "<|im_end|>\n<|im_start|>assistant")
-TEXTS = ["Bread is baked in an oven.", "A flea lives for about a hundred days.", "The Eiffel Tower is in Paris.", "Fleas lay eggs."]
+TEXTS = ["Bread is baked in an oven.", "A flea lives for about a hundred days.", "The Eiffel Tower is in Paris.",
+         "Fleas lay eggs."]
 QUERY = Query("how long does a flea live")
 
 
 def first_stage(texts: list[str], titles: list[str] | None = None) -> Ranking:
-    store = PassageList([Passage(f"p{i}", f"d{i}", t, 0, len(t), title=titles[i] if titles else "") for i, t in enumerate(texts)])
+    store = PassageList([Passage(f"p{i}", f"d{i}", t, 0, len(t), title=titles[i] if titles else "")
+                         for i, t in enumerate(texts)])
     return Ranking.ranked(np.arange(len(texts)), -np.arange(len(texts), dtype=np.float32), "bm25", store)
 
 
@@ -107,7 +109,8 @@ def test_the_relevant_passage_wins_and_history_is_kept(opened):
     result = pipeline.run(QUERY, first_stage(TEXTS).marked("first")).best
     assert one(opened(), first_stage(TEXTS)).scores.tolist() == result.scores.tolist()
     assert result[0].passage.text == TEXTS[1]
-    assert [(t.stage, t.rank, t.space) for t in result[0].history] == [("first", 2, "bm25"), ("attention", 1, "attention-mass")]
+    assert [(t.stage, t.rank, t.space) for t in result[0].history] == [("first", 2, "bm25"), ("attention", 1,
+                                                                                              "attention-mass")]
     assert (np.diff(result.scores) <= 0).all()
 
 
@@ -118,7 +121,8 @@ def test_the_prompt_reads_as_published(opened):
     text = last.model.text(prompt_of(last, ranking).context)
     assert text.endswith("user\nHere are some paragraphs:\n[1] beta\tgamma\n[2] First\nalpha\n")
     prompt = prompt_of(first, ranking)
-    assert first.model.text(prompt.context).endswith("Here are some paragraphs: / [1] First\nalpha / [2] beta\tgamma / ")
+    assert first.model.text(prompt.context).endswith("Here are some paragraphs: / [1] First\nalpha / [2] beta\tgamma / "
+                                                     "")
     assert [first.model.text(prompt.context[a:b]) for a, b in prompt.spans] == ["[1] First\nalpha", "[2] beta\tgamma"]
     assert [first.model.text(s) for s in prompt.suffixes] == [
         "Please answer the following question based on the information in the paragraphs above. / "
@@ -223,7 +227,8 @@ def test_what_cannot_fit_the_window_is_refused(opened, monkeypatch):
 
 
 @pytest.mark.parametrize(("lengths", "room", "longest"), [
-    ([5, 10, 20], 35, 20), ([5, 10, 20], 34, 19), ([5, 10, 20], 20, 7), ([5, 10, 20], 3, 1), ([5, 10, 20], -4, 0), ([], 10, 0),
+    ([5, 10, 20], 35, 20), ([5, 10, 20], 34, 19), ([5, 10, 20], 20, 7), ([5, 10, 20], 3, 1), ([5, 10, 20], -4, 0),
+    ([], 10, 0),
 ])
 def test_the_even_cut(lengths, room, longest):
     assert longest_that_fits(lengths, room) == longest
@@ -236,19 +241,21 @@ def test_check_and_settings():
     assert "1000 passages do not fit the 8192 tokens" in str(problem)
     (problem,) = AttentionReranker(lm="./nowhere").check()
     assert "nowhere" in str(problem)
-    for wrong in ({"depth": 0}, {"policy": "best"}, {"policy": {"part": "ICR", "first": "shuffled"}}, {"policy": ICR(), "share": 3},
+    for wrong in ({"depth": 0}, {"policy": "best"}, {"policy": {"part": "ICR", "first": "shuffled"}},
+                  {"policy": ICR(), "share": 3},
                   {"policy": "QRHead", "cache": "index"}, {"cache": "index", "share": 3}):
         with pytest.raises(ConfigError):
             AttentionReranker(**wrong)
     stage = AttentionReranker(turn=AUTHORS_TURN, policy=ICR(calibration=None))
-    assert AttentionReranker(**stage.settings()).fingerprint() == stage.fingerprint() != AttentionReranker().fingerprint()
+    assert AttentionReranker(**stage.settings()).fingerprint() == stage.fingerprint() != AttentionReranker().fingerprint()  # noqa: E501
     assert AttentionReranker(policy="ICR").settings() == AttentionReranker(policy={"part": "ICR"}).settings()
 
 
 def test_a_pipeline_with_policies_goes_through_yaml(tmp_path):
     pipeline = Pipeline("attention")
     query, hits = pipeline.input(Query), pipeline.input(Ranking)
-    pipeline.output(ranking=pipeline.add(AttentionReranker(policy=BlockICR(fusion=None, calibration="?"), depth=7), query, hits))
+    pipeline.output(ranking=pipeline.add(AttentionReranker(policy=BlockICR(fusion=None, calibration="?"), depth=7),
+                                         query, hits))
     pipeline.save(tmp_path / "p.yaml")
     again = Pipeline.load(tmp_path / "p.yaml")
     again.save(tmp_path / "q.yaml")
@@ -256,7 +263,8 @@ def test_a_pipeline_with_policies_goes_through_yaml(tmp_path):
     assert "part: BlockICR" in (tmp_path / "p.yaml").read_text()
 
 
-@pytest.mark.parametrize("policy", [ICR(), LayerBand(), BlockICR(fusion=None), BlockICR()], ids=lambda p: f"{type(p).__name__}-{p.fusion}")
+@pytest.mark.parametrize("policy", [ICR(), LayerBand(), BlockICR(fusion=None), BlockICR()],
+                         ids=lambda p: f"{type(p).__name__}-{p.fusion}")
 def test_policies_find_the_passages_that_answer(opened, policy):
     result = one(opened(policy), first_stage(TEXTS))
     assert sorted(result.rows) == [0, 1, 2, 3]
@@ -272,7 +280,8 @@ def test_attention_sorting_ends_with_the_attention_of_its_last_order(opened):
     assert first.scores.tolist() != second.scores.tolist()
 
 
-@pytest.mark.parametrize("policy", [BlockICR(), BlockICR(fusion=None, deviations=None), BlockRank()], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("policy", [BlockICR(), BlockICR(fusion=None, deviations=None), BlockRank()],
+                         ids=lambda p: type(p).__name__)
 def test_the_order_of_the_candidates_changes_no_score(opened, policy):
     stage, ranking = opened(policy), first_stage(TEXTS)
 
@@ -308,7 +317,8 @@ def test_blockranks_two_tokens_share_out_one(opened):
 def test_a_layer_band_runs_no_layer_above_it(opened):
     stage = opened(LayerBand(start=0.1, stop=0.3))
     ran: set[int] = set()
-    hooks = [layer.register_forward_pre_hook(lambda *_, i=i: ran.add(i)) for i, layer in enumerate(stage.model._model.model.layers)]
+    hooks = [layer.register_forward_pre_hook(lambda *_, i=i: ran.add(i))
+             for i, layer in enumerate(stage.model._model.model.layers)]
     one(stage, first_stage(TEXTS))
     for hook in hooks:
         hook.remove()
@@ -359,7 +369,8 @@ def test_the_tokens_that_carried_the_score_can_be_read(opened):
 
 
 def test_building_the_prompt_for_a_hundred_passages_is_a_matter_of_milliseconds(opened):
-    """A bound far above the 30 ms that ``bench_attention`` measures: only tokenising the growing prompt again would miss it."""
+    """A bound far above the 30 ms that ``bench_attention`` measures: only tokenising the growing prompt again would
+    miss it."""
     stage = opened(BlockICR(), depth=100)
     ranking = first_stage([f"Passage {i}: " + "fleas live on cats and dogs. " * 15 for i in range(100)])
     lay = stage.lay(QUERY, ranking)

@@ -1,4 +1,5 @@
-"""The cross-encoder on the embedded ONNX model, and on a small random BERT made here for the sentence-transformers path."""
+"""The cross-encoder on the embedded ONNX model, and on a small random BERT made here for the sentence-transformers
+path."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ def torch_folder(tmp_path_factory):
     tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
     tokenizer.model_max_length = 64
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+                        intermediate_size=64,
                         max_position_embeddings=64, num_labels=1, initializer_range=0.5)
     BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

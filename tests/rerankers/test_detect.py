@@ -14,7 +14,8 @@ from regard.rerankers.attention.detect import _BOUNDS, _head_set, contrast_of, d
 
 PASSAGES = ["Bread is baked in an oven.", "A flea lives for about a hundred days.", "The Eiffel Tower is in Paris.",
             "The Rhine flows through Basel and Cologne."]
-QUERIES = [Query("how long does a flea live", id="flea"), Query("where is the Eiffel Tower", id="tower"), Query("nothing", id="none")]
+QUERIES = [Query("how long does a flea live", id="flea"), Query("where is the Eiffel Tower", id="tower"),
+           Query("nothing", id="none")]
 QRELS = {"flea": {"d1": 1}, "tower": {"d2": 2, "d3": 0}}
 
 
@@ -27,7 +28,8 @@ def test_the_measures_of_a_perfect_a_blind_and_a_contrary_head():
     gains = np.array([0.0, 2.0, 1.0, 0.0])
     scores = np.array([[[0.0, 0.4, 0.2, 0.1], [0.1, 0.1, 0.1, 0.1], [0.4, 0.0, 0.0, 0.3]]])
     best = 2 + 1 / np.log2(3)
-    assert ndcg_of(scores, gains)[0].tolist() == pytest.approx([1, (2 / np.log2(3) + 1 / 2) / best, (2 / 2 + 1 / np.log2(5)) / best])
+    assert ndcg_of(scores, gains)[0].tolist() == pytest.approx([1, (2 / np.log2(3) + 1 / 2) / best,
+                                                                (2 / 2 + 1 / np.log2(5)) / best])
     shares = contrast_of(scores, 1, gains == 0, temperature=0.1)  # passage 2 is relevant too, and no negative
     assert shares[0, 0] == pytest.approx(1 / (1 + sum(np.exp((n - 0.4) / 0.1) for n in (0, 0.1))))
     assert shares[0, 1] == pytest.approx(1 / 3)  # the best relevant passage and two others, all alike
@@ -35,13 +37,15 @@ def test_the_measures_of_a_perfect_a_blind_and_a_contrary_head():
 
 
 def test_a_passages_low_tokens_are_left_out_head_by_head():
-    tokens = np.array([[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -5.0, 4.0, 2.0, 3.0], [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 4.0, 2.0, 3.0]])
+    tokens = np.array([[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -5.0, 4.0, 2.0, 3.0],
+                       [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 4.0, 2.0, 3.0]])
     assert filtered(tokens, [7, 1, 2]).tolist() == [[6, 4, 5], [7, 4, 5]]
 
 
 def test_detection_writes_a_set_that_rerankers_take(tmp_path):
     out = tmp_path / "heads.json"
-    found = detect_heads("smollm2", QUERIES, rankings(), QRELS, out, mask="block", depth=4, collection="mine", device="cpu")
+    found = detect_heads("smollm2", QUERIES, rankings(), QRELS, out, mask="block", depth=4, collection="mine",
+                         device="cpu")
     again = HeadSet.load(out)
     assert again.top("ndcg", 5) == found.top("ndcg", 5)
     assert json.loads(out.read_text())["recipe"]["queries"] == 2  # the third has no relevant candidate

@@ -1,7 +1,9 @@
-"""Each policy against its paper's arithmetic in float64, from transformers' eager attention on prompts that are written out here.
+"""Each policy against its paper's arithmetic in float64, from transformers' eager attention on prompts that are written
+out here.
 
-The oracle shares no code with ``rerankers``: prompts are lists of text pieces, attention is the whole matrix of a double-precision model,
-and scores are loops over it. The model is small and random, so that every head, row and position matters.
+The oracle shares no code with ``rerankers``: prompts are lists of text pieces, attention is the whole matrix of a
+double-precision model, and scores are loops over it. The model is small and random, so that every head, row and
+position matters.
 """
 
 from __future__ import annotations
@@ -25,11 +27,22 @@ from regard.rag.lm.heads import HeadSet, chosen, published_heads
 from regard.rag.lm.passages import Prompt
 from regard.rag.models import resolve
 from regard.rag.nouns import Passage, PassageList, Query, Ranking
-from regard.rerankers import ICR, AttentionReranker, AttentionSorting, BlockICR, BlockRank, CoRe, LayerBand, Policy, QRHead
+from regard.rerankers import (
+    ICR,
+    AttentionReranker,
+    AttentionSorting,
+    BlockICR,
+    BlockRank,
+    CoRe,
+    LayerBand,
+    Policy,
+    QRHead,
+)
 from regard.rerankers.attention.detect import detect_heads
 from regard.rerankers.attention.policies.policy import Scored
 
-TEXTS = ["Bread is baked in an oven.", "A flea lives for about a hundred days, on cats mostly.", "The Eiffel Tower is in Paris.",
+TEXTS = ["Bread is baked in an oven.", "A flea lives for about a hundred days, on cats mostly.",
+         "The Eiffel Tower is in Paris.",
          "Fleas lay eggs, many of them."]
 QUERY = "how long does a flea live"
 SEARCH = "Please find information that are relevant to the following query in the paragraphs above."
@@ -45,8 +58,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("tiny") / "random"
     transformers.set_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=49152, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=16, max_position_embeddings=2048, initializer_range=0.3, bos_token_id=1, eos_token_id=2, pad_token_id=2)
+        vocab_size=49152, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16, max_position_embeddings=2048, initializer_range=0.3, bos_token_id=1, eos_token_id=2,
+        pad_token_id=2)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     for file in gguf.converted(resolve("smollm2")).iterdir():
         if "token" in file.name or "template" in file.name:
@@ -65,7 +80,8 @@ class Oracle:
     """The model in double precision, and its tokenizer."""
 
     def __init__(self, folder: str) -> None:
-        self.model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float64)
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager",
+                                                                       dtype=torch.float64)
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         before, after = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": "@@"}], tokenize=False, add_generation_prompt=True).split("@@")
@@ -79,11 +95,14 @@ class Oracle:
         with torch.inference_mode():
             return torch.cat(self.model(torch.tensor([ids]), output_attentions=True, **settings).attentions).numpy()
 
-    def per_token(self, context: list[int], ask: str, heads: Sequence[tuple[int, int]], rows: Callable[[int, int], slice]) -> np.ndarray:
-        """[heads, context]: each head's mean over ``rows`` (a slice of: tokens of the question, tokens of the suffix)."""
+    def per_token(self, context: list[int], ask: str, heads: Sequence[tuple[int, int]],
+                  rows: Callable[[int, int], slice]) -> np.ndarray:
+        """[heads, context]: each head's mean over ``rows`` (a slice of: tokens of the question, tokens of the
+        suffix)."""
         asked, after = self.ids(ask), self.ids(self.after)
         matrix = self.attention(context + asked + after)[:, :, len(context):, :len(context)]
-        return np.stack([matrix[layer, head][rows(len(asked), len(asked + after))].mean(axis=0) for layer, head in heads])
+        return np.stack([matrix[layer, head][rows(len(asked), len(asked + after))].mean(axis=0)
+                         for layer, head in heads])
 
 
 @pytest.fixture(scope="module")
@@ -134,13 +153,15 @@ def icr_scores(
     rows: Callable[[int, int], slice] = everything, query: str = QUERY,
 ) -> list[float]:
     """Heads summed, calibrated, filtered: what ICR, QRHead and CoRe have in common."""
-    asked, empty = (oracle.per_token(context, f"{SEARCH}{separator}Query: {q}", heads, rows).sum(axis=0) for q in (query, "N/A"))
+    asked, empty = (oracle.per_token(context, f"{SEARCH}{separator}Query: {q}", heads, rows).sum(axis=0)
+                    for q in (query, "N/A"))
     return [without_outliers((asked - empty)[start:stop]) for start, stop in spans]
 
 
 def first_stage(texts: Sequence[str], name: str = "d") -> Ranking:
     store = PassageList([Passage(f"p{i}", f"{name}{i}", t, 0, len(t)) for i, t in enumerate(texts)])
-    return Ranking.ranked(np.arange(len(texts)), -np.arange(len(texts), dtype=np.float32), "bm25", store).marked("first")
+    return Ranking.ranked(np.arange(len(texts)), -np.arange(len(texts),
+                                                            dtype=np.float32), "bm25", store).marked("first")
 
 
 def reranked(lm: str, policy: Policy, texts: Sequence[str] = TEXTS, **settings: object) -> Ranking:
@@ -170,7 +191,8 @@ def test_icr(tiny: str, oracle: Oracle, separator: str, first: str) -> None:
 
 
 def test_the_published_separator_is_by_the_models_name() -> None:
-    names = {"meta-llama/Llama-3.1-8B-Instruct": " \n\n", "/models/Meta-Llama-3-8B.gguf": " \n\n", "mistralai/Mistral-7B": "\n\n",
+    names = {"meta-llama/Llama-3.1-8B-Instruct": " \n\n", "/models/Meta-Llama-3-8B.gguf": " \n\n",
+             "mistralai/Mistral-7B": "\n\n",
              "smollm2": "\n\n", "/llama/qwen": "\n\n"}
     for policy in (ICR(separator="published"), QRHead()):
         assert {name: policy.form(name, "").separator for name in names} == names
@@ -181,7 +203,8 @@ def test_qrhead_sums_its_heads_and_then_leaves_out_low_tokens(tiny: str, oracle:
     context, spans = icr_prompt(oracle, TEXTS[::-1], "\n\n")
     wanted = icr_scores(oracle, context, spans, HEADS[:3], "\n\n")[::-1]
     np.testing.assert_allclose(scores_of(reranked(tiny, QRHead(heads=LISTED, top=3))), wanted, atol=1e-5)
-    assert np.abs(scores_of(reranked(tiny, QRHead(heads=LISTED, top=3, deviations=None))) - wanted).max() > 1e-3  # the filter has work
+    # the filter has work
+    assert np.abs(scores_of(reranked(tiny, QRHead(heads=LISTED, top=3, deviations=None))) - wanted).max() > 1e-3
 
 
 def test_core(tiny: str, oracle: Oracle) -> None:
@@ -189,8 +212,10 @@ def test_core(tiny: str, oracle: Oracle) -> None:
     longer = [(start, stop + 1) for start, stop in spans]  # the authors' slice includes its end when scoring
     wanted = icr_scores(oracle, context, longer, HEADS, "\n\n", query_and_one)
     np.testing.assert_allclose(scores_of(reranked(tiny, CoRe(heads=LISTED))), wanted, atol=1e-5)
-    for other in (icr_scores(oracle, context, spans, HEADS, "\n\n", query_and_one), icr_scores(oracle, context, longer, HEADS, "\n\n")):
-        assert np.abs(np.array(other) - wanted).max() > 1e-3  # neither the token after a passage nor the rows left out are nothing
+    for other in (icr_scores(oracle, context, spans, HEADS, "\n\n", query_and_one),
+                  icr_scores(oracle, context, longer, HEADS, "\n\n")):
+        # neither the token after a passage nor the rows left out are nothing
+        assert np.abs(np.array(other) - wanted).max() > 1e-3
 
 
 def test_layer_band(tiny: str, oracle: Oracle) -> None:
@@ -203,7 +228,8 @@ def test_attention_sorting(tiny: str, oracle: Oracle) -> None:
     order = [3, 2, 1, 0]
     for _ in range(2):
         context, spans = icr_prompt(oracle, [TEXTS[p] for p in order], "\n")
-        paid = oracle.per_token(context, f"{SEARCH}\nQuery: {QUERY}", EVERY, lambda asked, all_: slice(all_ - 1, all_)).sum(axis=0)
+        paid = oracle.per_token(context, f"{SEARCH}\nQuery: {QUERY}", EVERY, lambda asked,
+                                all_: slice(all_ - 1, all_)).sum(axis=0)
         wanted = {p: paid[start:stop].sum() for p, (start, stop) in zip(order, spans, strict=True)}
         order.sort(key=wanted.__getitem__)
     got = scores_of(reranked(tiny, AttentionSorting(rounds=2)))
@@ -211,28 +237,34 @@ def test_attention_sorting(tiny: str, oracle: Oracle) -> None:
 
 
 def blockwise(oracle: Oracle, prefix: list[int], blocks: list[list[int]], suffix: list[int], at: int) -> np.ndarray:
-    """[layers, heads, suffix rows, tokens]: a block sees the prefix and itself, all begin at its end, the suffix at position ``at``."""
+    """[layers, heads, suffix rows, tokens]: a block sees the prefix and itself, all begin at its end, the suffix at
+    position ``at``."""
     owner = [-1] * len(prefix) + [b for b, block in enumerate(blocks) for _ in block] + [-2] * len(suffix)
-    places = [*range(len(prefix)), *(len(prefix) + i for block in blocks for i in range(len(block))), *range(at, at + len(suffix))]
+    places = [*range(len(prefix)), *(len(prefix) + i for block in blocks for i in range(len(block))),
+              *range(at, at + len(suffix))]
     mask = torch.full((len(owner), len(owner)), -torch.inf, dtype=torch.float64)
     for row in range(len(owner)):
         for key in range(row + 1):
             if owner[key] in (-1, owner[row]) or owner[row] == -2:
                 mask[row, key] = 0
     ids = prefix + [token for block in blocks for token in block] + suffix
-    return oracle.attention(ids, attention_mask=mask[None, None], position_ids=torch.tensor([places]))[:, :, -len(suffix):]
+    return oracle.attention(ids, attention_mask=mask[None, None], position_ids=torch.tensor([places]))[:, :,
+                                                                                                       -len(suffix):]
 
 
 def blockrank_scores(oracle: Oracle, layer: int, at: int) -> list[float]:
     """Texts are numbered from the shortest on."""
     prefix = oracle.ids(oracle.before) + oracle.ids(
-        "You will be given a query and a list of documents. Each document will be formatted as ID: <id> | CONTENT: <content> | END ID: "
-        "<id>. You need to read carefully and understand all of them and your goal is to find all document(s) from the list that can help "
+        "You will be given a query and a list of documents. Each document will be formatted as ID: <id> | CONTENT: "
+        "<content> | END ID: "
+        "<id>. You need to read carefully and understand all of them and your goal is to find all document(s) from the "
+        "list that can help "
         f"answer the query.\nQuery: {QUERY}\n\nDocuments:")
     number = {text: i for i, text in enumerate(sorted(TEXTS, key=lambda text: (len(text), text)))}
     blocks = [oracle.ids(f"\nID: {number[text]} | CONTENT: {text} | END ID: {number[text]}") for text in TEXTS]
     suffix = oracle.ids(
-        "\n\n====== Now let's start! ======\nWhich document is most relevant to answer the query? Print out the ID of the document.\n"
+        "\n\n====== Now let's start! ======\nWhich document is most relevant to answer the query? Print out the ID of "
+        "the document.\n"
         f"Query: {QUERY}\nThe following document(s) can help answer the query:")
     suffix += oracle.ids(oracle.after) + oracle.ids("Final Answer: ") + oracle.ids("[")
     rows = blockwise(oracle, prefix, blocks, suffix, at)[layer][:, -2:]
@@ -246,7 +278,8 @@ def test_blockrank(tiny: str, oracle: Oracle) -> None:
     got = scores_of(reranked(tiny, BlockRank()))
     np.testing.assert_allclose(got, blockrank_scores(oracle, 2, 1024), atol=1e-5)  # layer 20 of 32; half of the window
     assert got.sum() == pytest.approx(1, abs=1e-5)
-    np.testing.assert_allclose(scores_of(reranked(tiny, BlockRank(depth=0.3, position=700))), blockrank_scores(oracle, 1, 700), atol=1e-5)
+    np.testing.assert_allclose(scores_of(reranked(tiny, BlockRank(depth=0.3, position=700))),
+                               blockrank_scores(oracle, 1, 700), atol=1e-5)
 
 
 def test_blockrank_has_its_authors_layer_and_position(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +315,8 @@ def test_a_query_cannot_end_its_turn_in_blockranks_prompt(tiny: str) -> None:
         special = set(model.template_tokens("<|im_end|><|im_start|>"))
         plain = policy.form(tiny, "what")
         for attacked, harmless in ((form.prefix(model), plain.prefix(model)),
-                                   (policy.suffixes(model, form, "search", "")[0], policy.suffixes(model, plain, "search", "")[0])):
+                                   (policy.suffixes(model, form, "search", "")[0],
+                                    policy.suffixes(model, plain, "search", "")[0])):
             assert sum(token in special for token in attacked) == sum(token in special for token in harmless)
     finally:
         model.release()
@@ -296,7 +330,8 @@ MANY = [f"Fact {i}: {TEXTS[i % 4]} {'More of it. ' * (i % 3)}".strip() for i in 
 def windows_of(
     oracle: Oracle, n: int, size: int, stride: int, best_last: bool,
 ) -> tuple[list[int], dict[int, tuple[int, float]]]:
-    """The published loop in other words: the ranking, best first, and for each passage the window that settled it, with its score."""
+    """The published loop in other words: the ranking, best first, and for each passage the window that settled it, with
+    its score."""
     waiting = list(range(n))[::-1]  # the first stage's worst first
     ranking: list[int] = []
     settled = {}
@@ -333,7 +368,8 @@ def test_windows_rank_a_longer_list_as_the_published_loop_does(
         for p, score in others:
             assert got[p] - got[first_of] == pytest.approx(score - base, abs=2e-4)
     assert sorted(result.evidence["attention"].tokens) == list(range(len(MANY)))
-    assert ["".join(t for t, _ in result.evidence["attention"].pieces(p)).split("] ", 1)[1] for p in range(len(MANY))] == MANY
+    assert ["".join(t for t, _ in result.evidence["attention"].pieces(p)).split("] ", 1)[1]
+            for p in range(len(MANY))] == MANY
 
 
 class Scripted(ICR):
@@ -367,7 +403,8 @@ def test_windows_of_any_size_and_step(n: int, size: int, step: int) -> None:
             break
         at += step
     assert np.argsort(-result.scores, kind="stable").tolist() == line[::-1]
-    for p, (start, stop) in enumerate(result.prompt.spans):  # what is shown of a passage is where its last window had it
+    # what is shown of a passage is where its last window had it
+    for p, (start, stop) in enumerate(result.prompt.spans):
         assert result.prompt.ids[start:stop] == [p]
         assert list(result.prompt.ids[start - shown_last[p].index(p):][:len(shown_last[p])]) == shown_last[p]
 
@@ -402,7 +439,8 @@ GRADES = {"flea": {"d1": 1, "d3": 2}, "tower": {"d2": 1}}
 
 
 def found_by(tiny: str, folder: Path, mask: str, **settings: object) -> HeadSet:
-    return detect_heads(tiny, ASKED, [first_stage(TEXTS)] * 3, GRADES, folder / "heads.json", mask=mask, device="cpu", **settings)
+    return detect_heads(tiny, ASKED, [first_stage(TEXTS)] * 3, GRADES, folder / "heads.json", mask=mask, device="cpu",
+                        **settings)
 
 
 def shuffles() -> Iterator[tuple[Query, list[int], list[int]]]:
@@ -418,7 +456,8 @@ def ndcg(scores: Sequence[float], gains: Sequence[int]) -> float:
     def gained(order: Sequence[int]) -> float:
         return sum(gains[p] / np.log2(rank + 2) for rank, p in enumerate(order[:10]))
 
-    return gained(sorted(range(len(gains)), key=lambda p: -scores[p])) / gained(sorted(range(len(gains)), key=lambda p: -gains[p]))
+    return gained(sorted(range(len(gains)), key=lambda p: -scores[p])) / gained(sorted(range(len(gains)),
+                                                                                       key=lambda p: -gains[p]))
 
 
 def mean_over_queries(per_query: list[dict[tuple[int, int], float]]) -> list[list[float]]:
@@ -426,18 +465,21 @@ def mean_over_queries(per_query: list[dict[tuple[int, int], float]]) -> list[lis
 
 
 @pytest.mark.parametrize("separator", ["\n", "\n\n"], ids=["ndcg", "qrhead"])
-def test_calibrated_measures_are_those_of_the_eager_matrices(tiny: str, oracle: Oracle, tmp_path: Path, separator: str) -> None:
+def test_calibrated_measures_are_those_of_the_eager_matrices(tiny: str, oracle: Oracle, tmp_path: Path,
+                                                             separator: str) -> None:
     """Ours in ICR's prompt; QRHead's in its own, filtered head by head."""
     found = found_by(tiny, tmp_path, "causal")
     plain, filtered, gold = [], [], []
     for query, order, gains in shuffles():
         context, spans = icr_prompt(oracle, [TEXTS[p] for p in order], separator)
-        asked, empty = (oracle.per_token(context, f"{SEARCH}{separator}Query: {q}", EVERY, everything) for q in (query.text, "N/A"))
+        asked, empty = (oracle.per_token(context, f"{SEARCH}{separator}Query: {q}", EVERY, everything)
+                        for q in (query.text, "N/A"))
         by_head = dict(zip(EVERY, asked - empty, strict=True))
         kept = {head: [without_outliers(paid[a:b]) for a, b in spans] for head, paid in by_head.items()}
         plain.append({head: ndcg([paid[a:b].sum() for a, b in spans], gains) for head, paid in by_head.items()})
         filtered.append({head: ndcg(scores, gains) for head, scores in kept.items()})
-        gold.append({head: sum(s for s, gain in zip(scores, gains, strict=True) if gain) for head, scores in kept.items()})
+        gold.append({head: sum(s for s, gain in zip(scores, gains, strict=True) if gain)
+                     for head, scores in kept.items()})
     wanted = {"ndcg": plain} if separator == "\n" else {"qrhead_ndcg": filtered, "qrhead_score": gold}
     for measure, per_query in wanted.items():
         np.testing.assert_allclose(found.measures[measure], mean_over_queries(per_query), atol=2e-5)
@@ -445,8 +487,10 @@ def test_calibrated_measures_are_those_of_the_eager_matrices(tiny: str, oracle: 
 
 
 @pytest.mark.parametrize("temperature", [None, 0.1])
-def test_cores_measure_is_that_of_the_eager_matrices(tiny: str, oracle: Oracle, tmp_path: Path, temperature: float | None) -> None:
-    """Uncalibrated, the best-graded passage against those that are not relevant; the model's name is neither Llama nor Phi."""
+def test_cores_measure_is_that_of_the_eager_matrices(tiny: str, oracle: Oracle, tmp_path: Path,
+                                                     temperature: float | None) -> None:
+    """Uncalibrated, the best-graded passage against those that are not relevant; the model's name is neither Llama nor
+    Phi."""
     found = found_by(tiny, tmp_path, "causal", temperature=temperature)
     per_query = []
     for query, order, gains in shuffles():
@@ -459,14 +503,16 @@ def test_cores_measure_is_that_of_the_eager_matrices(tiny: str, oracle: Oracle, 
             logits = np.array([row[slice(*spans[i])].sum() for i in rivals]) / (temperature or 0.001)
             shares[head] = float(np.exp(logits[0] - np.logaddexp.reduce(logits)))
         per_query.append(shares)
-    np.testing.assert_allclose(found.measures["core_score"], mean_over_queries(per_query), atol=1e-4 if temperature else 2e-2)
+    np.testing.assert_allclose(found.measures["core_score"], mean_over_queries(per_query),
+                               atol=1e-4 if temperature else 2e-2)
     assert found.recipe["temperature"] == (temperature or 0.001)
 
 
 def test_temperatures_are_the_authors() -> None:
     from regard.rerankers.attention.detect import temperature_for
 
-    wanted = {"meta-llama/Llama-3.1-8B": 0.1, "microsoft/phi-4": 0.1, "mistralai/Mistral-7B": 0.001, "granite": 0.001, "smollm2": 0.001}
+    wanted = {"meta-llama/Llama-3.1-8B": 0.1, "microsoft/phi-4": 0.1, "mistralai/Mistral-7B": 0.001, "granite": 0.001,
+              "smollm2": 0.001}
     assert {name: temperature_for(name) for name in wanted} == wanted
 
 
@@ -484,14 +530,16 @@ def test_every_measure_is_taken_under_both_masks(tiny: str, tmp_path: Path, mask
 
 
 @pytest.mark.parametrize("mask", ["causal", "block"])
-def test_heads_that_only_know_a_place_are_not_found(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: str) -> None:
+def test_heads_that_only_know_a_place_are_not_found(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                    mask: str) -> None:
     """Head 0 pays what stands first, head 1 what stands last, head 2 the right passage, whatever its place.
 
     The relevant passage is always the first stage's best: in its order, head 0 would be as good as head 2.
     """
     texts = ["the right one", *(f"another number {i}" for i in range(9))]
 
-    def by_place(model: LanguageModel, context: object, suffixes: object, spans: Spans, **settings: object) -> np.ndarray:
+    def by_place(model: LanguageModel, context: object, suffixes: object, spans: Spans,
+                 **settings: object) -> np.ndarray:
         starts = np.array([start for start, _ in spans], dtype=float)
         texts = [model.text(context[start:stop]) for start, stop in spans]
         right = np.array([float("right" in text) for text in texts])
@@ -501,7 +549,8 @@ def test_heads_that_only_know_a_place_are_not_found(tiny: str, tmp_path: Path, m
     monkeypatch.setattr(LanguageModel, "prefill", lambda self, context, **settings: context)
     monkeypatch.setattr(LanguageModel, "head_scores", by_place)
     queries = [Query(f"which is right {i}", id=str(i)) for i in range(40)]
-    found = detect_heads(tiny, queries, [first_stage(texts)] * 40, {q.id: {"d0": 1} for q in queries}, tmp_path / "heads.json", mask=mask,
+    found = detect_heads(tiny, queries, [first_stage(texts)] * 40, {q.id: {"d0": 1} for q in queries},
+                         tmp_path / "heads.json", mask=mask,
                          device="cpu")
     for measure in ("ndcg", "qrhead_ndcg"):
         place_first, place_last, right, _ = found.measures[measure][0]
@@ -538,7 +587,8 @@ def test_published_heads_as_text_and_all_of_them(tiny: str, tmp_path: Path) -> N
     assert other != same
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"0-1": "much"}', '{"layer 0": 1}', "0-1;2-3", "[1, 2]", '{"a": {"b": 1}}', "0-1,x",
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"0-1": "much"}', '{"layer 0": 1}', "0-1;2-3", "[1, 2]",
+                                  '{"a": {"b": 1}}', "0-1,x",
                                   "-1-2", '{"0-1": null}', '{"0-1": NaN}', "a: [", "3.5"])
 def test_a_file_that_holds_no_heads_is_refused(tiny: str, tmp_path: Path, text: str) -> None:
     file = tmp_path / "bad.json"

@@ -1,4 +1,5 @@
-"""Where the query stands: a long candidate moves it away from no other, and takes from the others its softmax share alone."""
+"""Where the query stands: a long candidate moves it away from no other, and takes from the others its softmax share
+alone."""
 
 from __future__ import annotations
 
@@ -23,13 +24,15 @@ from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
 from regard.rerankers import AttentionReranker, BlockICR
 from regard.rerankers.attention.stage import OpenReranker
 
-SHAPE = {"vocab_size": 49152, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+SHAPE = {"vocab_size": 49152, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
+         "num_attention_heads": 4,
          "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 2048, "initializer_range": 0.4,
          "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 FAMILIES = {"Llama": {}, "Gemma3Text": {"query_pre_attn_scalar": 1, "sliding_window": 700,
                                         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}}
 QUERY = Query("how long does a flea live")
-WORDS = ["a", "flea", "lives", "about", "one", "hundred", "days", "on", "cats", "dogs", "and", "bread", "is", "baked", "in", "a", "tower"]
+WORDS = ["a", "flea", "lives", "about", "one", "hundred", "days", "on", "cats", "dogs", "and", "bread", "is", "baked",
+         "in", "a", "tower"]
 
 
 def ranking_of(texts: list[str]) -> Ranking:
@@ -58,7 +61,8 @@ def scores_of(opened: Open, texts: list[str], query: Query = QUERY) -> np.ndarra
 @contextmanager
 def opened(lm: str, max_words: int = 300, **policy) -> Iterator[Open]:
     """Without separators, which take a share and are in no score."""
-    stage = AttentionReranker(lm, policy=BlockICR(fusion=None, deviations=None, separator="", **policy), max_words=max_words,
+    stage = AttentionReranker(lm, policy=BlockICR(fusion=None, deviations=None, separator="", **policy),
+                              max_words=max_words,
                               device="cpu")
     with Scope() as scope:
         yield Open(stage, stage.open(scope))
@@ -74,9 +78,10 @@ def smollm2() -> Iterator[LanguageModel]:
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def blind(request, tmp_path_factory, smollm2) -> str:
-    """A random model whose layers attend but do not pass on what they read: in all of them, what the query's rows look for is the same
-    whatever the passages say. So all that passages can do to each other is to share out a softmax. The word ``oven`` has keys of zero:
-    many of them make a long passage that gets a small share, beside which any other effect shows."""
+    """A random model whose layers attend but do not pass on what they read: in all of them, what the query's rows look
+    for is the same whatever the passages say. So all that passages can do to each other is to share out a softmax. The
+    word ``oven`` has keys of zero: many of them make a long passage that gets a small share, beside which any other
+    effect shows."""
     transformers.set_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, f"{request.param}Config")(**SHAPE,
                                                                                                           **FAMILIES[request.param]))
@@ -109,8 +114,9 @@ long_passages = st.integers(60, 300).map(lambda n: " ".join(["oven"] * n))
 @settings(max_examples=15, deadline=None)
 @given(passages, long_passages)
 def test_a_long_passage_takes_from_the_others_its_softmax_share_alone(stages, texts, long):
-    """A row's attention to another passage shrinks by the row's factor 1 - (its attention to the long one), in (0, 1]. Hence, for every
-    other i: 0 <= lost_i, and together they lose at most what the long one got; so i stays before j if it led by more than that."""
+    """A row's attention to another passage shrinks by the row's factor 1 - (its attention to the long one), in (0, 1].
+    Hence, for every other i: 0 <= lost_i, and together they lose at most what the long one got; so i stays before j if
+    it led by more than that."""
     _, uncalibrated = stages
     alone, beside = scores_of(uncalibrated, texts), scores_of(uncalibrated, [*texts, long])
     lost, share = alone - beside[:-1], beside[-1]
@@ -122,8 +128,8 @@ def test_a_long_passage_takes_from_the_others_its_softmax_share_alone(stages, te
 
 
 def test_calibrated_scores_change_by_what_the_share_explains(stages):
-    """Row by row and head by head A' = A (1 - S), S the row's attention to the long passage: the logits are the same and the denominator
-    grew. The calibrated scores are the sums of that."""
+    """Row by row and head by head A' = A (1 - S), S the row's attention to the long passage: the logits are the same
+    and the denominator grew. The calibrated scores are the sums of that."""
     stage, texts = stages[0], [" ".join(WORDS[i:i + 9]) for i in range(3)]
     more = [*texts, "oven " * 200]
     wanted = 0.0
@@ -140,7 +146,8 @@ def attention_by_row(stage: Open, texts: list[str]) -> list[np.ndarray]:
     """Of each suffix, what each of its rows pays each passage: float64 [rows, layers, heads, passages]."""
     model, prompt = stage.held.model, stage.prompt(texts)
     context = model.prefill(prompt.context, blocks=prompt.blocks, mask=prompt.mask, positions=prompt.positions)
-    return [np.stack([model.head_scores(context, [suffix], prompt.spans, query_rows=[(row, row + 1)], after=prompt.after)
+    return [np.stack([model.head_scores(context, [suffix], prompt.spans, query_rows=[(row, row + 1)],
+                                        after=prompt.after)
                       for row in range(len(suffix))]).astype(np.float64) for suffix in prompt.suffixes]
 
 

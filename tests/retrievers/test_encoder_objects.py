@@ -33,11 +33,13 @@ class OpenCounted(OpenEncoder):
 
     def encode_passages(self, texts: Any) -> Any:
         assert self.is_open
-        return np.stack([np.random.default_rng([self.seed, *text.encode()]).standard_normal(8, np.float32) for text in texts])
+        return np.stack([np.random.default_rng([self.seed, *text.encode()]).standard_normal(8, np.float32)
+                         for text in texts])
 
 
 def counted(seed: int = 0, called: str = "mine", opened: list[OpenCounted] | None = None) -> Encoder:
-    """An encoder of a class that no file can name; its description says as little as it may. ``opened`` gets what it opens."""
+    """An encoder of a class that no file can name; its description says as little as it may. ``opened`` gets what it
+    opens."""
     class Counted(Encoder):
         name: ClassVar[str] = called
         dimension: ClassVar[int] = 8
@@ -127,7 +129,8 @@ def test_another_object_is_refused_with_both_fingerprints(facts: list[Document],
         pass
     with pytest.raises(FingerprintMismatch):
         _build(facts, mine, counted(1))
-    with pytest.raises(IndexNotFound, match="no vectors of 'other'; it has mine"), Dense(mine, encoder=counted(0, "other")).opened():
+    with pytest.raises(IndexNotFound,
+                       match="no vectors of 'other'; it has mine"), Dense(mine, encoder=counted(0, "other")).opened():
         pass
     assert len(LanceStore(mine)) == len(facts)
 
@@ -145,7 +148,8 @@ def reversing() -> Encoder:
 
 
 @pytest.mark.parametrize("make", [counted, reversing])
-def test_without_the_object_the_error_says_that_one_made_the_index(facts: list[Document], tmp_path: Path, make: Any) -> None:
+def test_without_the_object_the_error_says_that_one_made_the_index(facts: list[Document], tmp_path: Path,
+                                                                   make: Any) -> None:
     _build(facts, tmp_path, make())
     p = _search(Dense(tmp_path))
     assert "made by an encoder object" in str(p.check()[0])
@@ -169,7 +173,8 @@ def test_a_subclass_of_ours_is_not_taken_for_its_parent(facts: list[Document], t
     assert "made by another encoder" in str(_search(Dense(tmp_path, encoder="minilm")).check()[0])
 
 
-def test_one_of_a_module_is_found_again_by_its_import_place(facts: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_of_a_module_is_found_again_by_its_import_place(facts: list[Document], tmp_path: Path,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the module was imported: an index loads no code."""
     _build(facts, tmp_path, Importable(seed=4))
     found = [_search(Dense(tmp_path, encoder=e)).run("fleas").hits for e in (None, Importable(4))]
@@ -182,14 +187,16 @@ def test_one_of_a_module_is_found_again_by_its_import_place(facts: list[Document
 
 
 def test_the_command_line_says_it_too(mine: Path) -> None:
-    with pytest.raises(PipelineError, match=r"made by an encoder object(.|\n)*pass that object: Dense\(index, encoder=\.\.\.\)"):
+    with pytest.raises(PipelineError,
+                       match=r"made by an encoder object(.|\n)*pass that object: Dense\(index, encoder=\.\.\.\)"):
         CliRunner().invoke(app, ["search", str(mine), "x"], catch_exceptions=False)
 
 
 def test_an_object_of_ours_is_found_again_by_name(facts: list[Document], tmp_path: Path) -> None:
     one = SentenceTransformerEncoder("minilm", truncate_dim=32, passage_prompt="text: ")
     _build(facts, tmp_path, one)
-    by_object, by_name = (_search(Dense(tmp_path, encoder=e)).run("how long does a flea live").hits for e in (one, None))
+    by_object, by_name = (_search(Dense(tmp_path, encoder=e)).run("how long does a flea live").hits
+                          for e in (one, None))
     assert by_object.rows.tolist() == by_name.rows.tolist()
     by_model = _search(Dense(tmp_path, encoder="minilm")).run("how long does a flea live").hits
     assert by_model.rows.tolist() == by_name.rows.tolist(), "a model's name alone means it as the index uses it"

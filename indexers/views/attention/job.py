@@ -95,7 +95,8 @@ class Prefix:
         try:
             with np.load(folder / PREFIX, allow_pickle=False) as file:
                 return cls(file["ids"], file["numbers"])
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile, NotImplementedError) as error:  # numpy's, zipfile's
+        # numpy's, zipfile's
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile, NotImplementedError) as error:
             raise damaged_view(folder, f"its prompt prefix: {error}") from None
 
     def save(self, folder: Path) -> None:

@@ -99,7 +99,8 @@ def _expect_same(version: Version, wanted: Mapping[str, Any], store: Store, lm: 
 
 def _remedy(different: set[str], store: Store, lm: str, last: int) -> str:
     if "prompt" in different:
-        return (f"rerank with the format of the cache (policy, max_words, turn: the defaults), or without cache; it was "
+        return (f"rerank with the format of the cache (policy, max_words, turn: the defaults), or without cache; it "
+                f"was "
                 f"made for {Format()}")
     if different == {"layers"}:
         return (f"choose lower heads, or store more layers: regard index --index {store.path} "

@@ -68,7 +68,8 @@ class RegardRetriever(BaseRetriever):
             for run in runs:
                 run.on_retriever_error(error)
             if return_exceptions:
-                return [error for _ in inputs]  # type: ignore[misc]  # LangChain's own signature leaves exceptions out, too
+                # LangChain's own signature leaves exceptions out, too
+                return [error for _ in inputs]  # type: ignore[misc]
             raise
         for run, documents in zip(runs, found, strict=True):
             run.on_retriever_end(documents)

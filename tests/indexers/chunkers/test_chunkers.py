@@ -18,7 +18,8 @@ from regard.rag.text import sentence_spans, words
 TEXT = "One two three. Four five six seven. Eight nine ten eleven twelve thirteen fourteen. Fifteen."
 
 pieces = st.sampled_from([
-    "The pump is on. ", "Dr. Who? ", "# Title\n", "## Sub *x*\n\n", "a\n===\n", "```\n# not\n```\n", "\r\n", "\n\n", "> # quoted\n",
+    "The pump is on. ", "Dr. Who? ", "# Title\n", "## Sub *x*\n\n", "a\n===\n", "```\n# not\n```\n", "\r\n", "\n\n",
+    "> # quoted\n",
     "- # item\n", "---\n", "日本語のテキスト。", "😀😀😀", "e\u0301", "\ud800", "\x00", "\u2028", "\x1c",
     "antidisestablishmentarianism ", "www.a-b.c/d?e=f ",
 ])
@@ -80,7 +81,8 @@ def test_sentences_are_packed_whole_and_overlap():
     assert cut(12, 4) == [f"{first} {second}", f"{second} {third} {fourth}"]
     assert cut(11, 4) == [f"{first} {second}", f"{second} {third}", fourth]
     assert cut(100, 10) == [TEXT]
-    assert cut(3, 0) == [first, "Four five six", "seven.", "Eight nine ten", "eleven twelve thirteen", "fourteen. Fifteen."]
+    assert cut(3, 0) == [first, "Four five six", "seven.", "Eight nine ten", "eleven twelve thirteen",
+                         "fourteen. Fifteen."]
 
 
 def test_fixed_tokens_slide_by_budget_less_overlap():
@@ -137,7 +139,8 @@ End.
 def test_markdown_sections_have_their_path():
     passages = Markdown(300).chunk(Document("d", MARKDOWN, metadata={"lang": "en"}))
     assert [(p.metadata.get("section"), p.text.split("\n")[0]) for p in passages] == [
-        (None, "---"), ("Guide > Install", "# Guide"), ("Guide > Usage", "Usage"), ("Guide > Usage > deep part", "### `deep` part"),
+        (None, "---"), ("Guide > Install", "# Guide"), ("Guide > Usage", "Usage"),
+        ("Guide > Usage > deep part", "### `deep` part"),
     ]
     assert passages[1].text.endswith("# not a heading\n```")
     assert all(p.metadata["lang"] == "en" for p in passages)
@@ -150,7 +153,8 @@ def test_headings_know_their_lines_under_any_line_end():
     for end in ("\n", "\r\n", "\r"):
         text = MARKDOWN.replace("\n", end)
         if end != "\r":  # front matter is recognised with these
-            assert [(h.level, h.text) for h in headings(text)] == [(1, "Guide"), (2, "Install"), (2, "Usage"), (3, "deep part")]
+            assert [(h.level, h.text) for h in headings(text)] == [(1, "Guide"), (2, "Install"), (2, "Usage"),
+                                                                   (3, "deep part")]
         lines = [text[h.start:h.end].strip().split(end)[0] for h in headings(text)]
         assert lines[-4:] == ["# Guide", "## Install", "Usage", "### `deep` part"]
 
@@ -167,9 +171,12 @@ def test_specs(spec, made):
 
 @pytest.mark.parametrize(("spec", "hint"), [
     ("", "Sentences"), ("words", "Sentences"), ("sentence", "did you mean Sentences"), ("sentences:x", "overlap"),
-    ("sentences:0", "overlap"), ("sentences:-3", "overlap"), ("sentences:40", "overlap"), ("tokens:8,overlap=8", "overlap"),
-    ("whole:3", "settings: none"), ("tokens:9,overlap", "overlap"), ("tokens:9,stride=2", "overlap"), ("tokens:9,budget=8", "once"),
-    ("tokens:9,", "overlap"), ("tokens:9,tokenizer=", "tokenizer=VALUE"), ("tokens:9,overlop=2", "did you mean overlap"),
+    ("sentences:0", "overlap"), ("sentences:-3", "overlap"), ("sentences:40", "overlap"),
+    ("tokens:8,overlap=8", "overlap"),
+    ("whole:3", "settings: none"), ("tokens:9,overlap", "overlap"), ("tokens:9,stride=2", "overlap"),
+    ("tokens:9,budget=8", "once"),
+    ("tokens:9,", "overlap"), ("tokens:9,tokenizer=", "tokenizer=VALUE"),
+    ("tokens:9,overlop=2", "did you mean overlap"),
 ])
 def test_a_bad_spec_lists_the_names_or_the_settings(spec, hint):
     with pytest.raises(ConfigError) as caught:
@@ -181,7 +188,8 @@ SPECS = ("whole", "sentences", "sentences:100", "tokens", "sentences:tokenizer=w
 
 
 def test_the_recipe_tells_settings_and_tokenizers_apart():
-    for recipes in ([part(Chunker, spec).recipe() for spec in SPECS], [part(Chunker, spec).fingerprint() for spec in SPECS]):
+    for recipes in ([part(Chunker, spec).recipe() for spec in SPECS],
+                    [part(Chunker, spec).fingerprint() for spec in SPECS]):
         assert len({repr(recipe) for recipe in recipes}) == len(SPECS)
     assert part(Chunker, "sentences").recipe() == Sentences(200, overlap=40, tokenizer="minilm").recipe()
 
@@ -191,15 +199,19 @@ def test_what_an_index_keeps_of_its_chunker_is_what_it_always_was():
     minilm, bge = "865394eda149516b04a30602d6b19444", "0b11d683923065503370e44809507913"
     written = {
         "whole": {"chunker": "whole", "version": 1},
-        "sentences:200,overlap=40": {"chunker": "sentences", "version": 1, "budget": 200, "overlap": 40, "tokenizer": "minilm",
+        "sentences:200,overlap=40": {"chunker": "sentences", "version": 1, "budget": 200, "overlap": 40,
+                                     "tokenizer": "minilm",
                                      "tokenizer_hash": minilm},
         "tokens:33,overlap=5": {"chunker": "tokens", "version": 1, "budget": 33, "overlap": 5, "tokenizer": "minilm",
                                 "tokenizer_hash": minilm},
-        "markdown:300,overlap=0": {"chunker": "markdown", "version": 1, "budget": 300, "overlap": 0, "tokenizer": "minilm",
+        "markdown:300,overlap=0": {"chunker": "markdown", "version": 1, "budget": 300, "overlap": 0,
+                                   "tokenizer": "minilm",
                                    "tokenizer_hash": minilm},
-        "sentences:50,overlap=40,tokenizer=bge-small": {"chunker": "sentences", "version": 1, "budget": 50, "overlap": 40,
+        "sentences:50,overlap=40,tokenizer=bge-small": {"chunker": "sentences", "version": 1, "budget": 50,
+                                                        "overlap": 40,
                                                         "tokenizer": "bge-small", "tokenizer_hash": bge},
-        "tokens:20,overlap=1,tokenizer=words": {"chunker": "tokens", "version": 1, "budget": 20, "overlap": 1, "tokenizer": "words",
+        "tokens:20,overlap=1,tokenizer=words": {"chunker": "tokens", "version": 1, "budget": 20, "overlap": 1,
+                                                "tokenizer": "words",
                                                 "tokenizer_hash": "regard.rag.text.words"},
     }
     assert {spec: part(Chunker, spec).spec for spec in written} == {spec: spec for spec in written}

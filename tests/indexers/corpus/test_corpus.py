@@ -31,8 +31,10 @@ def folder(tmp_path):
         "b/notes.md": b"---\nlayout: page\n---\n# The *pump*\r\n\r\nTurn it on.\r\n",
         "a.txt": "\ufeffNaïve text.".encode(),
         "b/page.html": (
-            b"<html><head><meta charset='iso-8859-1'><title>A  caf\xe9</title><script>alert(1)</script></head><body><nav>Menu</nav>"
-            b"<h1>Head</h1><p>One <b>bold</b>\nline.<br>Two</p><!-- no --><pre>  x = 1\n    y</pre><ul><li>i</li><li>ii</li></ul>"
+            b"<html><head><meta charset='iso-8859-1'><title>A  caf\xe9</title><script>alert(1)</script></head><body>"
+            b"<nav>Menu</nav>"
+            b"<h1>Head</h1><p>One <b>bold</b>\nline.<br>Two</p><!-- no --><pre>  x = 1\n    y</pre><ul><li>i</li>"
+            b"<li>ii</li></ul>"
             b"<table><tr><td>1</td><td>2</td></tr></table>&amp; on</body></html>"
         ),
         "c/old.txt": "“quoted” naïve".encode("cp1252"),
@@ -54,7 +56,8 @@ def folder(tmp_path):
 
 def test_a_folder_gives_its_texts_in_order_and_counts_the_rest(folder):
     documents, skips = read(folder)
-    assert [d.id for d in documents] == ["a.txt", "b/notes.md", "b/page.html", "c/manual.pdf", "c/old.txt", "c/wide.txt"]
+    assert [d.id for d in documents] == ["a.txt", "b/notes.md", "b/page.html", "c/manual.pdf", "c/old.txt",
+                                         "c/wide.txt"]
     assert [d.title for d in documents] == ["a", "The pump", "A café", "A pump manual", "old", "wide"]
     by_id = {d.id: d for d in documents}
     assert by_id["a.txt"].text == "Naïve text."
@@ -88,7 +91,8 @@ def test_a_text_file_is_a_text_whatever_it_begins_with(tmp_path):
     assert detect_format(tmp_path / "old.txt") == "trec"
 
 
-@pytest.mark.parametrize("charset", ["utf-16", "idna", "hex", "undefined", "no-such", "latin-1", "us-ascii", "windows-1252"])
+@pytest.mark.parametrize("charset",
+                         ["utf-16", "idna", "hex", "undefined", "no-such", "latin-1", "us-ascii", "windows-1252"])
 def test_a_declared_encoding_is_read_as_browsers_read_it(tmp_path, charset):
     (tmp_path / "p.html").write_bytes(f"<meta charset={charset}><p>“x”</p>".encode("cp1252"))
     assert [d.text for d in read(tmp_path)[0]] == ["“x”"]
@@ -133,7 +137,8 @@ def jsonl(records):
     return "\n".join(map(json.dumps, records))
 
 
-@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.gz", "beir/corpus.jsonl", "beir/corpus.jsonl.gz", "shards/1.jsonl", "noname"])
+@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.gz", "beir/corpus.jsonl", "beir/corpus.jsonl.gz",
+                                  "shards/1.jsonl", "noname"])
 def test_json_lines(tmp_path, name):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
@@ -151,7 +156,8 @@ def test_json_lines(tmp_path, name):
 
 def test_a_bad_line_is_a_skip_with_its_number(tmp_path):
     path = tmp_path / "c.jsonl"
-    path.write_bytes("\n".join([jsonl(RECORDS[:1]), "", *BAD]).encode() + b'\n{"id": "\xff"}\n' + jsonl(RECORDS[1:]).encode())
+    path.write_bytes("\n".join([jsonl(RECORDS[:1]), "", *BAD]).encode() + b'\n{"id": "\xff"}\n'
+                     + jsonl(RECORDS[1:]).encode())
     documents, skips = read(path)
     assert [d.id for d in documents] == ["a", "7", "c", "d"]
     assert [skip.location for skip in skips] == [f"{path}:{3 + i}" for i in range(len(BAD) + 1)]
@@ -225,12 +231,14 @@ def test_parquet(tmp_path):
 
     path = tmp_path / "c.parquet"
     table = pa.table({
-        "_id": ["a", "b", None], "text": ["first", None, "third"], "year": [2020, 2021, 2022], "vector": [[1.0, 2.0]] * 3,
+        "_id": ["a", "b", None], "text": ["first", None, "third"], "year": [2020, 2021, 2022],
+        "vector": [[1.0, 2.0]] * 3,
         "day": [datetime.date(2020, 1, 2)] * 3, "raw": [b"x"] * 3, "metadata": [{"lang": "en"}] * 3,
     })
     parquet.write_table(table, path)
     documents, skips = read(path)
-    assert [(d.id, d.text, d.metadata) for d in documents] == [("a", "first", {"year": 2020, "day": "2020-01-02", "lang": "en"})]
+    assert [(d.id, d.text, d.metadata) for d in documents] == [("a", "first",
+                                                                {"year": 2020, "day": "2020-01-02", "lang": "en"})]
     assert [skip.location for skip in skips] == [f"{path} row 2", f"{path} row 3"]
     assert estimate_size(path) == 3
     assert detect_format(tmp_path) == "parquet"
@@ -280,7 +288,8 @@ def test_well_formed_text_can_be_encoded_and_good_text_is_left_alone(text):
 
 @pytest.mark.data
 def test_the_shared_collections(shared_data):
-    for name, size in (("scifact", 5183), ("vaswani", 11429), ("msmarco-dl19", 4297), ("hotpotqa-100", 994), ("xquad-en", 240)):
+    for name, size in (("scifact", 5183), ("vaswani", 11429), ("msmarco-dl19", 4297), ("hotpotqa-100", 994),
+                       ("xquad-en", 240)):
         documents, skips = read(shared_data / name)
         assert (len(documents), skips) == (size, [])
         assert estimate_size(shared_data / name) == size

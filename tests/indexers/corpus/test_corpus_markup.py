@@ -1,4 +1,5 @@
-"""HTML, Markdown and TREC's markup against slower readers of the same: a tree, a full parse, backtracking regular expressions."""
+"""HTML, Markdown and TREC's markup against slower readers of the same: a tree, a full parse, backtracking regular
+expressions."""
 
 from __future__ import annotations
 
@@ -52,10 +53,13 @@ def _from_tree(markup: str) -> tuple[str, str]:
     return re.sub(r"[ \t\n\r\f\v]+", " ", heading.get_text()).strip() if heading else "", "".join(out)
 
 
-_ELEMENTS = ("p", "b", "div", "li", "ul", "pre", "title", "h1", "nav", "td", "table", "svg", "head", "body", "form", "textarea", "rt")
+_ELEMENTS = ("p", "b", "div", "li", "ul", "pre", "title", "h1", "nav", "td", "table", "svg", "head", "body", "form",
+             "textarea", "rt")
 _HTML = st.sampled_from([
-    *(f"<{name}>" for name in _ELEMENTS), *(f"</{name}>" for name in _ELEMENTS), "<br>", "<hr>", "<img alt='>'>", "<b/>", "<!-- c -->",
-    "<!doctype html>", "<?pi>", "<script>x</script>", "<style>", "</style>", "<p class=a id='b'>", "a", "b ", "\n", "  ", "x\ny", "&amp;",
+    *(f"<{name}>" for name in _ELEMENTS), *(f"</{name}>" for name in _ELEMENTS), "<br>", "<hr>", "<img alt='>'>",
+    "<b/>", "<!-- c -->",
+    "<!doctype html>", "<?pi>", "<script>x</script>", "<style>", "</style>", "<p class=a id='b'>", "a", "b ", "\n",
+    "  ", "x\ny", "&amp;",
     "&lt;", "&nbsp;", "&#65;", "&#128;", "é",
 ])
 
@@ -66,7 +70,8 @@ def test_html_is_read_as_its_tree_is(markup: str) -> None:
     assert html.content(markup) == _from_tree(markup)
 
 
-_BROKEN = st.sampled_from(["<", ">", "<a", "<!--", "-->", "<![", "]]>", "<![CDATA[", "<?", "</", "&", "&#", ";", "'", '"', "=", "x", " "])
+_BROKEN = st.sampled_from(["<", ">", "<a", "<!--", "-->", "<![", "]]>", "<![CDATA[", "<?", "</", "&", "&#", ";", "'",
+                           '"', "=", "x", " "])
 
 
 @given(st.lists(_BROKEN, max_size=40).map("".join))
@@ -82,7 +87,8 @@ def test_what_is_never_closed_is_text() -> None:
     assert html.content("a &#" + "9" * 5000 + "; c")[1] == "a \ufffd c"
 
 
-_MARKDOWN = st.sampled_from(["# ", "## ", "a", "b", "*", "_", "`", "[x]", "(u)", "[x]: u\n", "\n", "\n\n", "- ", "> ", "===\n", "---\n",
+_MARKDOWN = st.sampled_from(["# ", "## ", "a", "b", "*", "_", "`", "[x]", "(u)", "[x]: u\n", "\n", "\n\n", "- ", "> ",
+                             "===\n", "---\n",
                              "\\*", "&amp;", "<b>", "![i](u)", "  ", "```\n", "    ", "\r\n", "<!-- x -->"])
 
 
@@ -100,7 +106,8 @@ def test_headings_are_those_of_a_full_parse(text: str) -> None:
 
 _TITLE = re.compile(r"<(TITLE|HEADLINE|HEAD|HL|TTL|TI)>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
 _NUMBERS = re.compile(r"<(DOCNO|DOCID|DOCHDR|FILEID)>.*?</\1>", re.IGNORECASE | re.DOTALL)
-_TREC = st.sampled_from([*(f"<{slash}{name}>" for name in ("TI", "ti", "TITLE", "HL", "DOCNO", "docid", "TEXT") for slash in ("", "/")),
+_TREC = st.sampled_from([*(f"<{slash}{name}>" for name in ("TI", "ti", "TITLE", "HL", "DOCNO", "docid", "TEXT")
+                           for slash in ("", "/")),
                          "a", " b", "\n", "<i>", "&amp;", "<", ">"])
 
 
@@ -115,7 +122,8 @@ def test_trec_markup_is_read_as_by_backtracking(markup: str) -> None:
     body = "\n\n".join(match.group(1).strip() for match in trec._TEXT.finditer(markup))
     text = plain(body) or plain(_TITLE.sub("", _NUMBERS.sub("", markup)))
     heading = " ".join(plain(title.group(2)).split()) if title else ""
-    expected = (name.group(1).strip(), *((text, heading) if text else (heading, ""))) if name and name.group(1).strip() else None
+    expected = (name.group(1).strip(),
+                *((text, heading) if text else (heading, ""))) if name and name.group(1).strip() else None
     try:
         found = trec._document(markup.encode())
     except Unreadable:

@@ -30,8 +30,10 @@ from regard.rag.parts import part
 from ...pdfs import pdf_of
 
 SMALL = Limits(
-    record_bytes=10_000, file_bytes=1_000_000, decompressed_bytes=100_000_000, decompressed_ratio=50, document_characters=20_000,
-    stored_characters=60_000, passage_characters=1_000, metadata_depth=5, id_characters=100, seconds=1, memory_bytes=200_000_000,
+    record_bytes=10_000, file_bytes=1_000_000, decompressed_bytes=100_000_000, decompressed_ratio=50,
+    document_characters=20_000,
+    stored_characters=60_000, passage_characters=1_000, metadata_depth=5, id_characters=100, seconds=1,
+    memory_bytes=200_000_000,
 )
 
 
@@ -50,7 +52,8 @@ SLOW_PDF = pdf_of(b"BT /F1 12 Tf " + b"1 0 0 1 0 0 Tm (a) Tj " * 40_000 + b"ET")
 GOOD_PDF = pdf_of(b"BT /F1 12 Tf (fine) Tj ET")
 
 
-# --- records ---------------------------------------------------------------------------------------------------------------------------
+# --- records ----------------------------------------------------------------------------------------------------------
+# -----------------
 
 GOOD = json.dumps({"id": "good", "text": "fine"})
 DEEP = '{"a":' * 8 + "1" + "}" * 8
@@ -58,7 +61,8 @@ LINES = {
     "a long line": (json.dumps({"id": "x", "text": "y" * 20_000}), "record_bytes"),
     "a line of many megabytes": ("y" * 3_000_000, "record_bytes"),
     "deep metadata": (f'{{"id":"x","text":"y","metadata":{DEEP}}}', "metadata_depth"),
-    "deeper metadata than Python goes": ('{"id":"x","text":"y","metadata":' + '{"a":' * 900 + "1" + "}" * 901, "deep|recursion"),
+    "deeper metadata than Python goes": ('{"id":"x","text":"y","metadata":' + '{"a":' * 900 + "1" + "}" * 901,
+                                         "deep|recursion"),
     "a long id": (json.dumps({"id": "x" * 101, "text": "y"}), "id_characters"),
     "an id with NUL": (json.dumps({"id": "a\0", "text": "y"}), "NUL"),
     "an empty id": (json.dumps({"id": "", "text": "y"}), "no id"),
@@ -82,8 +86,10 @@ def test_a_hostile_line_is_a_skip(tmp_path: Path, name: str, packed: bool) -> No
 
 
 @pytest.mark.parametrize(("name", "document", "reason"), [
-    ("a long line", "<TEXT>" + "y" * 20_000 + "</TEXT>", "record_bytes"), ("many lines", "<TEXT>" + "y\n" * 9_000, "record_bytes"),
-    ("a long id", "<DOCNO>" + "i" * 101 + "</DOCNO>text", "id_characters"), ("no end of a title", "<TI>" * 2_000, "no text"),
+    ("a long line", "<TEXT>" + "y" * 20_000 + "</TEXT>", "record_bytes"),
+    ("many lines", "<TEXT>" + "y\n" * 9_000, "record_bytes"),
+    ("a long id", "<DOCNO>" + "i" * 101 + "</DOCNO>text", "id_characters"),
+    ("no end of a title", "<TI>" * 2_000, "no text"),
     ("a huge character reference", "&#" + "1" * 5_000 + ";", ""),
 ])
 def test_a_hostile_trec_document_is_a_skip(tmp_path: Path, name: str, document: str, reason: str) -> None:
@@ -98,7 +104,8 @@ def test_a_hostile_trec_document_is_a_skip(tmp_path: Path, name: str, document: 
 
 def test_a_document_without_one_of_its_lines_is_not_read_as_if_it_were_whole(tmp_path: Path) -> None:
     path = tmp_path / "c.trec"
-    path.write_text("<DOC><DOCNO>cut</DOCNO>before\n" + "y" * 20_000 + "\nafter</DOC>\n<DOC><DOCNO>good</DOCNO>fine</DOC>")
+    path.write_text("<DOC><DOCNO>cut</DOCNO>before\n" + "y" * 20_000
+                    + "\nafter</DOC>\n<DOC><DOCNO>good</DOCNO>fine</DOC>")
     ids, skips = read(path)
     assert ids == ["good"]
     assert [skip.location for skip in skips] == [f"{path}:2", f"{path}:1"]
@@ -113,8 +120,12 @@ def test_a_gzip_bomb_is_a_skip_and_what_came_before_is_read(tmp_path: Path) -> N
     ids, skips = read(path)
     assert ids == ["good"]
     assert "decompressed_ratio=50" in skips[-1].reason
-    assert "decompressed_bytes" in read(path, limits=Limits(decompressed_bytes=1_000_000, decompressed_ratio=10_000))[1][-1].reason
-    assert not read(path, limits=Limits(decompressed_ratio=10_000, record_bytes=100_000_000))[1][0].reason.count("decompressed")
+    assert "decompressed_bytes" in read(path,
+                                        limits=Limits(decompressed_bytes=1_000_000,
+                                                      decompressed_ratio=10_000))[1][-1].reason
+    assert not read(path,
+                    limits=Limits(decompressed_ratio=10_000,
+                                  record_bytes=100_000_000))[1][0].reason.count("decompressed")
 
 
 def test_a_file_without_line_ends_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,15 +159,20 @@ def test_hostile_parquet_rows_are_skips(tmp_path: Path) -> None:
     assert "decompressed_ratio" in reasons.pop()
 
 
-# --- files -----------------------------------------------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------------------------------
+# -----------------
 
 FILES: dict[str, tuple[bytes, str]] = {
     "huge.txt": (b"y" * 90_000, "document_characters"), "long.txt": (b"y" * 30_000, "document_characters"),
-    "huge.pdf": (b"%PDF" + b"y" * 1_100_000, "file_bytes"), "slow.pdf": (SLOW_PDF, "seconds"), "broken.pdf": (b"%PDF-1.4\n", "PDF"),
-    "long.html": (b"<p>" + b"y" * 30_000, "document_characters"), "empty.html": (b"<![" * 6_000, ""), "tags.html": (b"<a " * 6_000, ""),
+    "huge.pdf": (b"%PDF" + b"y" * 1_100_000, "file_bytes"), "slow.pdf": (SLOW_PDF, "seconds"),
+    "broken.pdf": (b"%PDF-1.4\n", "PDF"),
+    "long.html": (b"<p>" + b"y" * 30_000, "document_characters"), "empty.html": (b"<![" * 6_000, ""),
+    "tags.html": (b"<a " * 6_000, ""),
     "references.html": (b"<p>&#" + b"1" * 9_000, ""), "reference.html": (b"<p title='&#x" + b"1" * 9_000 + b";'>x", ""),
-    "long.md": (b"# y" + b"y" * 30_000, "document_characters"), "title.md": (b"---\ntitle: x" + b" " * 15_000 + b"y\n---\nz", ""),
-    "quotes.md": (b">" * 19_000, ""), "brackets.md": (b"# " + b"[" * 19_000, ""), "emphasis.md": (b"# " + b"*a_" * 6_000, ""),
+    "long.md": (b"# y" + b"y" * 30_000, "document_characters"),
+    "title.md": (b"---\ntitle: x" + b" " * 15_000 + b"y\n---\nz", ""),
+    "quotes.md": (b">" * 19_000, ""), "brackets.md": (b"# " + b"[" * 19_000, ""),
+    "emphasis.md": (b"# " + b"*a_" * 6_000, ""),
     "charset.html": (b"<meta charset=punycode>" + b"y-" * 9_000, ""),
 }
 
@@ -176,8 +192,10 @@ def test_every_hostile_file_of_a_folder_is_read_or_skipped_and_the_rest_is_read(
 
 
 @pytest.mark.parametrize(("suffix", "unit"), [
-    ("html", "<a "), ("html", "<a b='"), ("html", "<!--x>"), ("html", "<![CDATA[>"), ("html", "</a "), ("html", "<b>x<br/>"),
-    ("html", "<br></p>"), ("html", "<?"), ("md", "> "), ("md", "[a]: b\n"), ("md", "- "), ("md", "*a_ [x](y `"), ("md", "\n\n# ["),
+    ("html", "<a "), ("html", "<a b='"), ("html", "<!--x>"), ("html", "<![CDATA[>"), ("html", "</a "),
+    ("html", "<b>x<br/>"),
+    ("html", "<br></p>"), ("html", "<?"), ("md", "> "), ("md", "[a]: b\n"), ("md", "- "), ("md", "*a_ [x](y `"),
+    ("md", "\n\n# ["),
     ("trec", "<TI>"), ("trec", "<DOCNO><HL>"), ("trec", "<DOCID>"), ("trec", "<a"), ("trec", "&#1"),
 ])
 def test_a_megabyte_is_parsed_in_time(tmp_path: Path, suffix: str, unit: str) -> None:
@@ -190,14 +208,17 @@ def test_a_megabyte_is_parsed_in_time(tmp_path: Path, suffix: str, unit: str) ->
     assert time.process_time() - start < 15
 
 
-# --- the parser process ----------------------------------------------------------------------------------------------------------------
+# --- the parser process
+# ----------------------------------------------------------------------------------------------------------------
 
 def test_the_parser_process_gives_what_this_process_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     page = b"<title>T\xc3\xa9</title><p>a <b>b</b></p><pre> x\n  y</pre>\xf0\x9f\x98\x80"
     text = b"# A *b*\n\ntext\n\n## C `d`\n" + "\ud800".encode("utf-8", "surrogatepass")
-    here = [parsing.parse("html", page, SMALL), parsing.parse("headings", text, SMALL), parsing.parse("title", text, SMALL)]
+    here = [parsing.parse("html", page, SMALL), parsing.parse("headings", text, SMALL),
+            parsing.parse("title", text, SMALL)]
     monkeypatch.setattr(parsing, "_SHORT", -1)
-    there = [parsing.parse("html", page, SMALL), parsing.parse("headings", text, SMALL), parsing.parse("title", text, SMALL)]
+    there = [parsing.parse("html", page, SMALL), parsing.parse("headings", text, SMALL),
+             parsing.parse("title", text, SMALL)]
     assert here == [tuple(there[0]) if i == 0 else there[i] for i in range(3)]
 
 
@@ -261,7 +282,8 @@ def test_the_parser_process_knows_no_secrets_and_ends_with_its_parent(monkeypatc
         time.sleep(0.05)
 
 
-# --- what is no file, and links --------------------------------------------------------------------------------------------------------
+# --- what is no file, and links
+# --------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("format", ["auto", "folder", "jsonl", "beir", "trec", "parquet"])
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
@@ -335,7 +357,8 @@ def test_a_beir_corpus_that_leads_out_is_refused(tmp_path: Path) -> None:
     assert read(tmp_path / "beir", limits=Limits(outside_links=True))[0] == ["good"]
 
 
-# --- Python objects and the job --------------------------------------------------------------------------------------------------------
+# --- Python objects and the job
+# --------------------------------------------------------------------------------------------------------
 
 def _nested(depth: int) -> dict[str, Any]:
     inner: dict[str, Any] = {}
@@ -354,7 +377,8 @@ OBJECTS: dict[str, Any] = {
     "no text": Document("x", None), "no id": Document(None, "t"),
     "an empty id": Document("", "t"), "a long id": Document("x" * 10 ** 6, "t"),
     "NUL": Document("a\0b", "t"), "no title": Document("x", "t", None), "no metadata": Document("x", "t", "", None),
-    "deep": Document("x", "t", "", _nested(3000)), "a deep mapping": {"id": "x", "text": "t", "metadata": _nested(3000)},
+    "deep": Document("x", "t", "", _nested(3000)),
+    "a deep mapping": {"id": "x", "text": "t", "metadata": _nested(3000)},
     "a cycle": Document("x", "t", "", _cycle()), "a cyclic mapping": {"id": "x", "text": "t", "metadata": _cycle()},
     "NaN": Document("x", "t", "", {"a": [math.nan]}), "a key": Document("x", "t", "", {"a": {(1, 2): 3}}),
     "long": Document("x", "t" * 20_001), "long metadata": Document("x", "t. " * 500, "", {"a": "m" * 59_000}),
@@ -410,14 +434,16 @@ def test_what_passages_repeat_counts() -> None:
     assert part(Chunker, "sentences:200,tokenizer=words").chunk(document, SMALL)
 
 
-# --- the settings ----------------------------------------------------------------------------------------------------------------------
+# --- the settings
+# ----------------------------------------------------------------------------------------------------------------------
 
 def test_limits_as_text() -> None:
     limits = Limits.parse(["record_bytes=64M", "seconds=5", "outside_links=true"])
     assert limits == Limits(record_bytes=64_000_000, seconds=5, outside_links=True)
     assert Limits.parse(limits.settings()) == limits
     assert Limits().settings() == []
-    for wrong in ("seconds", "seconds=", "seconds=0", "seconds=-1", "seconds=x", "second=1", "outside_links=2", "seconds=" + "9" * 5000):
+    for wrong in ("seconds", "seconds=", "seconds=0", "seconds=-1", "seconds=x", "second=1", "outside_links=2",
+                  "seconds=" + "9" * 5000):
         with pytest.raises(ConfigError):
             Limits.parse([wrong])
     with pytest.raises(ConfigError):
@@ -433,14 +459,16 @@ def test_the_command_takes_limits_and_says_their_defaults(tmp_path: Path) -> Non
     (tmp_path / "c").mkdir()
     for name, text in (("a.txt", "fine"), ("b.txt", "too long")):
         (tmp_path / "c" / name).write_text(text)
-    arguments = ["index", str(tmp_path / "c"), "--index", str(tmp_path / "i"), "--encoder", "none", "--view", "bm25", "--json"]
+    arguments = ["index", str(tmp_path / "c"), "--index", str(tmp_path / "i"), "--encoder", "none", "--view", "bm25",
+                 "--json"]
     result = CliRunner().invoke(app, [*arguments, "--limit", "document_characters=5"])
     report = json.loads(result.stdout[result.stdout.index("{"):])
     assert (report["added"], report["skipped"]) == (1, 1)
     assert "--limit document_characters=N" in report["skips"][0]["reason"]
 
 
-# --- memory ----------------------------------------------------------------------------------------------------------------------------
+# --- memory -----------------------------------------------------------------------------------------------------------
+# -----------------
 
 _MEASURED = """
 import re, resource, sys
@@ -473,7 +501,8 @@ def _line(path: Path) -> None:
 
 MEMORY: dict[str, tuple[Callable[[Path], object], int]] = {  # MB of this process beyond what it held
     "bomb.jsonl.gz": (_bomb, 100), "line.jsonl": (_line, 100),
-    "values.jsonl": (lambda path: path.write_bytes(b'{"id":"good","text":"fine","v":[' + b"{}," * 5_200_000 + b"0]}\n"), 700),
+    "values.jsonl": (lambda path: path.write_bytes(b'{"id":"good","text":"fine","v":[' + b"{}," * 5_200_000 + b"0]}\n"),
+                     700),
     "folder/tags.html": (lambda path: path.write_bytes(b"<a " * 20_000_000), 500),
     "folder/wide.txt": (lambda path: path.write_bytes(b"y" * 60_000_000 + "😀".encode()), 600),
 }
@@ -488,7 +517,8 @@ def test_memory_is_bounded(tmp_path: Path, name: str) -> None:
     make(path)
     if "/" in name:
         (path.parent / "good.txt").write_text("fine")
-    out = subprocess.run([sys.executable, "-c", _MEASURED, str(path.parent if "/" in name else path)], capture_output=True, text=True,
+    out = subprocess.run([sys.executable, "-c", _MEASURED, str(path.parent if "/" in name else path)],
+                         capture_output=True, text=True,
                          check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
     documents, own, child = map(int, out.stdout.split())
     assert documents == 1

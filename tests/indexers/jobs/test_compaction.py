@@ -36,7 +36,8 @@ from regard.rag.app.cli import app
 from regard.rag.errors import ConfigError, DeletionRefused, IndexNotFound, StorageError
 from typer.testing import CliRunner
 
-SECRET = Document("zq-secret-id", "Zanzibarquux betrays the plan. Wombatulous details follow here.", "Zqtitle Xylobrand",
+SECRET = Document("zq-secret-id", "Zanzibarquux betrays the plan. Wombatulous details follow here.",
+                  "Zqtitle Xylobrand",
                   {"zqfield": "Quuzmeta", "n": 1})
 PLANTED = ("zq-secret", "zanzibarquux", "wombatul", "zqtitle", "xylobrand", "quuzmeta", "betray")
 """What only ``SECRET`` holds, as words and as stems, in lower case."""
@@ -68,7 +69,8 @@ def _content(path: Path, version: int | None = None) -> dict[int, tuple[Any, ...
 
 
 def _planted_in(path: Path) -> list[str]:
-    """Where a planted word is found: in a file's bytes or name, or in what Lance reads of any version (its files may be compressed)."""
+    """Where a planted word is found: in a file's bytes or name, or in what Lance reads of any version (its files may be
+    compressed)."""
     found = []
     for file in path.rglob("*"):
         seen = file.name.lower().encode() + (file.read_bytes().lower() if file.is_file() else b"")
@@ -76,7 +78,7 @@ def _planted_in(path: Path) -> list[str]:
     for dataset in (folder for folder in path.rglob("*.lance") if folder.is_dir()):
         for version in lance.dataset(str(dataset)).versions():
             opened = lance.dataset(str(dataset), version=version["version"])
-            text = f"{opened.to_table().drop_columns([c for c in opened.schema.names if c.startswith('vector')]).to_pylist()}".lower()
+            text = f"{opened.to_table().drop_columns([c for c in opened.schema.names if c.startswith('vector')]).to_pylist()}".lower()  # noqa: E501
             found += [f"{dataset.name} version {version['version']}: {word}" for word in PLANTED if word in text]
     return found
 
@@ -145,7 +147,8 @@ def test_a_compaction_changes_no_passage_and_no_order_and_takes_what_is_not_need
     assert list(_content(index).items()) == list(before.items())
     assert (report.fragments_before, report.fragments_after) == (5, 1)
     assert report.bytes_after < report.bytes_before
-    assert [*versions(lance.dataset(str(index / DATASET)))] == [old + 2]  # Lance reserves the new fragments' numbers in one of the two
+    # Lance reserves the new fragments' numbers in one of the two
+    assert [*versions(lance.dataset(str(index / DATASET)))] == [old + 2]
     left = _files(index / DATASET)
     assert not {name for name in left if name.startswith(("data/", "_deletions/"))} & files
     assert sum(name.startswith("data/") for name in left) == 1
@@ -166,23 +169,27 @@ def test_every_noted_digest_of_a_compacted_index_is_right(index: Path) -> None:
 
 def test_views_are_carried_over_and_not_built_again(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = LanceStore(index)
-    before = {file.name: file.stat().st_ino for file in (index / "views").rglob(f"{store.version}/*") if file.name != "view.json"}
+    before = {file.name: file.stat().st_ino for file in (index / "views").rglob(f"{store.version}/*")
+              if file.name != "view.json"}
     described = {file.parents[1].name: json.loads(file.read_bytes()) for file in index.rglob("view.json")}
     store.close()
     for kind in ("bm25.BM25Index", "faiss_view.FaissKind"):
         monkeypatch.setattr(f"regard.indexers.views.{kind}.build", lambda *_: pytest.fail("a view was built"))
     compact(index)
     store = LanceStore(index)
-    after = {file.name: file.stat().st_ino for file in (index / "views").rglob(f"{store.version}/*") if file.name != "view.json"}
+    after = {file.name: file.stat().st_ino for file in (index / "views").rglob(f"{store.version}/*")
+             if file.name != "view.json"}
     assert after == before
     assert len(described) == 2
     for file in index.rglob("view.json"):
         old = described[file.parents[1].name]
-        assert json.loads(file.read_bytes()) == sealed({**old, "version": store.version, "commit": store.commit}, file.name)
+        assert json.loads(file.read_bytes()) == sealed({**old, "version": store.version, "commit": store.commit},
+                                                       file.name)
     assert open_view(store, parse_view("bm25")).rows.tolist() == store.rows.tolist()
 
 
-def test_a_view_is_carried_over_after_a_kill_between_the_commit_and_it(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_view_is_carried_over_after_a_kill_between_the_commit_and_it(index: Path,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("regard.indexers.jobs.compaction._update_views", lambda *_: (_ for _ in ()).throw(SystemExit))
         with pytest.raises(SystemExit):
@@ -232,13 +239,15 @@ def test_tagged_versions_and_those_that_are_asked_for_stay(index: Path) -> None:
     assert _content(index, 3) == tagged
 
 
-_STEPS = st.one_of(st.tuples(st.just("add"), st.integers(0, 12), st.integers(0, 3)), st.tuples(st.just("delete"), st.integers(0, 12)),
+_STEPS = st.one_of(st.tuples(st.just("add"), st.integers(0, 12), st.integers(0, 3)),
+                   st.tuples(st.just("delete"), st.integers(0, 12)),
                    st.tuples(st.sampled_from(["compact", "purge"])))
 
 
 @settings(max_examples=12)
 @given(steps=st.lists(_STEPS, min_size=2, max_size=10))
-def test_any_order_of_changes_and_compactions_is_that_of_a_dictionary(steps: list[tuple[Any, ...]], tmp_path_factory: Any) -> None:
+def test_any_order_of_changes_and_compactions_is_that_of_a_dictionary(steps: list[tuple[Any, ...]],
+                                                                      tmp_path_factory: Any) -> None:
     index = tmp_path_factory.mktemp("model") / "i"
     held: dict[str, str] = {"first": "the first"}
     build_index([Document("first", "the first")], index, encoder=None, chunker="whole", views=["bm25"], progress=False)
@@ -265,7 +274,8 @@ def test_any_order_of_changes_and_compactions_is_that_of_a_dictionary(steps: lis
                 assert passage in store.passages([row for row in found if row >= 0])
 
 
-def test_vectors_on_their_way_into_the_index_survive_a_compaction(index: Path, hash_encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vectors_on_their_way_into_the_index_survive_a_compaction(index: Path, hash_encoder: Any,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     class Other(hash_encoder):  # type: ignore[misc]  # a fixture
         name = "other"
 
@@ -283,7 +293,8 @@ def test_vectors_on_their_way_into_the_index_survive_a_compaction(index: Path, h
     _add_encoder(index, new)
     assert new.encoded == 26
     store = LanceStore(index)
-    assert np.array_equal(np.concatenate([*store.vectors("other")]), new.encode_passages([p.full_text for p in store.passages(store.rows)]))
+    assert np.array_equal(np.concatenate([*store.vectors("other")]),
+                          new.encode_passages([p.full_text for p in store.passages(store.rows)]))
 
 
 def _add_encoder(path: Path, encoder: Any) -> None:
@@ -298,7 +309,8 @@ def _add_encoder(path: Path, encoder: Any) -> None:
 def test_what_an_open_reader_uses_stays_until_it_closes(index: Path) -> None:
     reader = LanceStore(index)
     passages = reader.passages(reader.rows)
-    done = _in_another_process(index, f"delete_documents({str(index)!r}, [{SECRET.id!r}]); print(compact({str(index)!r}).kept)")
+    done = _in_another_process(index, f"delete_documents({str(index)!r}, [{SECRET.id!r}]); "
+                                      f"print(compact({str(index)!r}).kept)")
     assert f"reads version {reader.version}" in done
     assert reader.passages(reader.rows) == passages
     assert reader.version in versions(lance.dataset(str(index / DATASET)))
@@ -310,7 +322,8 @@ def test_what_an_open_reader_uses_stays_until_it_closes(index: Path) -> None:
 
 def test_a_reader_in_another_process_is_named_and_its_death_frees_the_version(index: Path) -> None:
     code = f"store = LanceStore({str(index)!r}); print('open', flush=True); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", _IMPORTS + code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
+    with subprocess.Popen([sys.executable, "-c",
+                           _IMPORTS + code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
         assert reader.stdout
         assert reader.stdout.readline() == b"open\n"
         before = _content(index)
@@ -365,7 +378,8 @@ def test_a_folder_that_may_only_be_read_can_be_read(index: Path) -> None:
     for folder in [index, *index.rglob("*")]:
         folder.chmod(0o555 if folder.is_dir() else 0o444)
     try:
-        done = _in_another_process(index, f"s = LanceStore({str(index)!r}); print(len(s.passages(s.rows)), s._lease is not None)")
+        done = _in_another_process(index, f"s = LanceStore({str(index)!r}); print(len(s.passages(s.rows)), s._lease is "
+                                          f"not None)")
         assert done.split() == ["26", "True"]
     finally:
         for folder in [index, *index.rglob("*")]:
@@ -373,8 +387,10 @@ def test_a_folder_that_may_only_be_read_can_be_read(index: Path) -> None:
 
 
 @pytest.mark.parametrize("before", ["_take", "_lock_shared"])
-def test_a_version_that_goes_while_it_is_opened_is_opened_anew(before: str, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A whole compaction fits between Lance's opening of a version and our lease on it, and between the lease's file and its lock."""
+def test_a_version_that_goes_while_it_is_opened_is_opened_anew(before: str, index: Path,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole compaction fits between Lance's opening of a version and our lease on it, and between the lease's file
+    and its lock."""
     original, calls = getattr(leases, before), list[int]()
 
     def late(argument: Any) -> Any:
@@ -389,7 +405,8 @@ def test_a_version_that_goes_while_it_is_opened_is_opened_anew(before: str, inde
         assert store.version > old
         assert len(store.passages(store.rows)) == 26
         assert delete_documents(index, ["d1"]).documents == 1
-        assert any(f"reads version {store.version}" in reason for reason in compact(index).kept)  # the lease is on the new one
+        # the lease is on the new one
+        assert any(f"reads version {store.version}" in reason for reason in compact(index).kept)
 
 
 # -- purge ------------------------------------------------------------------------------
@@ -492,7 +509,8 @@ def test_pending_vectors_of_what_is_purged_go(index: Path) -> None:
     assert not home.exists()
 
 
-def test_a_view_whose_model_is_gone_is_removed_by_a_purge_and_kept_by_a_compaction(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_view_whose_model_is_gone_is_removed_by_a_purge_and_kept_by_a_compaction(index: Path,
+                                                                                   monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: E501
     from regard.rag.errors import ModelNotFound
 
     def gone(*_: Any, **__: Any) -> None:
@@ -510,7 +528,7 @@ def test_a_view_whose_model_is_gone_is_removed_by_a_purge_and_kept_by_a_compacti
     assert _planted_in(index) == []
 
 
-_IMPORTS = "import sys; from regard.indexers import compact, delete_documents; from regard.indexers.stores.lance.store import LanceStore; "
+_IMPORTS = "import sys; from regard.indexers import compact, delete_documents; from regard.indexers.stores.lance.store import LanceStore; "  # noqa: E501
 
 
 def test_a_disk_that_is_full_for_a_while_costs_a_purge_no_view(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -534,16 +552,19 @@ _KILLED = """
 import os, sys
 from regard.indexers import delete_documents
 at, calls = int(sys.argv[2]), 0
-CHANGES = {"os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.truncate", "shutil.rmtree", "sqlite3.connect", "open"}
+CHANGES = {"os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.truncate", "shutil.rmtree",
+           "sqlite3.connect", "open"}
 def hook(event, arguments):
     global calls
-    if event not in CHANGES or (event == "open" and not (isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"))):
+    reads = event == "open" and not (isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"))
+    if event not in CHANGES or reads:
         return
     calls += 1
     if calls == at:
         os._exit(9)
 import lance, lance.optimize
-for owner, name in ((lance.LanceDataset, "commit"), (lance.LanceDataset, "cleanup_old_versions"), (lance.optimize.Compaction, "commit")):
+for owner, name in ((lance.LanceDataset, "commit"), (lance.LanceDataset, "cleanup_old_versions"),
+                    (lance.optimize.Compaction, "commit")):
     def killed(*a, real=getattr(owner, name), **k):
         sys.audit("os.rename", name)
         done = real(*a, **k)
@@ -561,7 +582,8 @@ def test_a_purge_that_is_killed_anywhere_is_completed_by_the_same_call(index: Pa
     while True:
         copy = tmp_path / "copy"
         shutil.copytree(index, copy)
-        done = subprocess.run([sys.executable, "-c", _KILLED, str(copy), str(at), SECRET.id], check=False, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", _KILLED, str(copy), str(at), SECRET.id], check=False,
+                              capture_output=True, text=True)
         assert done.returncode in (0, 9), done.stderr
         store = LanceStore(copy)  # a whole index at any time
         assert {p.document_id for p in store.passages(store.rows)} - {SECRET.id} == {f"d{i}" for i in range(25)}

@@ -136,7 +136,7 @@ def test_names_that_are_no_text_are_told_apart_too(tmp_path: Path) -> None:
 
 def test_ids_that_the_user_gave_are_never_changed_and_a_replacement_is_counted(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        (tmp_path / f"{name}.jsonl").write_text(f'{{"id": "x", "text": "of {name}"}}\n{{"id": "{name}", "text": "t"}}\n')
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"id": "x", "text": "of {name}"}}\n{{"id": "{name}", "text": "t"}}\n')  # noqa: E501
     _build(tmp_path / "a.jsonl", tmp_path / "i")
     report = _build(tmp_path / "b.jsonl", tmp_path / "i")
     assert (report.updated, report.replaced_from_other_source) == (1, 1)
@@ -148,7 +148,8 @@ def test_ids_that_the_user_gave_are_never_changed_and_a_replacement_is_counted(t
     _build(tmp_path / "moved.jsonl", tmp_path / "i")
     (tmp_path / "moved.jsonl").rename(tmp_path / "again.jsonl")
     (tmp_path / "again.jsonl").write_text('{"id": "x", "text": "edited"}\n{"id": "b", "text": "t"}\n')
-    assert _build(tmp_path / "again.jsonl", tmp_path / "i").replaced_from_other_source == 0  # a source that was moved is no other
+    # a source that was moved is no other
+    assert _build(tmp_path / "again.jsonl", tmp_path / "i").replaced_from_other_source == 0
 
 
 def test_a_file_yields_to_a_record_of_its_id_and_both_stay(tmp_path: Path) -> None:
@@ -192,7 +193,8 @@ _STEPS = st.one_of(
 def test_any_jobs_over_colliding_folders_are_a_dictionary_by_source_and_file(
     steps: list[tuple[Any, ...]], tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """A job sets what its sources hold to what is there. Contents name their source and file, so that a mix-up shows."""
+    """A job sets what its sources hold to what is there. Contents name their source and file, so that a mix-up
+    shows."""
     home = tmp_path_factory.mktemp("ids")
     roots = {name: home / "root" / name for name in _SOURCES}
     for root in roots.values():
@@ -207,7 +209,8 @@ def test_any_jobs_over_colliding_folders_are_a_dictionary_by_source_and_file(
             _build([roots[name] for name in what[0]], index, prune=True, prune_limit=1)
             for name in what[0]:
                 model = {key: text for key, text in model.items() if key[0] != name}
-                model |= {(name, file.relative_to(roots[name]).as_posix()): file.read_text() for file in roots[name].rglob("*.md")}
+                model |= {(name, file.relative_to(roots[name]).as_posix()): file.read_text()
+                          for file in roots[name].rglob("*.md")}
             texts = _texts(index)
             assert Counter(texts.values()) == Counter(model.values())
             ids = _ids(index, roots, model, texts, ids)
@@ -221,7 +224,8 @@ def _write(file: Path, name: str, edition: int) -> None:
 
 
 def _ids(
-    index: Path, roots: dict[str, Path], model: dict[tuple[str, str], str], texts: dict[str, str], before: dict[tuple[str, str], str],
+    index: Path, roots: dict[str, Path], model: dict[tuple[str, str], str], texts: dict[str, str],
+    before: dict[tuple[str, str], str],
 ) -> dict[tuple[str, str], str]:
     """The id of each file by the book, which must say the text that the model does, and what it said before."""
     names = {str(root): name for name, root in roots.items()}

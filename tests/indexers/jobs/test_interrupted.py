@@ -100,7 +100,8 @@ def _vectors(path: Path) -> tuple[list[str], bytes]:
 def test_work_is_committed_every_thirty_seconds(
     seconds: float, tmp_path: Path, clock: Clock, commits: list[tuple[float, int]], hash_encoder: Any,
 ) -> None:
-    """30 passages a commit or 30,000: a shard of 2,048 passages took 2,048, 614, 184, 61 and 2 seconds before anything was kept."""
+    """30 passages a commit or 30,000: a shard of 2,048 passages took 2,048, 614, 184, 61 and 2 seconds before anything
+    was kept."""
     _build(_documents(700), tmp_path / "i", _slow(hash_encoder, clock, seconds), views=[])
     times = [0.0, *(when for when, _ in commits)]
     assert max(b - a for a, b in pairwise(times)) <= 30
@@ -124,7 +125,8 @@ def test_a_corpus_that_is_slow_to_read_is_committed_in_time(
     assert sum(n for _, n in commits) == 40
 
 
-def test_nothing_is_hurried_by_what_is_unchanged(tmp_path: Path, clock: Clock, commits: list[tuple[float, int]], hash_encoder: Any) -> None:
+def test_nothing_is_hurried_by_what_is_unchanged(tmp_path: Path, clock: Clock, commits: list[tuple[float, int]],
+                                                 hash_encoder: Any) -> None:
     _build(_documents(50), tmp_path, _slow(hash_encoder, clock, 0), views=[])
     del commits[:]
 
@@ -135,10 +137,12 @@ def test_nothing_is_hurried_by_what_is_unchanged(tmp_path: Path, clock: Clock, c
 
     encoder = _slow(hash_encoder, clock, 0)
     _build(slowly(), tmp_path, encoder, views=[])
-    assert (encoder.calls, [n for _, n in commits]) == ([10], [10])  # 58 seconds of reading did not split the ten new documents
+    # 58 seconds of reading did not split the ten new documents
+    assert (encoder.calls, [n for _, n in commits]) == ([10], [10])
 
 
-def test_a_fast_encoder_gets_whole_blocks(tmp_path: Path, clock: Clock, commits: list[tuple[float, int]], hash_encoder: Any) -> None:
+def test_a_fast_encoder_gets_whole_blocks(tmp_path: Path, clock: Clock, commits: list[tuple[float, int]],
+                                          hash_encoder: Any) -> None:
     encoder = _slow(hash_encoder, clock, 0.02)
     _build(_documents(2500), tmp_path, encoder, views=[])
     assert encoder.calls == [16, 48, *[256] * 9, 132]
@@ -172,7 +176,8 @@ def test_blocks_are_powers_of_two_that_fit_the_time(blocks: list[tuple[float, in
         pace.clock = before
 
 
-def test_an_added_encoder_is_kept_every_thirty_seconds(tmp_path: Path, clock: Clock, hash_encoder: Any, monkeypatch: Any) -> None:
+def test_an_added_encoder_is_kept_every_thirty_seconds(tmp_path: Path, clock: Clock, hash_encoder: Any,
+                                                       monkeypatch: Any) -> None:
     from regard.indexers.stores.lance.pending import LancePending
 
     _build(_documents(300), tmp_path, None, views=[])
@@ -225,7 +230,8 @@ class Slow(HashEncoder):
         made = super().encode_passages(texts)
         print(len(texts), flush=True)
         return made
-build_index([Document(f"d{{i}}", f"text number {{i}}") for i in range(400)], sys.argv[1], encoder=Slow(4), chunker="whole", progress=False)
+build_index([Document(f"d{{i}}", f"text number {{i}}") for i in range(400)], sys.argv[1],
+            encoder=Slow(4), chunker="whole", progress=False)
 """
 
 
@@ -234,10 +240,12 @@ def _sentence(text: str) -> tuple[int, int]:
     assert found, text
     return int(found[1].replace(",", "")), int(found[2].replace(",", ""))
 
-
-def test_after_a_real_interrupt_the_index_holds_what_was_said_and_nothing_is_encoded_twice(tmp_path: Path, hash_encoder: Any) -> None:
+def test_after_a_real_interrupt_the_index_holds_what_was_said_and_nothing_is_encoded_twice(
+    tmp_path: Path, hash_encoder: Any,
+) -> None:
     code, path = SLOW.format(tests=str(Path(__file__).parents[2])), tmp_path / "i"
-    job = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    job = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                           text=True)
     assert job.stdout is not None
     first = [int(job.stdout.readline()) for _ in range(2)]
     time.sleep(0.3)  # the third block, of 256, takes 1.3 seconds: the signal comes in the middle of it
@@ -259,7 +267,8 @@ def test_ctrl_c_on_the_command_line_is_one_sentence_and_exit_code_130(tmp_path: 
     """The corpus is a pipe that stays open, so that the job is sure to be in the middle of its work."""
     lines = [json.dumps({"_id": f"d{i}", "text": f"text number {i}"}) + "\n" for i in range(3000)]
     os.mkfifo(tmp_path / "corpus")
-    command = [sys.executable, "-c", f"{LISTENS}from regard.rag.app.cli import main; main()", "index", str(tmp_path / "corpus"),
+    command = [sys.executable, "-c", f"{LISTENS}from regard.rag.app.cli import main; main()", "index",
+               str(tmp_path / "corpus"),
                "--format", "jsonl", "--encoder", "none", "--chunker", "whole", "--index", str(tmp_path / "i")]
     job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with (tmp_path / "corpus").open("w") as pipe:
@@ -303,7 +312,8 @@ def test_an_interrupt_before_the_first_commit_says_so(tmp_path: Path, hash_encod
         _build(never(), tmp_path / "none", hash_encoder(4))
 
 
-def test_an_interrupt_in_a_commit_writes_nothing_twice(tmp_path: Path, hash_encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_in_a_commit_writes_nothing_twice(tmp_path: Path, hash_encoder: Any,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     original = StoreWriter.commit
 
     def interrupted(self: StoreWriter, shard: Any, first_row: int) -> None:
@@ -364,16 +374,19 @@ def test_a_first_job_that_was_interrupted_is_named(tmp_path: Path, hash_encoder:
     p.output(hits=p.add(BM25(tmp_path), p.input(Query)))
     with pytest.raises(PipelineError, match="rerun the job"):
         p.run("text")
-    assert "rerun" not in _problems(Dense(tmp_path, encoder=encoder, view="faiss:hnsw"))  # which the job was not to build
+    # which the job was not to build
+    assert "rerun" not in _problems(Dense(tmp_path, encoder=encoder, view="faiss:hnsw"))
     with locked(tmp_path):
         assert "is not built yet: a job is working on this index" in _problems(BM25(tmp_path))
     _build(_documents(30), tmp_path, encoder)
     assert _problems(BM25(tmp_path), Dense(tmp_path, encoder=encoder)) == ""
 
 
-def test_a_later_job_that_was_interrupted_is_a_warning(tmp_path: Path, hash_encoder: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_later_job_that_was_interrupted_is_a_warning(tmp_path: Path, hash_encoder: Any,
+                                                       caplog: pytest.LogCaptureFixture) -> None:
     _build(_documents(10), tmp_path, hash_encoder(4))
-    _interrupted(tmp_path, hash_encoder(4), [*_documents(10), *(Document(f"new{i}", f"giraffe {i}") for i in range(20))])
+    _interrupted(tmp_path, hash_encoder(4),
+                 [*_documents(10), *(Document(f"new{i}", f"giraffe {i}") for i in range(20))])
     assert "was interrupted: what it had not committed is not found" in _problems(BM25(tmp_path))
     p = Pipeline()
     p.output(hits=p.add(BM25(tmp_path), p.input(Query)))
@@ -389,7 +402,8 @@ def test_a_later_job_that_was_interrupted_is_a_warning(tmp_path: Path, hash_enco
 def test_a_job_that_was_refused_or_changed_nothing_leaves_no_note(tmp_path: Path, hash_encoder: Any) -> None:
     _build(_documents(10), tmp_path, hash_encoder(4))
     for refused in (lambda: _build(_documents(10), tmp_path, hash_encoder(4, salt="other")),
-                    lambda: build_index(_documents(10), tmp_path, encoder=hash_encoder(4), chunker="tokens:9,overlap=0", progress=False),
+                    lambda: build_index(_documents(10), tmp_path, encoder=hash_encoder(4), chunker="tokens:9,overlap=0",
+                                        progress=False),
                     lambda: _build((x for x in [*_documents(10), 7]), tmp_path, hash_encoder(4))):
         with pytest.raises((FingerprintMismatch, CorpusError)):
             refused()

@@ -53,7 +53,8 @@ def _content(path: Path) -> Content:
 def _documents(n: int, words: int = 30) -> list[Document]:
     draw = random.Random(3)
     vocabulary = [f"w{i}" for i in range(500)]
-    return [Document(f"d{i}", " ".join(draw.choices(vocabulary, k=words)) + ".", f"title {i}", {"i": i}) for i in range(n)]
+    return [Document(f"d{i}", " ".join(draw.choices(vocabulary, k=words)) + ".", f"title {i}", {"i": i})
+            for i in range(n)]
 
 
 def _build(documents: Any, path: Path, encoder: Any, **more: Any) -> Any:
@@ -94,7 +95,8 @@ def test_an_edited_document_encodes_only_what_changed(tmp_path: Path, hash_encod
     encoder = hash_encoder(8)
     _build([Document("d", text)], tmp_path, encoder, chunker="sentences:8,overlap=0")
     before = encoder.encoded
-    report = _build([Document("d", text.replace("number 7 has", "number seven got"))], tmp_path, encoder, chunker="sentences:8,overlap=0")
+    report = _build([Document("d", text.replace("number 7 has", "number seven got"))], tmp_path, encoder,
+                    chunker="sentences:8,overlap=0")
     assert report.updated == 1
     assert encoder.encoded == before + 1
     assert report.reused == report.passages - 1
@@ -126,14 +128,17 @@ def test_documents_get_their_own_spans_title_and_metadata_back(tmp_path: Path, h
     document = Document("it's \"odd\" ☃", "Größe. Ünïcode 🎉 works. 漢字。", "T", {"a": [1, {"b": None}]})
     _build([document], tmp_path, hash_encoder(8), chunker="sentences:4,overlap=0")
     passages = LanceStore(tmp_path).passages(LanceStore(tmp_path).rows)
-    assert all(p.text == document.text[p.start:p.end] and p.title == "T" and p.metadata["a"] == [1, {"b": None}] for p in passages)
+    assert all(p.text == document.text[p.start:p.end] and p.title == "T" and p.metadata["a"] == [1, {"b": None}]
+               for p in passages)
     assert {p.document_id for p in passages} == {document.id}
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=3), st.text(max_size=40)),
+@given(st.lists(st.tuples(st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=3),
+                          st.text(max_size=40)),
                 min_size=1, max_size=8))
-def test_any_text_survives(tmp_path_factory: pytest.TempPathFactory, hash_encoder: Any, pairs: list[tuple[str, str]]) -> None:
+def test_any_text_survives(tmp_path_factory: pytest.TempPathFactory, hash_encoder: Any,
+                           pairs: list[tuple[str, str]]) -> None:
     path = tmp_path_factory.mktemp("any")
     report = _build([Document(key, text) for key, text in pairs], path, hash_encoder(4), views=[])
     first = dict(reversed(pairs))
@@ -160,12 +165,14 @@ def test_an_encoder_is_added_to_what_is_there_and_to_what_comes(tmp_path: Path, 
 
     _build(_documents(10), tmp_path, Unnamed(8), views=["bm25"])
     second = Second(4, salt="other")
-    with pytest.raises(ConfigError):  # the first encoder is a stub that no name finds, so the job must not go on without it
+    # the first encoder is a stub that no name finds, so the job must not go on without it
+    with pytest.raises(ConfigError):
         _build(_documents(12), tmp_path, second)
     assert LanceStore(tmp_path).encoders.keys() == {"hash_encoder"}
 
 
-def test_adding_an_encoder_goes_on_where_it_was_killed(facts: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adding_an_encoder_goes_on_where_it_was_killed(facts: list[Document], tmp_path: Path,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     from regard.indexers.jobs import columns
     from regard.indexers.stores.lance.pending import LancePending
 
@@ -229,7 +236,8 @@ def test_killed_at_ten_random_moments_a_rerun_ends_as_if_undisturbed(tmp_path: P
     for kill in range(10):
         job = _start_job(killed)
         assert job.stdout is not None
-        for _ in range(draw.randint(0, 4) if kill else 3):  # some blocks further (the machine may be busy: the clock says nothing),
+        for _ in range(draw.randint(0, 4) if kill
+                       else 3):  # some blocks further (the machine may be busy: the clock says nothing),
             job.stdout.readline()
         time.sleep(draw.uniform(0.0, 0.06))  # in the middle of an encoding, a commit, or what comes before and after
         job.send_signal(signal.SIGKILL)
@@ -342,7 +350,8 @@ def test_a_view_that_the_index_cannot_hold_is_refused_before_the_work(tmp_path: 
     assert not (tmp_path / "i").exists()
 
 
-def test_without_faiss_both_extras_are_named(tmp_path: Path, hash_encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_faiss_both_extras_are_named(tmp_path: Path, hash_encoder: Any,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(MissingDependency, match=r"regard\[cpu\].*regard\[gpu\]"):
         _build(_documents(3), tmp_path / "i", hash_encoder(8))
@@ -371,7 +380,8 @@ def test_two_jobs_cannot_write_at_once(tmp_path: Path, hash_encoder: Any) -> Non
 
 @pytest.fixture
 def limited_files() -> Iterator[Callable[[int], None]]:
-    """Let files of this process grow to so many bytes only: writes then fail as on a full disk, with an error from the kernel."""
+    """Let files of this process grow to so many bytes only: writes then fail as on a full disk, with an error from the
+    kernel."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -394,7 +404,8 @@ def test_a_full_disk_loses_nothing_and_a_rerun_completes(tmp_path: Path, hash_en
     assert _content(tmp_path / "i") == _content(tmp_path / "whole")
 
 
-def test_a_disk_that_is_full_for_a_view_leaves_the_passages(tmp_path: Path, hash_encoder: Any, limited_files: Any) -> None:
+def test_a_disk_that_is_full_for_a_view_leaves_the_passages(tmp_path: Path, hash_encoder: Any,
+                                                            limited_files: Any) -> None:
     documents = _documents(200, words=5)
     limited_files(60_000)
     with pytest.raises(StorageError, match="view"):
@@ -421,7 +432,8 @@ def test_a_lexical_index_stays_lexical(tmp_path: Path) -> None:
 
 def test_an_index_has_its_encoder_from_its_first_version_on(tmp_path: Path, hash_encoder: Any) -> None:
     _build(_documents(3), tmp_path, hash_encoder(8))
-    assert LanceStore(tmp_path, version=1).encoders.keys() == {"hash_encoder"}  # a kill right after it was made loses nothing
+    # a kill right after it was made loses nothing
+    assert LanceStore(tmp_path, version=1).encoders.keys() == {"hash_encoder"}
 
 
 def test_bm25_without_text_is_refused_before_the_work(tmp_path: Path, hash_encoder: Any) -> None:

@@ -96,7 +96,8 @@ def test_a_document_belongs_to_where_it_was_read_last(folder: Path, tmp_path: Pa
     assert _build(moved, index).vanished_ids == ["a.txt"]
 
 
-def test_one_source_has_one_name_however_it_is_spelled(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_source_has_one_name_however_it_is_spelled(folder: Path, tmp_path: Path,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     index = tmp_path / "i"
     monkeypatch.chdir(tmp_path)
     _build("docs", index)
@@ -106,7 +107,8 @@ def test_one_source_has_one_name_however_it_is_spelled(folder: Path, tmp_path: P
         assert _build(spelling, index).vanished_ids == ["a.txt"]
 
 
-def test_what_is_there_and_cannot_be_read_has_not_vanished(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_there_and_cannot_be_read_has_not_vanished(folder: Path, tmp_path: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
     index = tmp_path / "i"
     _build(folder, index)
     (folder / "good.txt").write_text("This one is well.")
@@ -200,7 +202,8 @@ def test_another_sources_documents_are_never_pruned(folder: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("gone", [["a.txt", "b.txt", "sub/c.txt"], ["a.txt", "b.txt", "sub/c.txt", "sub/d.txt"]])
-def test_more_than_half_of_a_source_is_not_pruned_unless_that_is_said(gone: list[str], folder: Path, tmp_path: Path) -> None:
+def test_more_than_half_of_a_source_is_not_pruned_unless_that_is_said(gone: list[str], folder: Path,
+                                                                      tmp_path: Path) -> None:
     """As of a disk that is not mounted. All else is done."""
     index, other = tmp_path / "i", tmp_path / "lines.jsonl"
     other.write_text('{"id": "f", "text": "x"}\n')
@@ -229,7 +232,8 @@ def test_what_could_not_be_read_is_never_pruned(folder: Path, tmp_path: Path, mo
     lines.write_text('{"id": "f", "text": "x"}\n{"id": "g", "text": "y"}\n{"id": "h", "text": "z"}\n')
     _build([folder, lines], index)
     (folder / "a.txt").write_bytes(b"\x00\x01")
-    lines.write_text('{"id": "f", "text": "x"}\n{"id": "g", "te\n')  # which record was that? h has gone, too, but who knows
+    # which record was that? h has gone, too, but who knows
+    lines.write_text('{"id": "f", "text": "x"}\n{"id": "g", "te\n')
     original = os.scandir
 
     def refuses(path: Any) -> Any:
@@ -255,7 +259,8 @@ def test_pruning_at_the_command_line(folder: Path, tmp_path: Path) -> None:
         (folder / name).unlink()
     with pytest.raises(DeletionRefused):
         CliRunner().invoke(app, [*command, "--prune"], catch_exceptions=False)
-    report = json.loads(CliRunner().invoke(app, [*command, "--prune", "--prune-limit", "1", "--json"], catch_exceptions=False).stdout)
+    report = json.loads(CliRunner().invoke(app, [*command, "--prune", "--prune-limit", "1",
+                                                 "--json"], catch_exceptions=False).stdout)
     assert (report["vanished"], report["pruned"]) == (2, 2)
     with pytest.raises(ConfigError, match="no share"):
         _build(folder, tmp_path / "i", prune=True, prune_limit=50)
@@ -266,5 +271,6 @@ def test_very_many_documents_are_pruned_at_once(tmp_path: Path) -> None:
     lines.write_text("".join(f'{{"id": "it\'s number {i}", "text": "x"}}\n' for i in range(30_000)))
     build_index(lines, tmp_path / "i", encoder=None, chunker="whole", views=[], progress=False, shard_passages=30_000)
     lines.write_text('{"id": "it\'s number 7", "text": "x"}\n')
-    assert build_index(lines, tmp_path / "i", encoder=None, views=[], progress=False, prune=True, prune_limit=1).pruned == 29_999
+    assert build_index(lines, tmp_path / "i", encoder=None, views=[], progress=False, prune=True,
+                       prune_limit=1).pruned == 29_999
     assert _ids(tmp_path / "i") == {"it's number 7"}

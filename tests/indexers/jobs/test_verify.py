@@ -29,7 +29,8 @@ def build(tmp_path: Path, hash_encoder: Any, monkeypatch: pytest.MonkeyPatch) ->
     encoder = hash_encoder(dimension=16)
 
     def built(*documents: Document) -> Path:
-        build_index(documents or DOCUMENTS, tmp_path / "index", chunker="whole", encoder=encoder, views=["bm25", "faiss:flat"],
+        build_index(documents or DOCUMENTS, tmp_path / "index", chunker="whole", encoder=encoder,
+                    views=["bm25", "faiss:flat"],
                     progress=False)
         return tmp_path / "index"
 
@@ -63,8 +64,9 @@ def names(index: Path) -> set[str]:
 def test_a_whole_index_is_whole(index: Path) -> None:
     report = verify_index(index)
     assert (report.ok, report.problems, report.notes, report.passages) == (True, [], [], 39)
-    on_disk = [f for f in (index / "views").rglob("*") if f.is_file() and f.name not in ("view.json", "spec.json", ".lock")]
-    assert report.files == len(on_disk) + len(data_files(index)) + len(list((index / "passages.lance").glob("_deletions/*"))) + 2
+    on_disk = [f for f in (index / "views").rglob("*") if f.is_file()
+               and f.name not in ("view.json", "spec.json", ".lock")]
+    assert report.files == len(on_disk) + len(data_files(index)) + len(list((index / "passages.lance").glob("_deletions/*"))) + 2  # noqa: E501
 
 
 def test_damaged_text_is_noticed_when_it_is_fetched(index: Path) -> None:
@@ -115,7 +117,8 @@ def test_without_a_ledger_contents_are_checked(index: Path) -> None:
     assert "text of passage 'd7" in verify_index(index).problems[0].what
 
 
-@pytest.mark.parametrize(("damage", "said"), [(lambda file: file.write_bytes(file.read_bytes()[:-20]), "last commit is undone"),
+@pytest.mark.parametrize(("damage", "said"),
+                         [(lambda file: file.write_bytes(file.read_bytes()[:-20]), "last commit is undone"),
                                               (lambda file: file.unlink(), "1 commits are lost")])
 def test_a_damaged_last_description_is_undone(
     damage: Callable[[Path], object], said: str, index: Path, build: Callable[..., Path],
@@ -163,7 +166,8 @@ def test_errors_of_rust_are_errors_of_the_index(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("damage", [lambda data: data.replace(b"fleas", b"bees!"), lambda data: data[:-1], lambda data: b"",
+@pytest.mark.parametrize("damage",
+                         [lambda data: data.replace(b"fleas", b"bees!"), lambda data: data[:-1], lambda data: b"",
                                     lambda data: data.partition(b"\n")[2]])
 def test_a_damaged_cache_entry_is_absent(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
     cache = StageCache(tmp_path)

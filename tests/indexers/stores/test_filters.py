@@ -16,7 +16,9 @@ from regard.rag.nouns import Query
 from regard.rag.parts.identity import same_key
 
 BOUNDS = st.booleans() | st.integers(-3, 3) | st.floats(-3, 3) | st.sampled_from(["", "a", "ab", "3"])
-VALUES = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-3, 3) | st.sampled_from(["", "a", "ab", "3"]) | st.lists(
+VALUES = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-3,
+                                                                    3) | st.sampled_from(["", "a", "ab",
+                                                                                          "3"]) | st.lists(
     st.integers(0, 2) | st.just("a"), max_size=2) | st.just({"a": 1})
 
 
@@ -50,8 +52,10 @@ def test_what_an_operator_cannot_use_is_an_error(condition: Any) -> None:
 
 
 @pytest.mark.parametrize(("condition", "value", "holds"), [
-    (["a", "c"], ["a", "b"], True), (["c"], ["a", "b"], False), ({"in": ["b"]}, ["a", "b"], True), ([], ["a"], False), (["a"], [], False),
-    (["a"], "a", True), ("a", ["a"], False), ({"contains": "a"}, ["a"], True), (("a",), "a", True), ({"a"}, ["a"], True),
+    (["a", "c"], ["a", "b"], True), (["c"], ["a", "b"], False), ({"in": ["b"]}, ["a", "b"], True), ([], ["a"], False),
+    (["a"], [], False),
+    (["a"], "a", True), ("a", ["a"], False), ({"contains": "a"}, ["a"], True), (("a",), "a", True),
+    ({"a"}, ["a"], True),
 ])
 def test_a_list_meets_a_list_where_they_overlap(condition: Any, value: Any, holds: bool) -> None:
     assert compile_filters({"field": condition})({"field": value}) is holds
@@ -61,12 +65,17 @@ DAY, NOON = date(2024, 5, 1), datetime(2024, 5, 1, 12)
 
 
 @pytest.mark.parametrize(("condition", "value", "holds"), [
-    (DAY, "2024-05-01", True), (DAY, "2024-05-01T23:00:00", True), (DAY, "2024-05-02", False), (DAY, "May", False), (DAY, 20240501, False),
+    (DAY, "2024-05-01", True), (DAY, "2024-05-01T23:00:00", True), (DAY, "2024-05-02", False), (DAY, "May", False),
+    (DAY, 20240501, False),
     ({"gte": DAY}, "2024-05-01", True), ({"gt": DAY}, "2024-05-01T23:00", False), ({"lt": DAY}, "2024-04-30", True),
-    ({"gt": DAY}, "zzz", False), ({"lt": DAY}, None, False), ({"ne": DAY}, "2024-05-02", True), ({"ne": DAY}, "2024-05-01", False),
-    ({"gte": NOON}, "2024-05-01", False), ({"gte": NOON}, "2024-05-01 12:00:00", True), ({"gte": NOON}, "2024-05-01T14:00:00+02:00", True),
-    ({"gt": NOON}, "2024-05-01T13:00:00+02:00", False), ([DAY, date(2020, 1, 1)], "2020-01-01", True), ([DAY], "2020-01-01", False),
-    ({"gte": "2024-05-01"}, "2024-05-02", True), ([DAY], ["2024-05-01", "x"], True), ({"contains": DAY}, ["2024-05-01"], True),
+    ({"gt": DAY}, "zzz", False), ({"lt": DAY}, None, False), ({"ne": DAY}, "2024-05-02", True),
+    ({"ne": DAY}, "2024-05-01", False),
+    ({"gte": NOON}, "2024-05-01", False), ({"gte": NOON}, "2024-05-01 12:00:00", True),
+    ({"gte": NOON}, "2024-05-01T14:00:00+02:00", True),
+    ({"gt": NOON}, "2024-05-01T13:00:00+02:00", False), ([DAY, date(2020, 1, 1)], "2020-01-01", True),
+    ([DAY], "2020-01-01", False),
+    ({"gte": "2024-05-01"}, "2024-05-02", True), ([DAY], ["2024-05-01", "x"], True),
+    ({"contains": DAY}, ["2024-05-01"], True),
     ({"gte": datetime(2024, 5, 1, 12, tzinfo=UTC)}, "2024-05-01T12:00:00", True),
     ({"lte": DAY}, "2024-05-01", True), ({"lte": DAY}, "x", False),
 ])
@@ -94,6 +103,7 @@ def test_unknown_operators_and_fields() -> None:
     for condition in ({"like": "x"}, {}):
         with pytest.raises(QueryError, match="operator"):
             compile_filters({"field": condition})
-    with pytest.raises(QueryError, match=r"no passage has a field 'yeer', 'x' \[here\]\n  -> did you mean 'year'\? fields: id, year"):
+    with pytest.raises(QueryError,
+                       match=r"no passage has a field 'yeer', 'x' \[here\]\n  -> did you mean 'year'\? fields: id, year"):  # noqa: E501
         expect_known({"yeer": 1, "id": "a", "x": 3}, {"year", "id"}, "here")
     expect_known({}, set(), "here")

@@ -17,7 +17,8 @@ from regard.rag import Document
 @pytest.fixture
 def index(tmp_path: Path, hash_encoder: Any) -> Path:
     path = tmp_path / "index"
-    build_index([Document(f"d{i}", f"text number {i}") for i in range(6)], path, encoder=hash_encoder(8), chunker="whole",
+    build_index([Document(f"d{i}", f"text number {i}") for i in range(6)], path, encoder=hash_encoder(8),
+                chunker="whole",
                 views=["bm25", "faiss:flat"], progress=False)
     return path
 
@@ -45,7 +46,8 @@ def test_beside_a_job_it_is_the_newest_with_all_its_views(index: Path) -> None:
 
 
 def test_a_view_of_another_history_does_not_count(index: Path, tmp_path: Path) -> None:
-    """A backup is put back after a job: the views of the later version lie there, and the number will be given again."""
+    """A backup is put back after a job: the views of the later version lie there, and the number will be given
+    again."""
     shutil.copytree(index / "passages.lance", tmp_path / "backup")
     before = open_index(index).version
     delete_documents(index, ["d0"])

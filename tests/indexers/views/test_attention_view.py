@@ -1,4 +1,5 @@
-"""Cached passages: scores from the view are those of a fresh prefill; the job is resumable; what does not fit is refused."""
+"""Cached passages: scores from the view are those of a fresh prefill; the job is resumable; what does not fit is
+refused."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ from regard.rerankers import AttentionReranker, BlockICR
 from typer.testing import CliRunner
 
 QUERY = Query("how long does a flea live")
-SHAPE = {"vocab_size": 49152, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
+SHAPE = {"vocab_size": 49152, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
+         "num_attention_heads": 4,
          "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 256, "initializer_range": 0.5,
          "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 FAMILIES = {"Llama": {}, "Gemma3Text": {"query_pre_attn_scalar": 24, "sliding_window": 40,
@@ -61,7 +63,8 @@ TINY_TOKEN = 7 * 2 * 16
 """Numbers a token of the tiny models: keys of four layers, values of three, two KV heads of 16."""
 
 
-def tiny_model(folder: Path, family: str, seed: int = 0, change: Callable[[Any], object] = lambda model: None, **settings: Any) -> str:
+def tiny_model(folder: Path, family: str, seed: int = 0, change: Callable[[Any], object] = lambda model: None,
+               **settings: Any) -> str:
     """A random model on disk, with SmolLM2's tokenizer; ``change`` may do something to it before."""
     transformers.set_seed(seed)
     config = getattr(transformers, f"{family}Config")(**(SHAPE | FAMILIES.get(family, {}) | settings))
@@ -119,7 +122,8 @@ def ranking_of(store: LanceStore, rows: Sequence[int] | None = None) -> Ranking:
     return Ranking.ranked(chosen, -np.arange(len(chosen)), "bm25", store)
 
 
-def reranked(ranking: Ranking, lm: str, cache: Path | None = None, query: Query = QUERY, **settings: Any) -> dict[int, float]:
+def reranked(ranking: Ranking, lm: str, cache: Path | None = None, query: Query = QUERY,
+             **settings: Any) -> dict[int, float]:
     """The score of each row."""
     settings = {"policy": BlockICR(fusion=None), **settings}
     stage = AttentionReranker(lm, depth=100, device="cpu", cache=str(cache) if cache else "", **settings)
@@ -153,7 +157,8 @@ def smollm2() -> Iterator[LanguageModel]:
     lm.release()
 
 
-def test_scores_from_the_cache_are_those_of_a_fresh_prefill(smollm2: LanguageModel, facts: list[Document], tmp_path: Path) -> None:
+def test_scores_from_the_cache_are_those_of_a_fresh_prefill(smollm2: LanguageModel, facts: list[Document],
+                                                            tmp_path: Path) -> None:
     store = indexed(tmp_path, facts, "attention:smollm2,bits=32")
     ranking = ranking_of(store)
     fresh = reranked(ranking, "smollm2")
@@ -193,7 +198,8 @@ def test_a_view_for_the_shipped_heads(smollm2: LanguageModel, facts: list[Docume
     deepest = max(layer for layer, _ in policy.heads_in("smollm2") or [])
     assert view_kinds(tmp_path)[0].last == deepest
     ranking = ranking_of(store)
-    assert difference(reranked(ranking, "smollm2", policy=policy), reranked(ranking, "smollm2", tmp_path, policy=policy)) < 1e-5
+    assert difference(reranked(ranking, "smollm2",
+                               policy=policy), reranked(ranking, "smollm2", tmp_path, policy=policy)) < 1e-5
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -213,7 +219,8 @@ def test_other_families_and_every_kind_of_passage(family: str, facts: list[Docum
 
 def test_a_passage_that_does_not_fit_the_window_is_cut_and_counted(llama: str, tmp_path: Path) -> None:
     sentence = "A flea jumps over the dog again and again. "
-    store = indexed(tmp_path, [Document("long", sentence * 12), Document("short", "Fleas jump.")], f"attention:{llama},bits=32")
+    store = indexed(tmp_path, [Document("long", sentence * 12), Document("short", "Fleas jump.")],
+                    f"attention:{llama},bits=32")
     view = open_prefills(str(tmp_path), llama, Format(), 3)
     table = np.concatenate([shard.table for shard in view._shards])
     assert table[:, CUT].tolist() == [1, 0]
@@ -313,14 +320,17 @@ def test_what_was_made_otherwise_is_refused(llama: str, facts: list[Document], t
     with pytest.raises(IndexNotFound, match=r"(?s)no view attention:.*it has: attention:.*tiny llama"):
         reranked(ranking, other, store.path)
     copied = shutil.copytree(llama, tmp_path / "copy")
-    assert reranked(ranking, str(copied), store.path) == reranked(ranking, llama, store.path)  # the same weights by another name
+    # the same weights by another name
+    assert reranked(ranking, str(copied), store.path) == reranked(ranking, llama, store.path)
     shutil.copytree(llama, tmp_path / "revised")
     revised = indexed(tmp_path / "index2", facts, f"attention:{tmp_path / 'revised'},bits=32")
     tiny_model(tmp_path / "revised", "Llama", seed=1)
-    with pytest.raises(FingerprintMismatch, match=r"(?s)stored:.*weights.*wanted:.*weights.*make it anew: regard index"):
+    with pytest.raises(FingerprintMismatch,
+                       match=r"(?s)stored:.*weights.*wanted:.*weights.*make it anew: regard index"):
         reranked(ranking_of(revised), str(tmp_path / "revised"), revised.path)
     build_view(revised, view_kinds(revised.path)[0], progress=False)
-    assert difference(reranked(ranking_of(revised), str(tmp_path / "revised"), revised.path), reranked(ranking, other)) < 1e-5
+    assert difference(reranked(ranking_of(revised), str(tmp_path / "revised"),
+                               revised.path), reranked(ranking, other)) < 1e-5
 
 
 def test_a_view_in_an_older_format_is_refused_and_made_anew(
@@ -353,12 +363,14 @@ def test_a_ranking_of_another_store_is_refused(llama: str, facts: list[Document]
         view.prefill(ranking_of(anew))
 
 
-def test_an_index_without_the_view_or_without_text(llama: str, facts: list[Document], tmp_path: Path, hash_encoder: Any) -> None:
+def test_an_index_without_the_view_or_without_text(llama: str, facts: list[Document], tmp_path: Path,
+                                                   hash_encoder: Any) -> None:
     store = indexed(tmp_path / "a", facts, "bm25")
     with pytest.raises(IndexNotFound, match=r"add it: regard index --index .* --view attention:smollm2"):
         open_prefills(str(store.path), "smollm2", Format(), 3)
     with pytest.raises(ConfigError, match=r"attention:.* needs the passages' text"):
-        build_index(facts, tmp_path / "b", encoder=hash_encoder(8), text=False, views=[f"attention:{llama}"], progress=False)
+        build_index(facts, tmp_path / "b", encoder=hash_encoder(8), text=False, views=[f"attention:{llama}"],
+                    progress=False)
     assert not (tmp_path / "b").exists()
 
 
@@ -367,8 +379,10 @@ def test_names_of_attention_views(llama: str, tmp_path: Path) -> None:
         assert str(parse_view(name)) == name
     assert str(parse_view("attention:smollm2,bits=16")) == "attention:smollm2,last=18"  # as deep as the heads that ship
     assert str(parse_view(f"attention:{llama}")) == f"attention:{llama},last=3"  # none ship: all layers
-    for name in ("attention:smollm2,bits=4", "attention:smollm2,last=30", "attention:smollm2,last=-2", "attention:smollm2,k1=2"):
-        with pytest.raises(ConfigError, match=r"bits: Input should be|has no layer 30|last: Input should be|no setting 'k1'"):
+    for name in ("attention:smollm2,bits=4", "attention:smollm2,last=30", "attention:smollm2,last=-2",
+                 "attention:smollm2,k1=2"):
+        with pytest.raises(ConfigError,
+                           match=r"bits: Input should be|has no layer 30|last: Input should be|no setting 'k1'"):
             parse_view(name)
     with pytest.raises(ConfigError, match="lm: it must be given"):
         parse_view("attention:")
@@ -403,7 +417,8 @@ def test_an_index_that_grew_is_extended_and_until_then_refused(
     assert sum(prefilled) == 5
     assert len(before) > 1
     grown = add_passages(tmp_path, ["A late passage.", "Another one."])
-    with pytest.raises(StageError, match=r"(?s)2 of the ranking's 7 passages are not in the view of 5.*regard index --index"):
+    with pytest.raises(StageError,
+                       match=r"(?s)2 of the ranking's 7 passages are not in the view of 5.*regard index --index"):
         reranked(ranking_of(grown), llama, tmp_path)
     old = reranked(ranking_of(store), llama, tmp_path)
     prefilled.clear()
@@ -454,7 +469,8 @@ def test_a_killed_job_goes_on_after_its_last_committed_shard(
 ) -> None:
     store = indexed(tmp_path, facts, "bm25")
     view = f"attention:{llama},bits=32"
-    code = KILLED.format(bytes=attention_job.SHARD_BYTES, calls=2 * 6 + 5, index=str(tmp_path), view=view)  # in the third shard's files
+    # in the third shard's files
+    code = KILLED.format(bytes=attention_job.SHARD_BYTES, calls=2 * 6 + 5, index=str(tmp_path), view=view)
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     (pending,) = view_folder(store).glob("pending-*")
@@ -471,7 +487,8 @@ def test_a_killed_job_goes_on_after_its_last_committed_shard(
 
 
 def test_a_disk_that_fills_up_keeps_what_is_committed(
-    llama: str, facts: list[Document], tmp_path: Path, prefilled: list[int], small_shards: None, monkeypatch: pytest.MonkeyPatch,
+    llama: str, facts: list[Document], tmp_path: Path, prefilled: list[int], small_shards: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = indexed(tmp_path, facts, "bm25")
     real, calls = os.fsync, []
@@ -484,7 +501,8 @@ def test_a_disk_that_fills_up_keeps_what_is_committed(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        with pytest.raises(StorageError, match=r"(?s)everything committed before is safe: .*No space left.*goes on where it stopped"):
+        with pytest.raises(StorageError,
+                           match=r"(?s)everything committed before is safe: .*No space left.*goes on where it stopped"):
             build_view(store, parse_view(f"attention:{llama}"), progress=False)
     (pending,) = view_folder(store).glob("pending-*")
     assert sorted(f.name for f in pending.iterdir()) == ["00000000", "00000001"]
@@ -502,7 +520,8 @@ def test_a_view_that_cannot_fit_is_refused_before_it_starts_and_doctor_warns(
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda path: usage._replace(free=50_000))
-        with pytest.raises(StorageError, match=r"(?s)needs [\d.]+ kB for 8 passages, and 50 kB are free.*bits=8: [\d.]+ kB.*heads="):
+        with pytest.raises(StorageError,
+                           match=r"(?s)needs [\d.]+ kB for 8 passages, and 50 kB are free.*bits=8: [\d.]+ kB.*heads="):
             build_index(None, tmp_path, encoder=None, views=[f"attention:{llama}"])
         assert sum(prefilled) == 0
         (finding,) = examine(tmp_path)["views"]
@@ -568,7 +587,8 @@ def test_an_empty_index(llama: str, facts: list[Document], tmp_path: Path) -> No
 def test_the_command_line_builds_the_view(llama: str, facts: list[Document], tmp_path: Path) -> None:
     store = indexed(tmp_path, facts, "bm25")
     command = ["index", "--index", str(tmp_path), "--encoder", "none", "--view", f"attention:{llama}"]
-    done = subprocess.run([sys.executable, "-m", "regard.rag.app.cli", *command], check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "regard.rag.app.cli", *command], check=True, capture_output=True,
+                          text=True)
     assert "448 bytes a token" in done.stderr
     assert f"attention:{llama}" in done.stdout.replace("\n", "")
     view = load_view(fresh_view(store, parse_view(f"attention:{llama}")))
@@ -632,7 +652,8 @@ def test_a_row_of_another_history_is_never_taken_for_its_own(llama: str, facts: 
     indexed(index, facts[3:5], f"attention:{llama},bits=32")
     shutil.rmtree(index / "passages.lance")
     shutil.copytree(backup, index / "passages.lance")
-    build_index(facts[5:7], index, encoder=None, chunker="whole", views=[], progress=False)  # brings the view up to date
+    # brings the view up to date
+    build_index(facts[5:7], index, encoder=None, chunker="whole", views=[], progress=False)
     store = LanceStore(index)
     ranking = ranking_of(store)
     assert difference(reranked(ranking, llama), reranked(ranking, llama, index)) < 1e-5

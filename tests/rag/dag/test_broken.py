@@ -1,6 +1,7 @@
 """Broken pipelines: each is refused with its own words, before any model is loaded.
 
-A case is what somebody may write, and all of the message that it gets; ``INDEX`` and the like stand for the paths of the test's own indexes.
+A case is what somebody may write, and all of the message that it gets; ``INDEX`` and the like stand for the paths of
+the test's own indexes.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def made(make: Callable[[dict[str, str]], Pipeline]) -> Callable[[dict[str, str]
     return lambda names, folder: make(names)
 
 
-BM25_FILE = "regard: 2\nstages: {{bm25: {{part: BM25, inputs: [query], index: '{index}'}}}}\noutputs: {{passages: bm25}}\n"
+BM25_FILE = "regard: 2\nstages: {{bm25: {{part: BM25, inputs: [query], index: '{index}'}}}}\noutputs: {{passages: bm25}}\n"  # noqa: E501
 
 CASES: dict[str, Callable[[dict[str, str], Path], Pipeline]] = {
     # -- how stages are connected ----------------------------------------------------
@@ -130,7 +131,8 @@ CASES: dict[str, Callable[[dict[str, str], Path], Pipeline]] = {
     "too many inputs": made(lambda n: of(BM25(n["index"]), Query, Query)),
     "nothing to fuse": made(lambda n: of(Fuse())),
     "an unknown port": made(lambda n: by_name(n["index"], queries="query", passages="ranking")),
-    "a port twice": made(lambda n: (p := Pipeline()).output(out=p.add(BM25(n["index"]), q := p.input(Query), queries=q))),
+    "a port twice": made(lambda n: (p := Pipeline()).output(out=p.add(BM25(n["index"]), q := p.input(Query),
+                                                                      queries=q))),
     "another pipeline's wire": made(lambda n: two_wires(n["index"])),
     "a name that is taken": made(lambda n: twice(n["index"])),
     "no output": made(lambda n: unfed(n["index"])),
@@ -144,7 +146,8 @@ CASES: dict[str, Callable[[dict[str, str], Path], Pipeline]] = {
     "a lambda without types": made(lambda n: of(lambda query: query, Query)),
     "an input that is no type": made(lambda n: of(BM25(n["index"]), "Query")),
     "one of several outputs, unnamed": file(
-        "regard: 2\ninputs: {{ranking: Ranking}}\nstages: {{split: {{part: '" + __name__ + ":Split', inputs: [ranking]}}, "
+        "regard: 2\ninputs: {{ranking: Ranking}}\nstages: {{split: {{part: '" + __name__
+        + ":Split', inputs: [ranking]}}, "
         "best: {{part: Parents, inputs: [split]}}}}\noutputs: {{best: best}}\n"),
     # -- settings --------------------------------------------------------------------
     "an unknown setting": made(lambda n: of(BM25(n["index"], top_k=3), Query)),
@@ -160,10 +163,12 @@ CASES: dict[str, Callable[[dict[str, str], Path], Pipeline]] = {
     "a setting that there is not, in a file": file(BM25_FILE.replace("index:", "indx:")),
     "a source that there is not": file(BM25_FILE.replace("[query]", "[question]")),
     "an output of nothing": file(BM25_FILE.replace("passages: bm25", "passages: bm52")),
-    "a cycle": file("regard: 2\nstages:\n  a: {{part: Parents, inputs: [b]}}\n  b: {{part: Parents, inputs: [a]}}\noutputs: {{out: a}}\n"),
+    "a cycle": file("regard: 2\nstages:\n  a: {{part: Parents, inputs: [b]}}\n  b: {{part: Parents, inputs: "
+                    "[a]}}\noutputs: {{out: a}}\n"),
     "an input type that there is not": file("inputs: {{query: Querry}}\n" + BM25_FILE),
     "a stage without inputs": file(BM25_FILE.replace("inputs: [query], ", "")),
-    "the older form": file("regard: 1\nstages: {{bm25: {{stage: BM25, inputs: [query], settings: {{k: 3}}}}}}\noutputs: {{out: bm25}}\n"),
+    "the older form": file("regard: 1\nstages: {{bm25: {{stage: BM25, inputs: [query], settings: {{k: "
+                           "3}}}}}}\noutputs: {{out: bm25}}\n"),
     "code that was not imported": file(BM25_FILE.replace("part: BM25", "part: 'evil.module:Stage'")),
     "no pipeline at all": file("just text\n"),
     # -- what is there ---------------------------------------------------------------
@@ -171,7 +176,8 @@ CASES: dict[str, Callable[[dict[str, str], Path], Pipeline]] = {
     "no view": made(lambda n: of(BM25(n["dense"]), Query)),
     "no vectors": made(lambda n: of(Dense(n["index"]), Query)),
     "an encoder that the index was not made with": made(lambda n: of(Dense(n["dense"], encoder="bge-small"), Query)),
-    "an encoder of the same name, used otherwise": made(lambda n: of(Dense(n["dense"], encoder="minilm:normalize=false"), Query)),
+    "an encoder of the same name, used otherwise": made(lambda n: of(Dense(n["dense"],
+                                                                           encoder="minilm:normalize=false"), Query)),
     "no text for the reranker": made(lambda n: (p := Pipeline()).output(out=p.add(
         CrossEncoder(), q := p.input(Query), p.add(Dense(n["textless"]), q)))),
     "no model": made(lambda n: searched(n["index"], CrossEncoder("/no/such/model"))),
@@ -182,10 +188,12 @@ CASES: dict[str, Callable[[dict[str, str], Path], Pipeline]] = {
     # -- control ---------------------------------------------------------------------
     "a group that is none": made(lambda n: of(Each(BM25(n["index"])), Query)),
     "an input of the body that there is not": made(lambda n: of(Each(BM25(n["index"]), over="queries"), Group[Query])),
-    "routes of different types": made(lambda n: of(Choose(gate, routes={"easy": BM25(n["index"]), "hard": rewrite}), Query)),
+    "routes of different types": made(lambda n: of(Choose(gate, routes={"easy": BM25(n["index"]), "hard": rewrite}),
+                                                   Query)),
     "a gate that gives no verdict": made(lambda n: of(Choose(rewrite, routes={"easy": BM25(n["index"])}), Query)),
     "no routes": made(lambda n: of(Choose(gate), Query)),
-    "a route otherwise that there is not": made(lambda n: of(Choose(gate, routes={"easy": BM25(n["index"])}, otherwise="hard"), Query)),
+    "a route otherwise that there is not": made(lambda n: of(Choose(gate, routes={"easy": BM25(n["index"])},
+                                                                    otherwise="hard"), Query)),
     "a loop without an end": made(lambda n: of(Loop(again), State)),
     "a loop that does not close": made(lambda n: of(Loop(BM25(n["index"]), most=2), State)),
     "a loop until nothing": made(lambda n: of(Loop(again, most=2, until=gate), State)),

@@ -1,4 +1,5 @@
-"""A pipeline's life: one version of an index for all stages, refreshing, closing under runs, being forgotten, many callers."""
+"""A pipeline's life: one version of an index for all stages, refreshing, closing under runs, being forgotten, many
+callers."""
 
 from __future__ import annotations
 
@@ -207,7 +208,8 @@ def test_searches_beside_a_writer(searches: int, hash_encoder: Any, tmp_path: Pa
             errors.append(error)
 
     writer = threading.Thread(target=guarded, args=(write,))
-    readers = [threading.Thread(target=read, args=(hybrid(tmp_path, encoder, follow=follow),)) for follow in (True, False)]
+    readers = [threading.Thread(target=read, args=(hybrid(tmp_path, encoder, follow=follow),))
+               for follow in (True, False)]
     for thread in (writer, *readers):
         thread.start()
     for thread in readers:

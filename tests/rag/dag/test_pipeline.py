@@ -17,7 +17,8 @@ STORE = PassageList([Passage(str(i), str(i), f"passage {i}", 0, 9) for i in rang
 
 
 class Retrieve(Stage):
-    """Scores fall from row ``start`` on. ``runs``: the sizes of the batches that each object was run on, which are not in its settings."""
+    """Scores fall from row ``start`` on. ``runs``: the sizes of the batches that each object was run on, which are not
+    in its settings."""
 
     k: int = 3
     start: int = 0
@@ -153,7 +154,8 @@ def test_models_open_once_and_close() -> None:
             scope.callback(calls.append, "close")
             return "model"
 
-        def run(self, model: str, queries: Batch[Query]) -> Batch[Ranking]:  # type: ignore[override]  # it opens something
+        def run(self, model: str,
+                queries: Batch[Query]) -> Batch[Ranking]:  # type: ignore[override]  # it opens something
             assert model == "model"
             return super().run(queries)
 
@@ -178,7 +180,8 @@ def test_types_that_do_not_meet_name_stages_ports_and_types() -> None:
     with pytest.raises(PortTypeError) as caught:
         p.add(Reverse(), hits, query)
     text = str(caught.value)
-    parts = ("'first' (Retrieve)", "'reverse' (Reverse)", "'ranking'", "'queries'", "Batch[Ranking]", "Batch[Query]", "port 'rankings'")
+    parts = ("'first' (Retrieve)", "'reverse' (Reverse)", "'ranking'", "'queries'", "Batch[Ranking]", "Batch[Query]",
+             "port 'rankings'")
     for part in parts:
         assert part in text
 

@@ -39,14 +39,19 @@ Some = TypeVar("Some", bound=Query)
 
 
 @pytest.mark.parametrize(("given", "wanted", "meet"), [
-    (Query, Query, True), (Loud, Query, True), (Query, Loud, False), (Query, Any, True), (Any, Query, True), (Query, object, True),
-    (list[str], list[str], True), (list[str], list[int], False), (list[bool], list[int], True), (list[str], Sequence[str], True),
-    (list[str], Sequence[int], False), (Sequence[str], list[str], False), (list, list[str], True), (list[str], list, True),
+    (Query, Query, True), (Loud, Query, True), (Query, Loud, False), (Query, Any, True), (Any, Query, True),
+    (Query, object, True),
+    (list[str], list[str], True), (list[str], list[int], False), (list[bool], list[int], True),
+    (list[str], Sequence[str], True),
+    (list[str], Sequence[int], False), (Sequence[str], list[str], False), (list, list[str], True),
+    (list[str], list, True),
     (dict[str, int], Mapping[str, int], True), (dict[str, int], Mapping[str, str], False), (str, Iterable[str], True),
-    (tuple[int, int], tuple[int, ...], True), (tuple[int, str], tuple[int, ...], False), (tuple[int], tuple[int, int], False),
+    (tuple[int, int], tuple[int, ...], True), (tuple[int, str], tuple[int, ...], False),
+    (tuple[int], tuple[int, int], False),
     (Query, Query | Answer, True), (Query | Answer, Query, False), (Query | Answer, Answer | Ranking | Query, True),
     (Ranking, Query | None, False), (None, Query | None, True), (list[Query], list[Query | Answer], True),
-    (Person, Named, True), (Stone, Named, False), (Query, Named, False), (Annotated[Query, "x"], Query, True), (Size, int, True),
+    (Person, Named, True), (Stone, Named, False), (Query, Named, False), (Annotated[Query, "x"], Query, True),
+    (Size, int, True),
     (int, Size, True), (Row, Mapping, True), (Row, Row, True), (Loud, Some, True), (Answer, Some, False),
     (Callable[[int], str], Callable, True), (Literal["a"], Query, False),
 ])
@@ -55,8 +60,10 @@ def test_meets(given: Any, wanted: Any, meet: bool) -> None:
 
 
 @pytest.mark.parametrize(("wanted", "value", "fits"), [
-    (Query, Query("a"), True), (Query, "a", False), (list[str], ["a"], True), (list[str], "a", False), (Query | None, None, True),
-    (Query | Answer, Answer("a"), True), (Query | Answer, 3, False), (Named, Person(), True), (Named, Stone(), False), (Any, 3, True),
+    (Query, Query("a"), True), (Query, "a", False), (list[str], ["a"], True), (list[str], "a", False),
+    (Query | None, None, True),
+    (Query | Answer, Answer("a"), True), (Query | Answer, 3, False), (Named, Person(), True), (Named, Stone(), False),
+    (Any, 3, True),
     (Row, {"a": 1}, True), (Some, Query("a"), True), (Some, "a", False), (Mapping[str, int], {}, True),
 ])
 def test_accepts(wanted: Any, value: Any, fits: bool) -> None:
@@ -64,7 +71,8 @@ def test_accepts(wanted: Any, value: Any, fits: bool) -> None:
 
 
 @pytest.mark.parametrize(("kind", "name"), [
-    (Query, "Query"), (list[str], "list[str]"), (Query | None, "Query | None"), (dict[str, list[Query]], "dict[str, list[Query]]"),
+    (Query, "Query"), (list[str], "list[str]"), (Query | None, "Query | None"),
+    (dict[str, list[Query]], "dict[str, list[Query]]"),
     (tuple[int, ...], "tuple[int, ...]"), (Any, "Any"),
 ])
 def test_type_names(kind: Any, name: str) -> None:
@@ -124,7 +132,8 @@ def test_ports_that_do_not_meet_are_typed_errors(stage: Any, says: str) -> None:
 
 def test_annotations_that_name_nothing_and_stages_without_ports() -> None:
     class Lost(Stage):
-        def run(self, queries: Batch[Nowhere]) -> Batch[Query]:  # type: ignore[name-defined]  # noqa: F821 - that is the point
+        def run(self,
+                queries: Batch[Nowhere]) -> Batch[Query]:  # type: ignore[name-defined]  # noqa: F821 - that is the point
             raise AssertionError
 
     class Source(Stage):
@@ -145,5 +154,6 @@ def test_a_stage_that_gives_another_type_than_it_says_is_named(position: int) ->
 
     p = Pipeline()
     p.output(words=p.add(Words(), p.add(Text(), p.input(Query))))
-    with pytest.raises(StageError, match=rf"gave str for query {position + 1} of 3, and its port says Batch\[Query\] \[stage 'text'\]"):
+    with pytest.raises(StageError,
+                       match=rf"gave str for query {position + 1} of 3, and its port says Batch\[Query\] \[stage 'text'\]"):  # noqa: E501
         p.run(["a", "b", "c"])

@@ -1,4 +1,5 @@
-"""A stage as a value: its settings stay, pipelines share it, its classes are in its fingerprint, and it can be tried alone."""
+"""A stage as a value: its settings stay, pipelines share it, its classes are in its fingerprint, and it can be tried
+alone."""
 
 from __future__ import annotations
 
@@ -217,7 +218,8 @@ def test_what_a_stage_was_given_cannot_be_changed_from_outside() -> None:
 
 
 def test_a_stage_with_a_constructor_of_its_own_is_refused_where_it_is_written() -> None:
-    with pytest.raises(ConfigError, match=r"Forgets has a constructor of its own.*\n  -> declare its settings as fields"):
+    with pytest.raises(ConfigError,
+                       match=r"Forgets has a constructor of its own.*\n  -> declare its settings as fields"):
         class Forgets(Stage):
             def __init__(self, mark: str) -> None:
                 pass
@@ -287,7 +289,8 @@ def test_a_stage_that_fails_to_open_gives_back_what_it_had_opened() -> None:
 
 @pytest.mark.parametrize("k", [0, -1])
 @pytest.mark.parametrize(("stage", "setting"), [
-    (BM25, "k"), (Dense, "k"), (Fuse, "k"), (Parents, "k"), (CrossEncoder, "depth"), (AttentionReranker, "depth"), (Reader, "depth"),
+    (BM25, "k"), (Dense, "k"), (Fuse, "k"), (Parents, "k"), (CrossEncoder, "depth"), (AttentionReranker, "depth"),
+    (Reader, "depth"),
 ])
 def test_less_than_one_is_refused_where_it_is_made(stage: Any, setting: str, k: int) -> None:
     with pytest.raises(ConfigError, match=f"{setting}: Input should be greater than or equal to 1"):
@@ -330,9 +333,11 @@ class Holds(Stage):
 
 
 APART: list[Any] = [
-    None, True, 1, 1.0, "1", [1], [[1]], {"1": 1}, {1: 1}, np.int64(1), np.float32(1), np.array([1]), np.array([1.0]), np.zeros(5000),
+    None, True, 1, 1.0, "1", [1], [[1]], {"1": 1}, {1: 1}, np.int64(1), np.float32(1), np.array([1]), np.array([1.0]),
+    np.zeros(5000),
     np.ones(5000), Model(), MyModel(), Model(weight=2), Piece(), Piece((Model(),)), Piece((MyModel(),)), Colour.RED,
-    frozenset("a"), {"a", "b"}, datetime.date(2020, 1, 1), "2020-01-01", Counted(), Counted(3), Split(), Split(2), MySplit(), b"1",
+    frozenset("a"), {"a", "b"}, datetime.date(2020, 1, 1), "2020-01-01", Counted(), Counted(3), Split(), Split(2),
+    MySplit(), b"1",
 ]
 
 
@@ -433,7 +438,8 @@ def _scores(p: Pipeline) -> list[float]:
 
 @pytest.fixture
 def two_facts(tmp_path: Path) -> Path:
-    documents = [Document("a", "flea flea flea dog"), Document("b", "flea moon and many other words in a long passage about tides")]
+    documents = [Document("a", "flea flea flea dog"),
+                 Document("b", "flea moon and many other words in a long passage about tides")]
     build_index(documents, tmp_path / "i", encoder=None, chunker="whole", views=["bm25"], progress=False)
     return tmp_path / "i"
 
@@ -461,7 +467,8 @@ def test_an_open_view_is_not_handed_to_a_pipeline_that_opens_another_build(two_f
         assert _scores(one) == before  # it goes on with what it opened
 
 
-def test_what_was_looked_up_before_a_rebuild_is_not_stored_as_computed_after_it(two_facts: Path, tmp_path: Path) -> None:
+def test_what_was_looked_up_before_a_rebuild_is_not_stored_as_computed_after_it(two_facts: Path,
+                                                                                tmp_path: Path) -> None:
     """A pipeline that answered from the cache has nothing open yet; then the view changes, and it must compute."""
     _search(two_facts, tmp_path / "cache").run([Query("flea"), Query("moon")])
     shutil.copytree(two_facts, tmp_path / "snapshot")
@@ -495,7 +502,8 @@ def test_filters_of_different_types_are_different(tmp_path: Path) -> None:
         assert [[p.document_id for p in ranking.passages()] for ranking in found] == [["number"], ["text"]]
 
 
-def test_an_input_that_cannot_be_told_from_others_costs_the_cache_and_not_the_run(two_facts: Path, tmp_path: Path) -> None:
+def test_an_input_that_cannot_be_told_from_others_costs_the_cache_and_not_the_run(two_facts: Path,
+                                                                                  tmp_path: Path) -> None:
     p = _search(two_facts, tmp_path / "cache")
     assert len(p.run(Query("flea", metadata={"from": object()})).hits) == 2
     assert not list((tmp_path / "cache").glob("*/*"))

@@ -60,14 +60,16 @@ def test_measures_that_another_program_computes():
 
 @pytest.mark.parametrize("metric", ["nDCG@1", "RR", "RR@1", "P@1"])
 def test_ties_rank_in_the_runs_order_before_and_after_the_disk(tmp_path, metric):
-    for run, value in (({"q2": {"a": 1.0, "z": 1.0}}, 1.0), ({"q2": {"z": 1.0, "a": 1.0 - 1e-12}}, 0.5 if metric == "RR" else 0.0)):
+    for run, value in (({"q2": {"a": 1.0, "z": 1.0}}, 1.0),
+                       ({"q2": {"z": 1.0, "a": 1.0 - 1e-12}}, 0.5 if metric == "RR" else 0.0)):
         write_run(run, tmp_path / "a.run")
         for version in (run, read_run(tmp_path / "a.run")):
             assert evaluate(version, QRELS, [metric])[metric].per_query["q2"] == value
 
 
 @pytest.mark.parametrize(("name", "hint"), [
-    ("ndcg@10", "nDCG@10?"), ("ndcg_cut_10", "nDCG"), ("Recal@5", "R@5"), ("P", "P@10"), ("R@0", "R@10"), ("zzz", "known"),
+    ("ndcg@10", "nDCG@10?"), ("ndcg_cut_10", "nDCG"), ("Recal@5", "R@5"), ("P", "P@10"), ("R@0", "R@10"),
+    ("zzz", "known"),
     ("nDCG@x", "nDCG"), ("", "known"), ("nDGC@5", "did you mean nDCG@5 or alpha_nDCG@5"),
 ])
 def test_an_unknown_metric_names_its_neighbours(name, hint):
@@ -110,7 +112,8 @@ def test_the_exact_test_equals_scipys(pairs):
 
     a, b = np.array(pairs, dtype=float).T / 4
     ours = randomisation_test(a, b)
-    theirs = permutation_test((a, b), lambda x, y: np.mean(y - x), permutation_type="samples", vectorized=False, n_resamples=np.inf)
+    theirs = permutation_test((a, b), lambda x, y: np.mean(y - x), permutation_type="samples", vectorized=False,
+                              n_resamples=np.inf)
     assert ours.exact
     assert ours.p == pytest.approx(theirs.pvalue)
     assert ours.difference == pytest.approx(theirs.statistic)
@@ -141,7 +144,8 @@ def test_identical_runs_are_guarded():
 def test_the_table_compares_every_run_with_the_first():
     first = {"q1": {"c": 2.0, "a": 1.0}, "q2": {"a": 1.0}}
     rows = compare({"first": first, "same": first, "worse": {"q1": {"b": 1.0}}}, QRELS, ["nDCG@10", "RR@10"])
-    assert [(row.run, row.metric) for row in rows] == [(r, m) for r in ("first", "same", "worse") for m in ("nDCG@10", "RR@10")]
+    assert [(row.run, row.metric) for row in rows] == [(r, m) for r in ("first", "same", "worse")
+                                                       for m in ("nDCG@10", "RR@10")]
     assert rows[0].test is None
     assert rows[2].test is not None
     assert rows[2].test.identical

@@ -9,15 +9,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from regard.rag.errors import EmptyQueryError, EvaluationError, QueryError, StorageError
-from regard.rag.evaluation import read_beir, read_qrels, read_queries, read_run, run_from_rankings, write_qrels, write_run
+from regard.rag.evaluation import (
+    read_beir,
+    read_qrels,
+    read_queries,
+    read_run,
+    run_from_rankings,
+    write_qrels,
+    write_run,
+)
 from regard.rag.evaluation.runs import untied
 from regard.rag.nouns import Passage, PassageList, Query, Ranking
 
-ids = st.text(st.characters(), max_size=8) | st.sampled_from(["percent:", "percent:a%20b", "http://x/a%20b", "percent:é", "a b",
+ids = st.text(st.characters(), max_size=8) | st.sampled_from(["percent:", "percent:a%20b", "http://x/a%20b",
+                                                              "percent:é", "a b",
                                                            "\ud800"])
 scores = st.floats(-1e30, 1e30, allow_nan=False) | st.sampled_from([0.0, -0.0, 1.0, 1.0 + 1e-12])
 runs = st.dictionaries(ids, st.dictionaries(ids, scores, min_size=1, max_size=6), min_size=1, max_size=4)
-qrels_values = st.dictionaries(ids, st.dictionaries(ids, st.integers(-2, 4), min_size=1, max_size=4), min_size=1, max_size=4)
+qrels_values = st.dictionaries(ids, st.dictionaries(ids, st.integers(-2, 4), min_size=1, max_size=4), min_size=1,
+                               max_size=4)
 
 
 def order(run: dict[str, dict[str, float]]) -> dict[str, list[str]]:
@@ -42,7 +52,8 @@ def test_neighbouring_scores_stay_as_they_are_on_both_sides_of_zero():
         run = {"q": {"a": float(first), "b": float(second)}}
         assert repr(untied(run)) == repr(run)
     assert repr(untied({"q": {"a": -0.0}})) == repr({"q": {"a": 0.0}})
-    assert untied({"q": {"a": -1.0, "b": -1.0}}) == {"q": {"a": -1.0, "b": float(np.nextafter(np.float32(-1), np.float32(-2)))}}
+    assert untied({"q": {"a": -1.0, "b": -1.0}}) == {"q": {"a": -1.0,
+                                                           "b": float(np.nextafter(np.float32(-1), np.float32(-2)))}}
 
 
 @given(run=runs, packed=st.booleans())
@@ -92,11 +103,13 @@ def test_a_run_has_six_columns_in_printable_characters(tmp_path_factory, run):
 def test_ids_of_others_are_read_as_they_stand(tmp_path):
     path = tmp_path / "a.qrels"
     path.write_text("q1\tLilu (mythology)\t1\nq1\thttp://x/a%20b\t1\nq1\tpercent:%zz\t1\nq1\tpercent:%ff\t1\nq1\tpercent:plain\t1\n")
-    assert list(read_qrels(path)["q1"]) == ["Lilu (mythology)", "http://x/a%20b", "percent:%zz", "percent:%ff", "percent:plain"]
+    assert list(read_qrels(path)["q1"]) == ["Lilu (mythology)", "http://x/a%20b", "percent:%zz", "percent:%ff",
+                                            "percent:plain"]
 
 
 @pytest.mark.parametrize(("line", "problem"), [
-    ("q Q0 a 1 2.0", "six columns"), ("q Q0 a 1 two x", "'two'"), ("q Q0 a 1 nan x", "finite"), ("q Q0 z 9 1.0 x", "ranked twice"),
+    ("q Q0 a 1 2.0", "six columns"), ("q Q0 a 1 two x", "'two'"), ("q Q0 a 1 nan x", "finite"),
+    ("q Q0 z 9 1.0 x", "ranked twice"),
 ])
 def test_a_bad_run_line_is_named(tmp_path, line, problem):
     path = tmp_path / "bad.run"
@@ -107,7 +120,8 @@ def test_a_bad_run_line_is_named(tmp_path, line, problem):
 
 
 @pytest.mark.parametrize(("text", "problem"), [
-    ("q 0 a\nq 0 b 1 1 1\n", "four columns"), ("q 0 a 1\nq 0 b yes\n", "whole number"), ("q 0 a 1\nq 0 a 2\n", "two grades"),
+    ("q 0 a\nq 0 b 1 1 1\n", "four columns"), ("q 0 a 1\nq 0 b yes\n", "whole number"),
+    ("q 0 a 1\nq 0 a 2\n", "two grades"),
 ])
 def test_a_bad_qrels_line_is_named(tmp_path, text, problem):
     path = tmp_path / "bad.qrels"
@@ -157,7 +171,8 @@ def test_rankings_become_a_run_by_document_with_the_best_passage():
 
 def test_queries_carry_answers_and_filters(tmp_path):
     path = tmp_path / "queries.jsonl"
-    path.write_text("\ufeff" + json.dumps({"_id": 1, "text": "who?", "metadata": {"answers": ["x"]}, "lang": "en"}) + "\n\n"
+    path.write_text("\ufeff" + json.dumps({"_id": 1, "text": "who?", "metadata": {"answers": ["x"]}, "lang": "en"})
+                    + "\n\n"
                     + json.dumps({"id": "b", "text": "when?", "filters": {"year": {"gte": 2020}}}))
     first, second = read_queries(path)
     assert (first.id, first.text, first.metadata) == ("1", "who?", {"lang": "en", "answers": ["x"]})
@@ -165,7 +180,8 @@ def test_queries_carry_answers_and_filters(tmp_path):
 
 
 @pytest.mark.parametrize(("line", "error"), [
-    ("{", QueryError), ("[1]", QueryError), ('{"text": "x"}', QueryError), ('{"id": "1", "text": " "}', EmptyQueryError),
+    ("{", QueryError), ("[1]", QueryError), ('{"text": "x"}', QueryError),
+    ('{"id": "1", "text": " "}', EmptyQueryError),
     ('{"id": "0", "text": "x"}', QueryError), ('{"id": "1", "text": "x", "filters": 3}', QueryError),
 ])
 def test_a_bad_query_is_named(tmp_path, line, error):
@@ -203,7 +219,8 @@ def test_a_beir_folder_without_its_parts(tmp_path):
 
 @pytest.mark.data
 def test_the_shared_collections_read(shared_data):
-    for name, judged in (("scifact", 300), ("vaswani", 93), ("msmarco-dl19", 43), ("hotpotqa-100", 100), ("xquad-en", 1190)):
+    for name, judged in (("scifact", 300), ("vaswani", 93), ("msmarco-dl19", 43), ("hotpotqa-100", 100),
+                         ("xquad-en", 1190)):
         folder = read_beir(shared_data / name)
         assert len(folder.queries) == len(folder.qrels) == judged
         assert folder.corpus.name == "corpus.jsonl.gz"

@@ -55,7 +55,8 @@ def rankings() -> list[Ranking]:
     made = []
     for query in QUERIES:
         lengths = random.permutation(np.arange(1, N + 1))
-        store = PassageList([Passage(f"{query.id}-p{i}", f"{query.id}-d{i}", "x" * n, 0, int(n)) for i, n in enumerate(lengths)])
+        store = PassageList([Passage(f"{query.id}-p{i}", f"{query.id}-d{i}", "x" * n, 0, int(n))
+                             for i, n in enumerate(lengths)])
         made.append(Ranking.ranked(np.arange(N), np.arange(N, 0, -1), "bm25", store).marked("first"))
     return made
 
@@ -87,7 +88,8 @@ def test_a_reranker_of_places_is_found_out(rankings: list[Ranking], last: bool) 
     assert means(report)[worst] == 0
     assert [row.test is None for row in report.comparisons] == [True, False, False]
     for correction, factor in (("holm", 2), ("none", 1)):
-        rows = order_sensitivity(ByPlace(last=last).run, QUERIES, rankings, QRELS, correction=correction).comparisons[1:]
+        rows = order_sensitivity(ByPlace(last=last).run, QUERIES, rankings, QRELS,
+                                 correction=correction).comparisons[1:]
         assert max(row.p_adjusted / row.test.p for row in rows) == pytest.approx(factor)
 
 
@@ -123,7 +125,9 @@ def test_tau_is_between_score_and_place_of_each_query(rankings: list[Ranking]) -
         assert first == ranking.rows.tolist() == last[::-1]
         assert sorted(shuffled) == sorted(first)
         assert shuffled not in (first, last)
-        assert all(dict(zip(r.rows.tolist(), r.scores.tolist(), strict=True)) == dict(zip(first, ranking.scores.tolist(), strict=True))
+        assert all(dict(zip(r.rows.tolist(), r.scores.tolist(), strict=True)) == dict(zip(first,
+                                                                                          ranking.scores.tolist(),
+                                                                                          strict=True))
                    for _, r in seen[query.id])  # scores travel with their passages
     assert any(a[2][1].rows.tolist() != b[2][1].rows.tolist() for a, b in pairwise(seen.values()))
 
@@ -172,7 +176,8 @@ def test_tau_is_scipys(pairs: list[tuple[int, float]]) -> None:
 
 # -- real rerankers and pipelines -----------------------------------------------------------
 
-FLEAS = ["A flea lives for about a hundred days.", "Bread is baked in an oven.", "The Eiffel Tower is in Paris.", "Fleas lay eggs."]
+FLEAS = ["A flea lives for about a hundred days.", "Bread is baked in an oven.", "The Eiffel Tower is in Paris.",
+         "Fleas lay eggs."]
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +190,8 @@ def loaded():
 
 @pytest.mark.usefixtures("loaded")
 @pytest.mark.parametrize(("policy", "free"), [("ICR", False), (BlockICR(), True)], ids=["ICR", "BlockICR"])
-def test_attention_in_a_causal_prompt_depends_on_order_and_under_the_block_mask_does_not(policy: object, free: bool) -> None:
+def test_attention_in_a_causal_prompt_depends_on_order_and_under_the_block_mask_does_not(policy: object,
+                                                                                         free: bool) -> None:
     store = PassageList([Passage(f"p{i}", f"d{i}", text, 0, len(text)) for i, text in enumerate(FLEAS)])
     ranking = Ranking.ranked(np.arange(4), [4.0, 3.0, 2.0, 1.0], "bm25", store).marked("first")
     scores: list[dict[int, float]] = []
@@ -225,7 +231,8 @@ def two_rerankers(index: Path) -> Pipeline:
     return p
 
 
-def test_in_a_pipeline_the_last_reranker_is_tested_on_what_it_is_fed(facts_index: Path, files: tuple[Path, Path]) -> None:
+def test_in_a_pipeline_the_last_reranker_is_tested_on_what_it_is_fed(facts_index: Path,
+                                                                     files: tuple[Path, Path]) -> None:
     report = pipeline_order_sensitivity(two_rerankers(facts_index), *files)
     assert (report.reranker, report.queries) == ("length", 3)
     assert 3 <= report.candidates <= 8
@@ -236,7 +243,8 @@ def test_in_a_pipeline_the_last_reranker_is_tested_on_what_it_is_fed(facts_index
     assert means(named)["best-last"] == 1.0  # BM25 has the right document first for all three
 
 
-def test_queries_that_a_stage_rewrites_reach_the_reranker_rewritten(facts_index: Path, files: tuple[Path, Path]) -> None:
+def test_queries_that_a_stage_rewrites_reach_the_reranker_rewritten(facts_index: Path,
+                                                                    files: tuple[Path, Path]) -> None:
     seen: set[str] = set()
 
     class Louder(Stage):
@@ -253,7 +261,8 @@ def test_queries_that_a_stage_rewrites_reach_the_reranker_rewritten(facts_index:
     louder = p.add(Louder(), query)
     p.output(passages=p.add(Listening(), louder, p.add(BM25(facts_index), query)))
     pipeline_order_sensitivity(p, *files)
-    assert seen == {"FLEA EGGS, TIDES, BLOOD, WATER", "YEAST SUGAR DOUGH, TREE, TOWER, ASH", "MOLTEN ROCK ERUPTS, NECTAR, CABLES"}
+    assert seen == {"FLEA EGGS, TIDES, BLOOD, WATER", "YEAST SUGAR DOUGH, TREE, TOWER, ASH",
+                    "MOLTEN ROCK ERUPTS, NECTAR, CABLES"}
 
 
 def bare(index: Path) -> Pipeline:
@@ -280,7 +289,8 @@ def given_rankings(index: Path) -> Pipeline:
     (shallow, None, ConfigError, "lower -k to 5"), (given_rankings, None, ConfigError, "queries and nothing else"),
 ])
 def test_pipelines_that_cannot_be_tested(
-    facts_index: Path, files: tuple[Path, Path], make: Callable[[Path], Pipeline], name: str | None, error: type[Exception], says: str,
+    facts_index: Path, files: tuple[Path, Path], make: Callable[[Path], Pipeline], name: str | None,
+    error: type[Exception], says: str,
 ) -> None:
     with pytest.raises(error, match=says):
         pipeline_order_sensitivity(make(facts_index), *files, reranker=name)
@@ -304,11 +314,13 @@ def test_from_the_command_line(facts_index: Path, files: tuple[Path, Path], tmp_
     p.output(passages=p.add(CrossEncoder(depth=20), query, p.add(BM25(facts_index), query)))
     p.save(tmp_path / "p.yaml")
     both = ["--queries", files[0], "--qrels", files[1]]
-    found = json.loads(_eval("--pipeline", tmp_path / "p.yaml", "--index", facts_index, *both, "-k", 5, "-m", "RR@10", "--json"))
+    found = json.loads(_eval("--pipeline", tmp_path / "p.yaml", "--index", facts_index, *both, "-k", 5, "-m", "RR@10",
+                             "--json"))
     assert (found["reranker"], found["queries"]) == ("crossencoder", 3)
     assert [e["arrangement"] for e in found["effects"]] == NAMES
     assert [e["unchanged"] for e in found["effects"]] == [3, 3, 3]  # a cross-encoder reads one passage at a time
-    assert [(row["run"], row["metric"], row["mean"]) for row in found["comparisons"]] == [(name, "RR@10", 1.0) for name in NAMES]
+    assert [(row["run"], row["metric"], row["mean"]) for row in found["comparisons"]] == [(name, "RR@10", 1.0)
+                                                                                          for name in NAMES]
     text = _eval("--pipeline", tmp_path / "p.yaml", *both, "--correction", "none")
     assert "not corrected for 2" in " ".join(text.split())
     assert "shuffled" in text
@@ -318,7 +330,8 @@ def test_from_the_command_line(facts_index: Path, files: tuple[Path, Path], tmp_
 
 def test_the_command_line_says_what_is_missing(files: tuple[Path, Path], tmp_path: Path) -> None:
     qrels = ["--qrels", str(files[1])]
-    for wrong in (["--order-sensitivity", *qrels], ["--order-sensitivity", "--queries", str(files[0]), *qrels], [*qrels],
+    for wrong in (["--order-sensitivity", *qrels], ["--order-sensitivity", "--queries", str(files[0]), *qrels],
+                  [*qrels],
                   ["run.trec", "--queries", str(files[0]), *qrels], ["run.trec", "--order-sensitivity", *qrels]):
         with pytest.raises(ConfigError, match="eval"):
             CliRunner().invoke(app, ["eval", *wrong], catch_exceptions=False)

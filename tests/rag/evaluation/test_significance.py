@@ -1,4 +1,5 @@
-"""Intervals and corrections: against enumeration, against closed testing, and by how often they hold what they promise."""
+"""Intervals and corrections: against enumeration, against closed testing, and by how often they hold what they
+promise."""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ def test_of_many_queries_it_is_students_and_scipys_bootstrap():
     values = np.random.default_rng(0).normal(0.1, 0.3, 400)
     low, high = mean_interval(values)
     assert (low, high) == pytest.approx(t.interval(0.95, 399, values.mean(), values.std(ddof=1) / 20), abs=0.001)
-    theirs = bootstrap((values,), np.mean, method="BCa", n_resamples=3000, rng=np.random.default_rng(1)).confidence_interval
+    theirs = bootstrap((values,), np.mean, method="BCa", n_resamples=3000,
+                       rng=np.random.default_rng(1)).confidence_interval
     assert (low, high) == pytest.approx(tuple(theirs), abs=0.003)
     ninety = mean_interval(values, level=0.9)
     assert low < ninety[0] < ninety[1] < high
@@ -84,7 +86,8 @@ def test_every_column_of_a_table_has_the_interval_it_has_alone_and_repeats(monke
         assert (low[place], high[place]) == pytest.approx(mean_interval(table[:, *place], resamples=300, seed=4))
     assert low[1, 1] == high[1, 1] == pytest.approx(0.1)
     assert (low[0, 0], high[0, 0]) != mean_interval(table[:, 0, 0], resamples=300, seed=5)
-    monkeypatch.setattr("regard.rag.evaluation.significance._CHUNK", 70)  # seven resamples at a time, and then six: the same ones
+    # seven resamples at a time, and then six: the same ones
+    monkeypatch.setattr("regard.rag.evaluation.significance._CHUNK", 70)
     assert np.array_equal(mean_interval(table, resamples=300, seed=4), (low, high))
 
 
@@ -92,9 +95,11 @@ def test_what_is_taken_where_nothing_is_said():
     random = np.random.default_rng(1)
     a, b = random.random(20), random.random(20)
     assert mean_interval(b - a) == mean_interval(b - a, level=0.95, resamples=10_000, seed=0)
-    assert bootstrap_interval(a, b) == mean_interval(b - a) != bootstrap_interval(a, b, seed=3) == mean_interval(b - a, seed=3)
+    assert bootstrap_interval(a, b) == mean_interval(b - a) != bootstrap_interval(a, b, seed=3) == mean_interval(b - a,
+                                                                                                                 seed=3)
     single = b.astype(np.float32)
-    assert mean_interval(single) == mean_interval(single.astype(np.float64))  # reckoned in double precision whatever comes
+    # reckoned in double precision whatever comes
+    assert mean_interval(single) == mean_interval(single.astype(np.float64))
     assert randomisation_test(a, b) == randomisation_test(a, b, rounds=10_000, seed=0)
 
 
@@ -128,7 +133,8 @@ def test_settings_and_pairs_that_make_no_interval():
         with pytest.raises(EvaluationError, match="level between 0 and 1"):
             mean_interval([0.1, 0.2], **setting)
     nan, inf = float("nan"), float("inf")
-    for a, b in (([0.1], [0.1, 0.2]), ([[0.1]], [[0.2]]), ([], []), ([0.1, 0.2], [nan, 0.1]), ([inf, 0.1], [inf, 0.2]), ([0.1], [inf])):
+    for a, b in (([0.1], [0.1, 0.2]), ([[0.1]], [[0.2]]), ([], []), ([0.1, 0.2], [nan, 0.1]), ([inf, 0.1], [inf, 0.2]),
+                 ([0.1], [inf])):
         with pytest.raises(EvaluationError):
             bootstrap_interval(a, b)
         with pytest.raises(EvaluationError):
@@ -139,7 +145,8 @@ GAINS = np.append(1 / np.log2(np.arange(2, 12)), 0)  # nDCG@10 of a query with o
 
 
 def one_relevant(random: np.random.Generator) -> Sampler:
-    """nDCG@10 before and after a change that moves the one relevant document of every other query by up to three ranks."""
+    """nDCG@10 before and after a change that moves the one relevant document of every other query by up to three
+    ranks."""
     def sample(shape):
         before = random.choice(11, shape, p=[.35, .12, .08, .06, .05, .04, .03, .03, .02, .02, .2])
         moved = random.choice(np.arange(-3, 4), shape, p=[.05, .08, .1, .5, .12, .1, .05])
@@ -147,7 +154,8 @@ def one_relevant(random: np.random.Generator) -> Sampler:
     return sample
 
 
-def mostly_zero(share: float, of: Callable[[np.random.Generator, tuple[int, ...]], NDArray]) -> Callable[[np.random.Generator], Sampler]:
+def mostly_zero(share: float, of: Callable[[np.random.Generator,
+                                            tuple[int, ...]], NDArray]) -> Callable[[np.random.Generator], Sampler]:
     return lambda random: lambda shape: np.where(random.random(shape) < share, 0.0, of(random, shape))
 
 
@@ -165,7 +173,8 @@ DIFFERENCES: dict[str, Callable[[np.random.Generator], Sampler]] = {
 @pytest.mark.parametrize("n", [20, *(pytest.param(n, marks=pytest.mark.slow) for n in (50, 100))])
 @pytest.mark.parametrize("name", DIFFERENCES)
 def test_95_per_cent_intervals_cover_95_per_cent(name, n):
-    """3,000 experiments each: the standard error of a coverage of .95 is .004. The percentile interval covers .83 to .93 at n = 20."""
+    """3,000 experiments each: the standard error of a coverage of .95 is .004. The percentile interval covers .83 to
+    .93 at n = 20."""
     draw = DIFFERENCES[name](np.random.default_rng(n))
     truth = draw((1_000_000,)).mean()
     low, high = mean_interval(draw((n, 3000)), resamples=1000, bounds=(-1, 1))
@@ -198,7 +207,8 @@ def test_a_few_signs_at_a_time_are_all_of_them(monkeypatch):
     assert (exact.exact, few.exact) == (True, False)
     assert few.p * 8001 == pytest.approx(round(few.p * 8001), abs=1e-6)
     assert few.p == pytest.approx(sampled.p, abs=0.03)
-    monkeypatch.setattr("regard.rag.evaluation.significance._CHUNK", 1)  # fewer than one row of signs: a row at a time all the same
+    # fewer than one row of signs: a row at a time all the same
+    monkeypatch.setattr("regard.rag.evaluation.significance._CHUNK", 1)
     assert randomisation_test(zeros[:8], values[:8], rounds=256).exact
     assert randomisation_test(zeros[:8], np.ones(8), rounds=256).p == 2 / 256
     assert randomisation_test(zeros[:8], np.ones(8), rounds=255).exact is False
@@ -221,9 +231,11 @@ def test_p_depends_on_no_unit_and_takes_right_and_wrong():
 
 @given(st.lists(st.sampled_from([0.0, 0.001, 0.01, 0.012, 0.04, 0.05, 0.3, 1.0]), max_size=6))
 def test_holm_is_closed_testing_with_bonferronis_tests(p):
-    """A hypothesis falls when every set of hypotheses that holds it does, each tested by Bonferroni (Marcus, Peritz and Gabriel 1976)."""
+    """A hypothesis falls when every set of hypotheses that holds it does, each tested by Bonferroni (Marcus, Peritz and
+    Gabriel 1976)."""
     every = [chosen for size in range(1, len(p) + 1) for chosen in combinations(range(len(p)), size)]
-    closed = [max(min(1.0, len(chosen) * min(p[j] for j in chosen)) for chosen in every if i in chosen) for i in range(len(p))]
+    closed = [max(min(1.0, len(chosen) * min(p[j] for j in chosen)) for chosen in every if i in chosen)
+              for i in range(len(p))]
     assert holm(p) == pytest.approx(closed)
 
 
@@ -285,7 +297,8 @@ def test_the_command_prints_both(tmp_path: Path):
     write_qrels(QRELS, tmp_path / "qrels.tsv")
     for name, run in RUNS.items():
         write_run(run, tmp_path / f"{name}.run")
-    command = ["eval", *(str(tmp_path / f"{name}.run") for name in RUNS), "--qrels", str(tmp_path / "qrels.tsv"), "-m", "nDCG@10"]
+    command = ["eval", *(str(tmp_path / f"{name}.run") for name in RUNS), "--qrels", str(tmp_path / "qrels.tsv"), "-m",
+               "nDCG@10"]
 
     def output(*more: str) -> str:
         result = CliRunner().invoke(app, [*command, *more], catch_exceptions=False)

@@ -55,8 +55,10 @@ def test_a_damaged_head_set_is_refused(damage: str, tmp_path: Path) -> None:
         chosen(str(tmp_path / "damaged.json"), "smollm2", "ndcg", 8, "block")
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"1-2": NaN}', '{"1-2": "x"}', '{"1-2": null}', '{"1-2": []}', '[["1-2"]]', "[1]",
-                                  "1", "null", '{"1-2": [1, [2]]}', '{"-1-2": 1}', "attn_head_set: 5", "attn_head_set: ''", "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"1-2": NaN}', '{"1-2": "x"}', '{"1-2": null}', '{"1-2": []}',
+                                  '[["1-2"]]', "[1]",
+                                  "1", "null", '{"1-2": [1, [2]]}', '{"-1-2": 1}', "attn_head_set: 5",
+                                  "attn_head_set: ''", "[" * 100_000])
 def test_what_is_no_published_file_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "heads"
     file.write_text(text)

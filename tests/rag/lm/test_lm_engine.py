@@ -14,7 +14,8 @@ from regard.rag.lm import LanguageModel, describe, engine, gguf
 from regard.rag.models import resolve, sharing
 
 WINDOW = 256
-SHAPE = {"vocab_size": 49152, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
+SHAPE = {"vocab_size": 49152, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
+         "num_attention_heads": 4,
          "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": WINDOW, "initializer_range": 0.5,
          "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 CONTEXT = list(range(1000, 1120))
@@ -34,13 +35,15 @@ def saved(folder: Path, config) -> str:
 FAMILIES = {
     "Llama": {}, "Qwen2": {}, "Qwen3": {}, "Mistral": {"sliding_window": 70},
     "Gemma2": {"query_pre_attn_scalar": 16, "sliding_window": 70, "attn_logit_softcapping": 2.0},
-    "Gemma3Text": {"query_pre_attn_scalar": 24, "sliding_window": 70, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    "Gemma3Text": {"query_pre_attn_scalar": 24, "sliding_window": 70,
+                   "layer_types": ["sliding_attention", "full_attention"] * 2},
 }
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def tiny(request, tmp_path_factory):
-    """Random models of several families: biases, QK norms, soft caps, sliding windows; all with grouped-query attention."""
+    """Random models of several families: biases, QK norms, soft caps, sliding windows; all with grouped-query
+    attention."""
     config = getattr(transformers, f"{request.param}Config")(**SHAPE, **FAMILIES[request.param])
     name = saved(tmp_path_factory.mktemp(request.param), config)
     lm = LanguageModel.acquire(name, device="cpu")
@@ -89,7 +92,8 @@ BLOCKS = [(30, 60), (60, 61), (61, 61), (61, 100), (100, 120)]
 
 
 def block_masks(lm: LanguageModel, suffix: int, positions: list[int]) -> dict[str, torch.Tensor]:
-    """float32 [1, 1, tokens, tokens], 0 where a token may look: the block mask, and the same within the sliding window."""
+    """float32 [1, 1, tokens, tokens], 0 where a token may look: the block mask, and the same within the sliding
+    window."""
     owner = [-1] * 30 + [b for b, (start, stop) in enumerate(BLOCKS) for _ in range(start, stop)] + [-2] * suffix
     mine, at, place = torch.tensor(owner), torch.arange(len(owner)), torch.tensor(positions)
     same = (mine[:, None] == mine) | (mine == -1) | (mine[:, None] == -2)
@@ -104,15 +108,18 @@ def block_masks(lm: LanguageModel, suffix: int, positions: list[int]) -> dict[st
 @pytest.mark.parametrize("positions", ["shared", "distinct"])
 def test_mass_under_the_block_mask_is_that_of_the_masked_eager_model(tiny, positions, gap):
     suffix = SUFFIXES[0]
-    place = list(range(120)) if positions == "distinct" else [*range(30), *(30 + i for a, b in BLOCKS for i in range(b - a))]
+    place = list(range(120)) if positions == "distinct" else [*range(30),
+                                                              *(30 + i for a, b in BLOCKS for i in range(b - a))]
     after = gap + (120 if positions == "distinct" else 30 + 39)
     place += range(after, after + len(suffix))
     masks = block_masks(tiny, len(suffix), place)
-    eager = transformers.AutoModelForCausalLM.from_pretrained(tiny.info.name, attn_implementation="eager", dtype=torch.float32)
+    eager = transformers.AutoModelForCausalLM.from_pretrained(tiny.info.name, attn_implementation="eager",
+                                                              dtype=torch.float32)
     mask = masks if getattr(eager.config, "layer_types", None) and "Gemma" in type(eager).__name__ else (
         masks["sliding_attention" if tiny.sliding_window else "full_attention"])
     with torch.inference_mode():
-        matrix = torch.cat(eager(torch.tensor([[*CONTEXT, *suffix]]), attention_mask=mask, position_ids=torch.tensor([place]),
+        matrix = torch.cat(eager(torch.tensor([[*CONTEXT, *suffix]]), attention_mask=mask,
+                                 position_ids=torch.tensor([place]),
                                  output_attentions=True).attentions).double()
     wanted = matrix[:, :, 120:, :120].mean(dim=2).sum(dim=(0, 1)).numpy()
     settings = {"mask": "block", "positions": positions, "blocks": BLOCKS, "after": after if gap else None}
@@ -166,7 +173,8 @@ def test_blocks_that_are_kept_are_a_prefill_of_their_own(tiny):
 
 
 @pytest.mark.parametrize("arguments", [
-    {"positions": "shared"}, {"mask": "block", "blocks": [(30, 60), (61, 120)]}, {"mask": "block", "blocks": [(30, 60)]},
+    {"positions": "shared"}, {"mask": "block", "blocks": [(30, 60), (61, 120)]},
+    {"mask": "block", "blocks": [(30, 60)]},
     {"mask": "block", "blocks": [(30, 70), (60, 120)]},
 ])
 def test_impossible_layouts(tiny, arguments):
@@ -194,7 +202,8 @@ def test_out_of_memory_splits_and_says_so(tiny, monkeypatch):
         tiny.attention_mass(CONTEXT, SUFFIXES, **settings)
 
 
-@pytest.mark.parametrize("suffixes", [[[7, 8, 9], [7, 8, 9]], [[7], [7, 8]], [[7, 8], [7, 9], [7, 8, 5]], [[3, 4], [5]]])
+@pytest.mark.parametrize("suffixes",
+                         [[[7, 8, 9], [7, 8, 9]], [[7], [7, 8]], [[7, 8], [7, 9], [7, 8, 5]], [[3, 4], [5]]])
 def test_what_suffixes_have_in_common_runs_once(tiny, suffixes):
     ran: list[int] = []
     hook = tiny._model.base_model.layers[0].register_forward_pre_hook(lambda _, args: ran.append(args[0].shape[1]))
@@ -210,7 +219,8 @@ def test_mass_of_smollm2_on_a_short_prompt(lm):
     suffix = lm.tokens("Query: how long is the life cycle of a flea")
     every = [(layer, head) for layer in range(lm.info.layers) for head in range(lm.info.heads)]
     wanted = wanted_mass(lm, context, [suffix], every, [1], [(0, len(suffix))])
-    np.testing.assert_allclose(lm.attention_mass(context, [suffix]), wanted, atol=2e-4)  # of 270 heads; single values reach 200
+    np.testing.assert_allclose(lm.attention_mass(context,
+                                                 [suffix]), wanted, atol=2e-4)  # of 270 heads; single values reach 200
 
 
 def test_a_row_does_not_see_its_future(tiny):
@@ -252,7 +262,8 @@ def test_mass_repeats_bit_for_bit_in_any_thread(tiny):
 
 def test_nothing_above_the_deepest_head_runs(tiny):
     ran: set[int] = set()
-    hooks = [layer.register_forward_pre_hook(lambda *_, i=i: ran.add(i)) for i, layer in enumerate(tiny._model.base_model.layers)]
+    hooks = [layer.register_forward_pre_hook(lambda *_, i=i: ran.add(i))
+             for i, layer in enumerate(tiny._model.base_model.layers)]
     tiny.attention_mass(CONTEXT, SUFFIXES, heads=[(1, 0), (0, 3)])
     for hook in hooks:
         hook.remove()
@@ -274,7 +285,8 @@ def test_an_empty_context_has_no_mass(tiny):
 
 
 @pytest.mark.parametrize("arguments", [
-    {"suffixes": []}, {"suffixes": [[]]}, {"weights": [1.0]}, {"query_rows": [(0, 1)]}, {"query_rows": [(0, 6), (0, 1)]},
+    {"suffixes": []}, {"suffixes": [[]]}, {"weights": [1.0]}, {"query_rows": [(0, 1)]},
+    {"query_rows": [(0, 6), (0, 1)]},
     {"query_rows": [(2, 2), (0, 1)]}, {"heads": []}, {"heads": [(4, 0)]}, {"heads": [(0, -1)]}, {"after": 119},
 ])
 def test_impossible_arguments_of_attention_mass(tiny, arguments):
@@ -297,7 +309,8 @@ def test_what_does_not_fit_the_window(tiny):
 def test_generation_is_that_of_transformers(tiny):
     prompt = torch.tensor([CONTEXT[:30]])
     reference = transformers.AutoModelForCausalLM.from_pretrained(tiny.info.name, dtype=torch.float32)
-    wanted = reference.generate(prompt, max_new_tokens=20, do_sample=False, attention_mask=torch.ones_like(prompt))[0, 30:].tolist()
+    wanted = reference.generate(prompt, max_new_tokens=20, do_sample=False,
+                                attention_mask=torch.ones_like(prompt))[0, 30:].tolist()
     assert list(tiny.generate(CONTEXT[:30], max_new_tokens=20).ids) == [token for token in wanted if token != 2]
 
 
@@ -315,7 +328,8 @@ def test_smollm2_answers_repeats_itself_and_stops(lm):
     assert sampled[0] == sampled[1] != sampled[2]
 
 
-@pytest.mark.parametrize("arguments", [{"prompt": []}, {"prompt": [5], "max_new_tokens": 0}, {"prompt": [5], "temperature": -1.0}])
+@pytest.mark.parametrize("arguments",
+                         [{"prompt": []}, {"prompt": [5], "max_new_tokens": 0}, {"prompt": [5], "temperature": -1.0}])
 def test_impossible_arguments_of_generate(lm, arguments):
     with pytest.raises(ConfigError):
         lm.generate(**arguments)
@@ -334,8 +348,10 @@ def test_description_and_sharing(lm):
 @pytest.mark.parametrize("family", ["GptOss", "Bloom"])
 def test_a_model_with_another_attention_is_refused_by_name(tmp_path, family):
     """Attention sinks, and positions as a bias: a plain softmax over the keys would be wrong."""
-    shape = {"GptOss": SHAPE | {"num_local_experts": 2, "num_experts_per_tok": 1, "layer_types": ["full_attention"] * 4},
-             "Bloom": {"vocab_size": 49152, "hidden_size": 32, "n_layer": 2, "n_head": 2, "max_position_embeddings": WINDOW}}[family]
+    shape = {"GptOss": SHAPE | {"num_local_experts": 2, "num_experts_per_tok": 1,
+                                "layer_types": ["full_attention"] * 4},
+             "Bloom": {"vocab_size": 49152, "hidden_size": 32, "n_layer": 2, "n_head": 2,
+                       "max_position_embeddings": WINDOW}}[family]
     lm = LanguageModel.acquire(saved(tmp_path, getattr(transformers, f"{family}Config")(**shape)), device="cpu")
     with pytest.raises(UnsupportedModel, match="cannot be looked into") as caught:
         lm.attention_mass(CONTEXT, SUFFIXES)
@@ -355,7 +371,8 @@ def test_a_folder_without_a_model(tmp_path):
 def test_an_encoder_is_no_language_model(tmp_path):
     with pytest.raises(UnsupportedModel, match="sentence-transformers"):
         describe("minilm")
-    transformers.BertModel(transformers.BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+    transformers.BertModel(transformers.BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                                                   intermediate_size=16,
                                                    vocab_size=50)).save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModel, match="lacks weights"):
         LanguageModel.acquire(str(tmp_path))

@@ -1,6 +1,8 @@
-"""Model families: tiny random models of each through the engine, against transformers' eager attention; and those it must refuse.
+"""Model families: tiny random models of each through the engine, against transformers' eager attention; and those it
+must refuse.
 
-The table is what the README's list is made of. A family that is neither in ``SERVED`` nor in ``REFUSED`` was not tried: the probe decides.
+The table is what the README's list is made of. A family that is neither in ``SERVED`` nor in ``REFUSED`` was not tried:
+the probe decides.
 """
 
 import json
@@ -32,38 +34,52 @@ BLOCKS = [(PREFIX, 20), (20, 21), (21, 40)]
 WINDOW = 20
 SMALL = {
     "vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256, "initializer_range": 0.5, "bos_token_id": 1, "eos_token_id": 2,
+    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256, "initializer_range": 0.5,
+    "bos_token_id": 1, "eos_token_id": 2,
     "pad_token_id": 0, "sliding_window": WINDOW, "original_max_position_embeddings": 256,
     # mixtures of experts
-    "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_k": 2,
-    "moe_intermediate_size": 16, "moe_num_experts": 4, "shared_expert_intermediate_size": 16, "n_group": 1, "topk_group": 1,
+    "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1,
+    "moe_k": 2,
+    "moe_intermediate_size": 16, "moe_num_experts": 4, "shared_expert_intermediate_size": 16, "n_group": 1,
+    "topk_group": 1,
     "first_k_dense_replace": 1, "moe_layer_start_index": 1, "moe_num_shared_experts": 1, "num_shared_experts": 1,
     # latent attention, states
-    "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "index_n_heads": 2,
-    "index_head_dim": 8, "index_topk": 64, "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8,
-    "linear_value_head_dim": 8, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_expand": 2, "mamba_d_state": 8, "mamba_n_groups": 1,
+    "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8,
+    "index_n_heads": 2,
+    "index_head_dim": 8, "index_topk": 64, "linear_num_value_heads": 4, "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_expand": 2, "mamba_d_state": 8,
+    "mamba_n_groups": 1,
     "vocab_size_per_layer_input": 128, "hidden_size_per_layer_input": 8, "global_head_dim": 8,
 }
 """Settings of every configuration that knows them."""
 
 SERVED = {
-    "llama": {}, "mistral": {}, "qwen2": {}, "qwen3": {}, "qwen3_moe": {}, "gemma2": {}, "gemma3_text": {}, "phi3": {}, "gpt2": {},
+    "llama": {}, "mistral": {}, "qwen2": {}, "qwen3": {}, "qwen3_moe": {}, "gemma2": {}, "gemma3_text": {}, "phi3": {},
+    "gpt2": {},
     "stablelm": {}, "nemotron": {}, "afmoe": {}, "jetmoe": {}, "smollm3": {},
-    "apertus": {}, "arcee": {}, "aria_text": {}, "biogpt": {}, "bitnet": {}, "cohere": {}, "cohere2": {}, "ctrl": {}, "cwm": {},
-    "doge": {"sliding_window": None}, "dots1": {}, "ernie4_5": {}, "ernie4_5_moe": {}, "exaone4": {}, "exaone_moe": {}, "flex_olmo": {},
+    "apertus": {}, "arcee": {}, "aria_text": {}, "biogpt": {}, "bitnet": {}, "cohere": {}, "cohere2": {}, "ctrl": {},
+    "cwm": {},
+    "doge": {"sliding_window": None}, "dots1": {}, "ernie4_5": {}, "ernie4_5_moe": {}, "exaone4": {}, "exaone_moe": {},
+    "flex_olmo": {},
     "gemma": {},
-    "gemma3n_text": {"num_kv_shared_layers": 0, "layer_types": ["sliding_attention", "full_attention"], "altup_num_inputs": 2,
+    "gemma3n_text": {"num_kv_shared_layers": 0, "layer_types": ["sliding_attention", "full_attention"],
+                     "altup_num_inputs": 2,
                      "laurel_rank": 8},
-    "glm": {}, "glm4": {}, "glm4_moe": {}, "gpt_bigcode": {}, "gpt_neox": {}, "granite": {}, "granitemoe": {}, "granitemoeshared": {},
-    "helium": {}, "hunyuan_v1_dense": {}, "hunyuan_v1_moe": {}, "hyperclovax": {}, "internlm3": {}, "jais2": {}, "minimax_m2": {},
-    "ministral": {}, "ministral3": {}, "mixtral": {}, "modernbert-decoder": {}, "nanochat": {}, "olmo": {}, "olmo2": {}, "olmo3": {},
+    "glm": {}, "glm4": {}, "glm4_moe": {}, "gpt_bigcode": {}, "gpt_neox": {}, "granite": {}, "granitemoe": {},
+    "granitemoeshared": {},
+    "helium": {}, "hunyuan_v1_dense": {}, "hunyuan_v1_moe": {}, "hyperclovax": {}, "internlm3": {}, "jais2": {},
+    "minimax_m2": {},
+    "ministral": {}, "ministral3": {}, "mixtral": {}, "modernbert-decoder": {}, "nanochat": {}, "olmo": {}, "olmo2": {},
+    "olmo3": {},
     "olmoe": {}, "opt": {}, "persimmon": {}, "phi": {}, "phimoe": {"sliding_window": 256}, "qwen2_moe": {},
     "seed_oss": {}, "solar_open": {},
     "starcoder2": {}, "vaultgemma": {},
 }
 """Families whose attention can be looked into, by ``model_type``."""
 
-DEFAULT = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "gpt2", "stablelm", "nemotron", "afmoe", "jetmoe",
+DEFAULT = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "gpt2", "stablelm", "nemotron",
+           "afmoe", "jetmoe",
            "qwen3_moe", "ministral3")
 """Tested in the default run; the others are slow together."""
 
@@ -77,17 +93,22 @@ REFUSED = {
     "falcon_h1": ("layers of hybrid", {"mamba_d_ssm": 64}),
     "diffllama": ("more than one attention each, 4 in all", {}),
     "qwen3_next": (LINEAR, {"num_hidden_layers": 4}), "qwen3_5_text": (LINEAR, {"num_hidden_layers": 4}),
-    "olmo_hybrid": (LINEAR, {"num_hidden_layers": 4}), "granitemoehybrid": (LINEAR, {"layer_types": ["mamba", "full_attention"]}),
+    "olmo_hybrid": (LINEAR, {"num_hidden_layers": 4}),
+    "granitemoehybrid": (LINEAR, {"layer_types": ["mamba", "full_attention"]}),
     "bamba": (LINEAR, {"attn_layer_indices": [1]}), "nemotron_h": (LINEAR, {}), "minimax": (LINEAR, {}),
-    "jamba": (LINEAR, {"num_hidden_layers": 4, "attn_layer_offset": 1, "attn_layer_period": 2, "use_mamba_kernels": False}),
+    "jamba": (LINEAR, {"num_hidden_layers": 4, "attn_layer_offset": 1, "attn_layer_period": 2,
+                       "use_mamba_kernels": False}),
     "lfm2": ("layers of conv", {"layer_types": ["conv", "full_attention"]}),
     "lfm2_moe": ("layers of conv", {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1}),
     "deepseek_v2": (LATENT, {"num_key_value_heads": 4}), "deepseek_v3": (LATENT, {"num_key_value_heads": 4}),
-    "minicpm3": (LATENT, {"num_key_value_heads": 4, "head_dim": 16}), "glm4_moe_lite": (LATENT, {"num_key_value_heads": 4}),
+    "minicpm3": (LATENT, {"num_key_value_heads": 4, "head_dim": 16}),
+    "glm4_moe_lite": (LATENT, {"num_key_value_heads": 4}),
     "youtu": (LATENT, {"num_key_value_heads": 4}), "deepseek_v32": ("indexed_attention", {"num_key_value_heads": 4}),
     "gemma4_text": (NOT_PLAIN, {"layer_types": ["sliding_attention", "full_attention"], "global_head_dim": 16}),
-    "bloom": (NOT_PLAIN, {}), "mpt": (NOT_PLAIN, {"d_model": 32, "n_heads": 4, "n_layers": 2}), "mamba": (NOT_PLAIN, {}),
-    "mamba2": (NOT_PLAIN, {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1}), "falcon_mamba": (NOT_PLAIN, {}),
+    "bloom": (NOT_PLAIN, {}), "mpt": (NOT_PLAIN, {"d_model": 32, "n_heads": 4, "n_layers": 2}),
+    "mamba": (NOT_PLAIN, {}),
+    "mamba2": (NOT_PLAIN, {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1}),
+    "falcon_mamba": (NOT_PLAIN, {}),
     "falcon": ("do not compute their attention by transformers' attention functions", {}),
     "gpt_oss": (OTHERWISE, {}), "granite_swa": (OTHERWISE, {}), "mimo_v2_flash": (OTHERWISE, {}),
     "xglm": (OTHERWISE, {}), "gptj": (OTHERWISE, {"rotary_dim": 4}), "codegen": (OTHERWISE, {"rotary_dim": 4}),
@@ -134,7 +155,8 @@ def mass_by_transformers(folder: str, places: list[int] | None = None, mask: tor
 
 def block_mask() -> torch.Tensor:
     """float32 [1, 1, tokens, tokens], 0 where a token may look."""
-    owner = torch.tensor([-1] * PREFIX + [b for b, (start, stop) in enumerate(BLOCKS) for _ in range(start, stop)] + [-2] * SUFFIX)
+    owner = torch.tensor([-1] * PREFIX + [b for b, (start, stop) in enumerate(BLOCKS) for _ in range(start, stop)]
+                         + [-2] * SUFFIX)
     seen = (owner[:, None] == owner) | (owner == -1) | (owner[:, None] == -2)
     return torch.where(seen.tril(), 0.0, torch.finfo(torch.float32).min)[None, None]
 
@@ -145,7 +167,8 @@ def close(got: np.ndarray, wanted: np.ndarray) -> bool:
 
 def written_by_transformers(folder: str, prompt: list[int], tokens: int) -> list[int]:
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    written = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.int64), max_new_tokens=tokens,
+    written = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+                             max_new_tokens=tokens,
                              do_sample=False)[0, len(prompt):].tolist()
     return written[:written.index(2)] if 2 in written else written
 
@@ -158,7 +181,8 @@ def without_windows(folder: str) -> None:
         file.write_text(json.dumps(config | {"sliding_window": 10 ** 6}))
 
 
-@pytest.mark.parametrize("family", [family if family in DEFAULT else pytest.param(family, marks=pytest.mark.slow) for family in SERVED])
+@pytest.mark.parametrize("family", [family if family in DEFAULT else pytest.param(family, marks=pytest.mark.slow)
+                                    for family in SERVED])
 def test_a_family_that_serves(family, tmp_path):
     """Its attention in chunks under the causal mask, and under the block mask; and what it writes."""
     name = saved(tmp_path / "model", configuration(family, **SERVED[family]))
@@ -218,7 +242,8 @@ def test_what_no_name_tells_the_numbers_do(family, types, tmp_path, monkeypatch)
     """Masks in chunks, and states that run along the tokens: found by the last hidden states as well."""
     monkeypatch.setattr(probe, "_PLAIN_LAYERS", probe._PLAIN_LAYERS | types)
     lm = probed(configuration(family, **REFUSED[family][1]), tmp_path)
-    with pytest.raises(UnsupportedModel, match=r"the last hidden states differ by [1-9]\d*\.\d+% from transformers' own"):
+    with pytest.raises(UnsupportedModel,
+                       match=r"the last hidden states differ by [1-9]\d*\.\d+% from transformers' own"):
         lm.attention_mass(IDS[:CONTEXT], [IDS[CONTEXT:]])
     lm.release()
 
@@ -241,7 +266,8 @@ def faulty(fault, real):
     return lambda self, *args: fault(real, self, *args)
 
 
-@pytest.mark.parametrize(("fault", "pieces"), [(wider, (PrefillPass, MassPass)), (wider, (MassPass,)), (scaled, (MassPass,)),
+@pytest.mark.parametrize(("fault", "pieces"),
+                         [(wider, (PrefillPass, MassPass)), (wider, (MassPass,)), (scaled, (MassPass,)),
                                                (leaky, (PrefillPass,))])
 def test_a_fault_of_the_engine_is_found(fault, pieces, tmp_path, monkeypatch):
     lm = probed(configuration("mistral"), tmp_path)
@@ -352,14 +378,16 @@ def longrope(tmp_path):
 @pytest.mark.parametrize("prompt", [120, 40, 56, BOUNDARY - 1, BOUNDARY, BOUNDARY + 1])
 def test_longrope_writes_what_transformers_writes(longrope, prompt):
     """In prompts beyond the boundary, and across it: then all before is turned anew, as in transformers."""
-    assert list(longrope.generate(LONG[:prompt], max_new_tokens=16).ids) == written_by_transformers(longrope.info.name, LONG[:prompt], 16)
+    assert list(longrope.generate(LONG[:prompt], max_new_tokens=16).ids) == written_by_transformers(longrope.info.name,
+                                                                                                    LONG[:prompt], 16)
 
 
 @pytest.mark.parametrize("context", [40, 60, 100])
 def test_longrope_looks_at_the_whole_prompts_angles(longrope, context, monkeypatch):
     monkeypatch.setitem(globals(), "IDS", LONG[:context + SUFFIX])
     monkeypatch.setitem(globals(), "CONTEXT", context)
-    assert close(longrope.attention_mass(LONG[:context], [LONG[context:context + SUFFIX]]), mass_by_transformers(longrope.info.name))
+    assert close(longrope.attention_mass(LONG[:context], [LONG[context:context + SUFFIX]]),
+                 mass_by_transformers(longrope.info.name))
 
 
 def test_longrope_does_not_mix_angles(longrope):

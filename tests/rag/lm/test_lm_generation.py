@@ -51,10 +51,12 @@ class Script:
         return logits
 
 
-@pytest.mark.parametrize(("limit", "finish", "shown"), [(10, "stop", 3), (4, "stop", 3), (3, "length", 3), (1, "length", 1)])
+@pytest.mark.parametrize(("limit", "finish", "shown"),
+                         [(10, "stop", 3), (4, "stop", 3), (3, "length", 3), (1, "length", 1)])
 def test_the_loop_ends_at_the_stop_token_or_the_limit(vocabulary, limit, finish, shown):
     script = Script([300, 301, 302])
-    result = decode(script, [5, 6], TextStream(vocabulary, None), sampler=Sampler(0, 1, 0), max_new_tokens=limit, stop={2})
+    result = decode(script, [5, 6], TextStream(vocabulary, None), sampler=Sampler(0, 1, 0), max_new_tokens=limit,
+                    stop={2})
     assert (result.finish, result.ids, result.tokens) == (finish, (300, 301, 302)[:shown], shown)
     assert result.prompt_tokens == 2
     assert result.text == vocabulary.text(result.ids)

@@ -16,7 +16,7 @@ from regard.rag.lm.loading import model_and_tokenizer
 from regard.rag.models import resolve
 
 LAYERS, WIDTH, HEADS, KV_HEADS = 2, 64, 4, 2
-CONVERT = "import sys; from regard.rag.models import resolve; from regard.rag.lm import gguf; gguf.converted(resolve(sys.argv[1]))"
+CONVERT = "import sys; from regard.rag.models import resolve; from regard.rag.lm import gguf; gguf.converted(resolve(sys.argv[1]))"  # noqa: E501
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +63,8 @@ def tiny(tmp_path_factory) -> Path:
     add("output_norm.weight", WIDTH)
     for layer in range(LAYERS):
         for name, shape in {
-            "attn_q": (WIDTH, WIDTH), "attn_k": (kv_width, WIDTH), "attn_v": (kv_width, WIDTH), "attn_output": (WIDTH, WIDTH),
+            "attn_q": (WIDTH, WIDTH), "attn_k": (kv_width, WIDTH), "attn_v": (kv_width, WIDTH),
+            "attn_output": (WIDTH, WIDTH),
             "ffn_gate": (2 * WIDTH, WIDTH), "ffn_up": (2 * WIDTH, WIDTH), "ffn_down": (WIDTH, 2 * WIDTH),
             "attn_norm": (WIDTH,), "ffn_norm": (WIDTH,),
         }.items():
@@ -110,7 +111,8 @@ def test_the_converted_smollm2_is_the_direct_one():
     import torch
 
     path = Path(resolve("smollm2").path)
-    direct, converted, tokenizer = direct_and_converted_logits(path, "A flea can live up to a year, but its general lifespan")
+    direct, converted, tokenizer = direct_and_converted_logits(path,
+                                                               "A flea can live up to a year, but its general lifespan")
     assert torch.equal(direct, converted)
     assert "<|im_start|>" in tokenizer.chat_template
     start = time.perf_counter()
@@ -142,7 +144,8 @@ def test_a_model_that_lost_the_race_is_thrown_away(tiny, cache):
 
 @pytest.mark.slow
 def test_two_processes_convert_at_once_and_one_is_killed(tiny, cache):
-    """Three start together, one is killed on the way: the folder is whole, and nothing else remains but what the kill left."""
+    """Three start together, one is killed on the way: the folder is whole, and nothing else remains but what the kill
+    left."""
     command = [sys.executable, "-c", CONVERT, str(tiny)]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
     deadline = time.monotonic() + 60

@@ -50,7 +50,8 @@ def test_odd_text(vocabulary, text):
 def test_a_frame_is_the_template_around_the_content(vocabulary, tokenizer):
     for messages, frame in (
         ([{"role": "user", "content": "Hi there"}], vocabulary.frame()),
-        ([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi there"}], vocabulary.frame("Be brief.")),
+        ([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi there"}],
+         vocabulary.frame("Be brief.")),
     ):
         whole = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         assert [*frame.prefix, *vocabulary.tokens("Hi there"), *frame.suffix] == whole

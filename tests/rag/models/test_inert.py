@@ -49,7 +49,8 @@ def _pickled(folder: Path) -> None:
 
 
 def _own_code(folder: Path) -> None:
-    (folder / "mine.py").write_text(f"import pathlib\npathlib.Path({str(folder.parent / 'ran')!r}).touch()\nclass Model: ...\n")
+    (folder / "mine.py").write_text(f"import pathlib\npathlib.Path({str(folder.parent / 'ran')!r}).touch()\nclass "
+                                    f"Model: ...\n")
 
 
 def _module_code(folder: Path) -> None:
@@ -72,8 +73,10 @@ def _config_code(folder: Path) -> None:
     (lambda folder: (folder / "modules.json").write_text('{"a": 1}'), "does not list modules"),
     (lambda folder: (folder / "modules.json").write_text("[" * 100_000), "not JSON"),
     (lambda folder: _change(folder / "config.json", attn_implementation="evil/kernel"), "kernel from a hub"),
-    (lambda folder: _change(folder / "config.json", text_config={"_attn_implementation": {"": "evil/kernel"}}), "kernel from a hub"),
-    (lambda folder: _change(folder / "config.json", sentence_transformers={"activation_fn": "torch.utils.collect_env.main"}), "imported"),
+    (lambda folder: _change(folder / "config.json", text_config={"_attn_implementation": {"": "evil/kernel"}}),
+     "kernel from a hub"),
+    (lambda folder: _change(folder / "config.json",
+                            sentence_transformers={"activation_fn": "torch.utils.collect_env.main"}), "imported"),
     (lambda folder: _change(folder / "adapter_config.json", base_model_name_or_path="evil/model"), "adapter"),
     (_pickled, "pickled weights"),
 ])
@@ -118,6 +121,7 @@ def test_a_graphs_weights_are_in_its_folder(where: str, reverse: bool, tmp_path:
     given = _field(1, b"out") + _field(2, _field(1, _field(1, 1)))
     graph = _field(1, gather) + _field(2, b"g") + _field(5, weights) + _field(11, taken) + _field(12, given)
     size = len(graph)
-    (folder / "model.onnx").write_bytes(_field(1, 8) + bytes([7 << 3 | 2, size & 127 | 128, size >> 7]) + graph + _field(8, _field(2, 13)))
+    (folder / "model.onnx").write_bytes(_field(1, 8) + bytes([7 << 3 | 2, size & 127 | 128, size >> 7]) + graph
+                                        + _field(8, _field(2, 13)))
     with pytest.raises(UnsupportedModel):
         OnnxModel(str(folder))

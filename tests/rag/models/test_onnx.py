@@ -49,7 +49,8 @@ def _tensor(name: str, element: int) -> bytes:
 def embedding_graph(table: np.ndarray, input_name: str = "input_ids") -> bytes:
     """A model whose output is ``table[input_ids]``: float32 [batch, sequence, d], no int8 in it."""
     gather = _field(1, "table") + _field(1, input_name) + _field(2, "out") + _field(4, "Gather")
-    weights = b"".join(_field(1, int(d)) for d in table.shape) + _field(2, 1) + _field(8, "table") + _field(9, table.tobytes())
+    weights = b"".join(_field(1, int(d)) for d in table.shape) + _field(2, 1) + _field(8,
+                                                                                       "table") + _field(9, table.tobytes())  # noqa: E501
     graph = (_field(1, gather) + _field(2, "g") + _field(5, weights) + _field(11, _tensor(input_name, 7))
              + _field(12, _field(1, "out") + _field(2, _field(1, _field(1, 1)))))
     return _field(1, 8) + _field(7, graph) + _field(8, _field(2, 13))

@@ -13,7 +13,8 @@ STORE = PassageList([Passage(f"p{i}", f"d{i // 2}", f"text {i}", 0, 6, f"title {
 
 
 def test_flat_nouns_round_trip_through_json() -> None:
-    for noun in (Document("d", "text", "title", {"a": 1}), Passage("p", "d", "text", 3, 7), Query("why?", "q1", {"year": {"gte": 3}}),
+    for noun in (Document("d", "text", "title", {"a": 1}), Passage("p", "d", "text", 3, 7),
+                 Query("why?", "q1", {"year": {"gte": 3}}),
                  Citation("p", "d", 1, 4, "abc", 0.5), Usage(3, 4)):
         assert type(noun).from_dict(json.loads(json.dumps(noun.to_dict()))) == noun
 
@@ -42,7 +43,8 @@ def test_a_query_without_text_is_refused(text: str) -> None:
         Query(text, id="q7")
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.floats(-100, 100, width=32)), unique_by=lambda pair: pair[0], max_size=10))
+@given(st.lists(st.tuples(st.integers(0, 9), st.floats(-100, 100, width=32)), unique_by=lambda pair: pair[0],
+                max_size=10))
 def test_ranked_sorts_and_rerank_keeps_history(hits: list[tuple[int, float]]) -> None:
     rows, scores = [row for row, _ in hits], [score for _, score in hits]
     first = Ranking.ranked(rows, scores, "bm25", STORE).marked("bm25")

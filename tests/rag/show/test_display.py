@@ -37,7 +37,8 @@ def cite(passage: Passage, quote: str, support: float) -> Citation:
 def answer() -> Answer:
     text = "Use shutil.rmtree. It deletes the whole tree. It asks first."
     return Answer(
-        text, (cite(PASSAGES[0], "shutil.rmtree deletes", 0.9), cite(PASSAGES[0], "deletes an entire directory tree.", 0.55)),
+        text, (cite(PASSAGES[0], "shutil.rmtree deletes", 0.9),
+               cite(PASSAGES[0], "deletes an entire directory tree.", 0.55)),
         Context(tuple(PASSAGES), ((0, 20), (20, 200), (200, 210)), 300, 4), Usage(300, 17),
         (Sentence(0, 18, (0,), 0.9), Sentence(19, 45, (0, 1), 0.2), Sentence(46, 60, (), 0.0)), "lexical", "length",
     )
@@ -118,16 +119,18 @@ def test_answer_marks_every_sentence() -> None:
     assert [text_of(e) for e in by_class(root, "rg-yes")] == ["Use shutil.rmtree."]
     assert [text_of(e) for e in by_class(root, "rg-no")] == ["It deletes the whole tree.", "It asks first."]
     (told,) = by_class(root, "rg-answer")
-    assert text_of(told) == ("Use shutil.rmtree.[1] It deletes the whole tree.[1][2]not entailed It asks first.no similar passage"
+    assert text_of(told) == ("Use shutil.rmtree.[1] It deletes the whole tree.[1][2]not entailed It asks first.no "
+                             "similar passage"
                              "cut at 17 tokens")
-    facts = f"1 of 3 sentences entailed by what is cited · {described('lexical')} · 300 prompt + 17 answer tokens · 4 passages did not fit"
+    facts = f"1 of 3 sentences entailed by what is cited · {described('lexical')} · 300 prompt + 17 answer tokens · 4 passages did not fit"  # noqa: E501
     assert facts in text_of(root)
     assert SUPPORT_IS in text_of(root)
 
 
 def test_similar_passages_without_a_verifier_are_no_verdict() -> None:
     judged = answer()
-    unjudged = replace(judged, verifier=None, finish="stop", sentences=tuple(replace(s, probability=None) for s in judged.sentences))
+    unjudged = replace(judged, verifier=None, finish="stop",
+                       sentences=tuple(replace(s, probability=None) for s in judged.sentences))
     root = parse(answer_html(unjudged))
     assert not by_class(root, "rg-yes")
     assert [text_of(e) for e in by_class(root, "rg-similar")] == ["Use shutil.rmtree.", "It deletes the whole tree."]
@@ -157,7 +160,8 @@ def test_overlapping_quotes_are_highlighted_in_place() -> None:
     root = parse(answer_html(answer()))
     cited, *others = by_class(root, "rg-passage")
     assert [mark.text for mark in cited.iter("mark")] == ["shutil.rmtree ", "deletes", " an entire directory tree."]
-    assert text_of(by_class(cited, "rg-full")[0]).startswith("shutil.rmtree deletes[1] an entire directory tree.[2] The path")
+    assert text_of(by_class(cited, "rg-full")[0]).startswith("shutil.rmtree deletes[1] an entire directory tree.[2] "
+                                                             "The path")
     assert "open" in cited.attrib
     assert not any("open" in other.attrib or list(other.iter("mark")) for other in others)
 
@@ -222,7 +226,8 @@ def test_any_text_gives_well_formed_html(text: str, data: st.DataObject) -> None
     spans = [sorted(data.draw(st.tuples(ends, ends))) for _ in range(3)]
     citations = tuple(Citation(text, text, 7 + a, 7 + b, text[a:b], 0.5) for a, b in spans)
     sentences = tuple(Sentence(a, b, (i,), 0.25 * i) for i, (a, b) in enumerate(spans))
-    html = answer_html(Answer(text, citations, Context((passage,), ((0, 1),), 1), sentences=sentences, verifier=text, finish=text))
+    html = answer_html(Answer(text, citations, Context((passage,), ((0, 1),), 1), sentences=sentences, verifier=text,
+                              finish=text))
     parse(html)
     parse(ranking_html(Ranking.ranked([0], [1.0], "bm25", PassageList([passage])).marked(text)))
     html.encode("utf-8")  # a lone surrogate could not be written to a file

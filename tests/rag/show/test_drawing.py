@@ -38,7 +38,8 @@ def pipeline() -> Graph:
             Edge("bm25", "fuse", "rankings", "Ranking"), Edge("dense", "fuse", "rankings", "Ranking"),
             Edge("query", "cross-encoder", "queries", "Query"), Edge("fuse", "cross-encoder", "rankings", "Ranking"),
             Edge("query", "reader", "queries", "Query"), Edge("cross-encoder", "reader", "rankings", "Ranking"),
-            Edge("reader", "output:answer", "answer", "Answer"), Edge("cross-encoder", "output:passages", "passages", "Ranking"),
+            Edge("reader", "output:answer", "answer", "Answer"),
+            Edge("cross-encoder", "output:passages", "passages", "Ranking"),
         ),
     )
 
@@ -57,7 +58,8 @@ def chain(length: int) -> Graph:
     edges = [Edge("query", names[0], "queries", "Query")]
     for before, after in pairwise(names):
         edges += [Edge("query", after, "queries", "Query"), Edge(before, after, "rankings", "Ranking")]
-    nodes = [Node("query", "input"), *(Node(n, "Reranker", {"k": 10}) for n in names), Node("output:passages", "output")]
+    nodes = [Node("query", "input"), *(Node(n, "Reranker", {"k": 10}) for n in names),
+             Node("output:passages", "output")]
     return Graph(tuple(nodes), (*edges, Edge(names[-1], "output:passages", "passages", "Ranking")))
 
 
@@ -66,7 +68,8 @@ def fan(width: int) -> Graph:
     stages = [*(Node(n, "Dense", {"k": 10}) for n in names), Node("fuse", "Fuse")]
     return Graph(
         (Node("query", "input"), *stages, Node("output:hits", "output")),
-        (*(Edge("query", n, "queries", "Query") for n in names), *(Edge(n, "fuse", "rankings", "Ranking") for n in names),
+        (*(Edge("query", n, "queries", "Query") for n in names),
+         *(Edge(n, "fuse", "rankings", "Ranking") for n in names),
          Edge("fuse", "output:hits", "hits", "Ranking")),
     )
 
@@ -82,7 +85,8 @@ def graphs(draw: st.DrawFn, names: st.SearchStrategy[str]) -> Graph:
     edges = []
     for j, node in enumerate(nodes):
         for i in draw(st.lists(st.integers(0, j - 1), max_size=3)) if j else []:
-            port, kind = draw(st.sampled_from(["queries", node.name])), draw(st.sampled_from(["Query", "Ranking", node.name]))
+            port, kind = draw(st.sampled_from(["queries", node.name])), draw(st.sampled_from(["Query", "Ranking",
+                                                                                              node.name]))
             edges.append(Edge(nodes[i].name, node.name, port, kind))
     return Graph(tuple(nodes), tuple(edges))
 
@@ -101,7 +105,8 @@ def rectangles(svg: str, *styles: str) -> list[tuple[float, float, float, float]
 
 def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     slack = 0.2  # coordinates are rounded to a tenth
-    return (a[0] + a[2] > b[0] + slack and b[0] + b[2] > a[0] + slack and a[1] + a[3] > b[1] + slack and b[1] + b[3] > a[1] + slack)
+    return (a[0] + a[2] > b[0] + slack and b[0] + b[2] > a[0] + slack and a[1] + a[3] > b[1] + slack and b[1]
+            + b[3] > a[1] + slack)
 
 
 def assert_clear(svg: str) -> None:
@@ -131,7 +136,8 @@ def test_svg_says_what_the_pipeline_is() -> None:
 def test_svg_of_a_run_shows_what_each_stage_took() -> None:
     svg = to_svg(pipeline(), run())
     said = texts(svg)
-    assert {"840 ms · 100 → 50 passages", "7,312 tokens", "1,893 → 57 tokens", "cached", "4.29 s in all · 1 query"} <= set(said)
+    assert {"840 ms · 100 → 50 passages", "7,312 tokens", "1,893 → 57 tokens", "cached",
+            "4.29 s in all · 1 query"} <= set(said)
     slow = [g for g in ET.fromstring(svg).iter(f"{SVG}g") if g.find(f"{SVG}rect[@class='stage slowest']") is not None]
     assert [g.findtext(f"{SVG}text") for g in slow] == ["reader"]
     assert "kept = 9" in (slow[0].findtext(f"{SVG}title") or "")
@@ -181,7 +187,8 @@ def test_names_are_escaped() -> None:
     graph = Graph((Node(name, "input"), Node("output:x", "output")), (Edge(name, "output:x", "x", "<b>"),))
     svg = to_svg(graph)
     assert "<script" not in svg
-    assert '<script>alert("1")</script>&' in svg.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"').replace("&amp;", "&")
+    assert '<script>alert("1")</script>&' in svg.replace("&lt;", "<").replace("&gt;",
+                                                                              ">").replace("&quot;", '"').replace("&amp;", "&")  # noqa: E501
     assert 'n0(["#60;script#62;alert#40;#34;1#34;#41;#60;#47;script#62;#38;' in to_mermaid(graph)
 
 
@@ -198,7 +205,8 @@ def test_the_same_pipeline_gives_the_same_picture_in_every_process() -> None:
         "s.loader.exec_module(m)", "print(m.to_svg(m.pipeline(), m.run()), m.to_mermaid(m.fan(6)))",
     ))
     first, second = (
-        subprocess.check_output([sys.executable, "-c", script], env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONUTF8": "1"})
+        subprocess.check_output([sys.executable, "-c", script],
+                                env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONUTF8": "1"})
         for seed in ("1", "2")
     )
     assert first == second != b""

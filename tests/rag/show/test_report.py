@@ -22,7 +22,8 @@ PASSAGE = Passage("p1", "d1", "rmtree deletes a tree. <script>alert(1)</script>"
 def entry(question: str, answered: bool = True, seconds: float = 0.25) -> ReportEntry:
     ranking = Ranking.ranked([0], [7.5], "bm25", PassageList([PASSAGE])).marked("bm25")
     citation = Citation("p1", "d1", 0, 22, "rmtree deletes a tree.", 0.8)
-    answer = Answer("Use rmtree.", (citation,), Context((PASSAGE,), ((0, 9),), 20), sentences=(Sentence(0, 11, (0,), 0.75),),
+    answer = Answer("Use rmtree.", (citation,), Context((PASSAGE,), ((0, 9),), 20),
+                    sentences=(Sentence(0, 11, (0,), 0.75),),
                     verifier="lexical", finish="length")
     trace = Trace([StageTrace("bm25", "BM25", 1, seconds, 0, 0, 1, peak_memory=10)], seconds)
     return ReportEntry(Query(question), ranking, answer if answered else None, trace)
@@ -37,7 +38,8 @@ def text_of(element: ET.Element) -> str:
 
 
 def test_every_question_is_in_the_contents_and_has_its_section() -> None:
-    root = parse(report_html("Demo", GRAPH, [entry("How do I delete a tree?"), entry("And <b>then</b>?", answered=False)]))
+    root = parse(report_html("Demo", GRAPH,
+                             [entry("How do I delete a tree?"), entry("And <b>then</b>?", answered=False)]))
     sections = {s.attrib["id"]: text_of(s) for s in root.iter("section")}
     assert list(sections) == ["pipeline", "q1", "q2"]
     (nav,) = root.iter("nav")
