@@ -283,7 +283,7 @@ NOTHING = Case(lambda world: {}, lambda world: {})
 
 CANDIDATES = (None, True, False, 1, 2, 3, 0, 0.25, 0.5, "0-1", "else", "best-first", "best-last", "ndcg", "qrhead_ndcg",
               "qrhead_score", "core_score", "minmax", "cls", "mean", "block", "causal", "qa", "search", ("else",),
-              {"id": "else"})
+              {"id": "else"}, "bge-small")
 """Values that some setting or other takes."""
 
 
