@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ConfigError
-from ..parts import plain
+from ..parts import Part, plain, text_of
 from ..parts.identity import hashed
 from .graph import Edge, Graph, Node
 from .ports import Port, Ports, type_name
@@ -144,6 +144,8 @@ def _settings(stage: Stage) -> dict[str, Any]:
 
 def _shown(value: Any) -> Any:
     try:
+        if isinstance(value, Part):
+            return text_of(value)
         return plain(value)
     except ConfigError:
         return getattr(value, "__qualname__", repr(value))

@@ -47,6 +47,8 @@ TARGETS: dict[str, tuple[str, ...]] = {  # module or folder -> its tests, the te
     "rag/evaluation/order.py": ("rag/evaluation/test_order_sensitivity.py",),
     "rag/dag/stage.py": ("rag/dag/test_stage.py", "rag/dag/test_pipeline.py", "rag/dag/test_config.py",
                          "retrievers/test_retrievers.py"),
+    "rag/dag/control.py": ("rag/dag/test_control.py",),
+    "rag/dag/cache.py": ("rag/dag/test_stage.py", "rag/dag/test_control.py"),
     "rag/dag/ports.py": ("rag/dag/test_ports.py", "rag/dag/test_pipeline.py"),  # out of rag/dag/stage.py
     "indexers/views": VIEWS,
     "indexers/views/files.py": (*VIEWS,

@@ -12,6 +12,7 @@ from itertools import combinations, pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from regard.rag import Pipeline, Query, Ranking
 from regard.rag.dag.graph import Edge, Graph, Node
 from regard.rag.dag.trace import StageTrace, Trace
 from regard.rag.show.drawing import to_mermaid, to_svg
@@ -241,3 +242,12 @@ def test_links_that_need_not_cross_do_not() -> None:
     places = lay_out(boxes, links, spacing=5).places
     orders = [places[x].across < places[y].across for x, y in ("ab", "dc", "ef")]
     assert len(set(orders)) == 1
+
+
+def test_a_setting_that_is_a_part_is_drawn_as_its_text() -> None:
+    from regard.rerankers import ICR, AttentionReranker
+
+    p = Pipeline()
+    p.output(best=p.add(AttentionReranker(policy=ICR(window=20)), p.input(Query), p.input(Ranking)))
+    assert "policy = ICR:window=20" in p.to_svg()
+    assert "part: ICR" not in p.to_svg()
