@@ -34,7 +34,8 @@ def test_every_top_package_is_typed_and_says_what_it_is() -> None:
     for name in MAY_IMPORT:
         assert (ROOT / name / "py.typed").exists()
         text = ast.get_docstring(ast.parse((ROOT / name / "__init__.py").read_text())) or ""
-        assert "May import" in " ".join(text.split()), f"{name}/__init__.py must say what lives there and what it may import"
+        said = " ".join(text.split())
+        assert "May import" in said, f"{name}/__init__.py must say what lives there and what it may import"
 
 
 def _imported_folders(path: Path) -> set[str]:
