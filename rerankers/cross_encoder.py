@@ -17,7 +17,7 @@ from ..rag import models
 from ..rag.dag.scope import Scope
 from ..rag.dag.stage import Need, Problem, Stage
 from ..rag.dag.trace import record
-from ..rag.errors import RegardError, UnsupportedModel
+from ..rag.errors import ModelNotFound, RegardError, UnsupportedModel
 from ..rag.models.chosen import hub
 from ..rag.models.inert import expect_inert
 from ..rag.models.onnx import Encoding, OnnxModel
@@ -211,12 +211,16 @@ class _TorchPairs:
 
 
 def _sentence_transformer(path: str, max_length: int, device: str) -> Any:
-    """In float32 or the checkpoint's own dtype, in evaluation mode. Raises ``UnsupportedModel`` for more than one
-    output."""
+    """In float32 or the checkpoint's own dtype, in evaluation mode. Raises ``ModelNotFound`` for one that cannot be
+    loaded, ``UnsupportedModel`` for more than one output."""
     from sentence_transformers import CrossEncoder as Model
 
     expect_inert(models.resolve(path))
-    model = Model(path, device=device, trust_remote_code=False, model_kwargs={"use_safetensors": True})
+    try:
+        model = Model(path, device=device, trust_remote_code=False, model_kwargs={"use_safetensors": True})
+    except (OSError, ValueError) as error:
+        raise ModelNotFound(f"the cross-encoder {path!r} cannot be loaded: {str(error).splitlines()[0]}", where=path,
+                            hint="check the name and the network, or use the embedded 'minilm-cross-encoder'") from None
     model.eval()
     model.max_seq_length = min(max_length, model.max_seq_length or max_length)
     if model.num_labels != 1:

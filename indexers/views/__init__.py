@@ -3,7 +3,8 @@ deleted and built again.
 
 Lives here: ``kind`` (what a view kind is, and how one is named); a file or folder a kind: ``flat``, ``hnsw`` and
 ``ivf`` (over ``faiss_view``, with ``filtered``, how that searches under filters), ``bm25``, ``attention``; ``files``
-(how a view is written whole and found fresh), ``versions`` (what is there), ``missing`` (what to say of what is not).
+(how a view is written whole and found fresh), ``versions`` (what is there), ``arrays`` (opening what numpy wrote),
+``missing`` (what to say of what is not).
 
 May import: ``regard.rag``, the rest of ``regard.indexers`` but ``jobs``. ``files``, ``versions`` and ``missing`` know
 no kind.

@@ -125,7 +125,7 @@ def load_view(version: Version) -> Any:
     """
     version.expect_whole()
     try:
-        view = version.kind.load(version.folder, version.rows())
+        view = version.load()
     except (OSError, ValueError, EOFError) as error:  # removed just now, or not what its kind reads
         raise damaged_view(version.folder, str(error)) from None
     if read_description(version.folder) != version.meta:
@@ -165,7 +165,7 @@ def _extended(home: Path, store: Store, kind: ViewKind, made_by: Any) -> View | 
             if len(rows) > len(store.rows) or not np.array_equal(store.rows[:len(rows)], rows):
                 return None
             log.info("extending view %s from version %s to %d", kind, version.folder.name, store.version)
-            return kind.extend(kind.load(version.folder, rows), store)
+            return kind.extend(version.load(), store)
         except (IndexFormatError, OSError, ValueError, EOFError):
             return None  # a damaged view is built anew
     return None

@@ -18,6 +18,7 @@ from ...rag.nouns import Rows
 from ..stores.integrity import Reading, expect_whole, read_json, read_sealed
 from ..stores.protocols import Store
 from ..stores.serving import DESCRIPTION
+from .arrays import opening
 from .kind import ViewKind, stored_kind
 
 SPEC = "spec.json"
@@ -60,13 +61,20 @@ class Version:
         """The view's passage rows, int64, memory-mapped, compared with their digest. Raises ``IndexFormatError``."""
         expect_whole(self.folder, self.meta["files"], mend(self.folder), ROWS, reading="always")
         try:
-            rows: Rows = np.load(self.folder / ROWS, mmap_mode="r", allow_pickle=False)
+            with opening:
+                rows: Rows = np.load(self.folder / ROWS, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise damaged_view(self.folder, str(error)) from None
         if rows.dtype != np.int64 or rows.shape != (self.meta["passages"],):
             raise damaged_view(self.folder,
                                f"{ROWS} has {rows.dtype} {rows.shape} for {self.meta['passages']} passages")
         return rows
+
+    def load(self) -> Any:
+        """The view in memory, as its kind loads it."""
+        rows = self.rows()
+        with opening:
+            return self.kind.load(self.folder, rows)
 
 
 def damaged_view(folder: Path, why: str) -> IndexFormatError:

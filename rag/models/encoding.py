@@ -32,7 +32,7 @@ class OpenEncoder:
     def encode_passages(self, texts: Sequence[str]) -> Vectors:
         """float32 [len(texts), dimension]; a vector does not depend on what else is in ``texts`` (beyond float
         rounding)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no `encode_passages`")
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """float32 [len(texts), dimension]."""
@@ -51,21 +51,21 @@ class Encoder(Part):
     @property
     def name(self) -> str:
         """What it is called in an index, for ours the model's name as the user gave it."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no `name`")
 
     @property
     def dimension(self) -> int:
         """Of the vectors; known without loading the model if that is on this machine."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no `dimension`")
 
     def description(self) -> dict[str, Any]:
         """Everything that decides a vector, as plain JSON, which an index keeps: model, weights hash, tokenizer,
         pooling, prompts, normalisation, dtype, dimension. Loads nothing heavy."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no `description`")
 
     def open(self, scope: Scope, /) -> OpenEncoder:
         """The loaded model, which the scope gives back."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no `open`")
 
     def identity(self) -> Any:
         return self.description()

@@ -37,11 +37,11 @@ class Verifier(Part):
     @property
     def name(self) -> str:
         """What answers say that judged them, and :data:`MEASURED` knows it by."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no `name`")
 
     def open(self, scope: Scope, /) -> OpenVerifier:
         """The loaded verifier, whose model the scope gives back."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no `open`")
 
     def models(self) -> Sequence[str]:
         """The models that it loads, by name."""

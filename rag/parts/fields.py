@@ -39,7 +39,7 @@ class Fields:
     @classmethod
     def from_text(cls, text: str) -> Self:
         """See ``Part.from_text``."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{cls.__name__} has no `from_text`")
 
     @classmethod
     def table(cls) -> Table:
@@ -186,6 +186,7 @@ def frozen(value: Any) -> Any:
 
 
 def thawed(value: Any) -> Any:
+    """``value`` with plain dictionaries for the mappings that may not be changed."""
     if isinstance(value, MappingProxyType):
         return {name: thawed(item) for name, item in value.items()}
     return tuple(thawed(item) for item in value) if type(value) is tuple else value

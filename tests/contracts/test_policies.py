@@ -4,7 +4,6 @@ what it is given, whatever else is in the batch, and does as it declares."""
 from __future__ import annotations
 
 import inspect
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,17 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import transformers
 import yaml
 from regard.rag.dag.stage import Stage
 from regard.rag.errors import ConfigError, RegardError
-from regard.rag.lm import LanguageModel, gguf
-from regard.rag.models import resolve
+from regard.rag.lm import LanguageModel
 from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
 from regard.rag.parts import part, plain, register, text_of
 from regard.rag.tables import table
 from regard.rerankers import ICR, AttentionReranker, BlockICR, Policy
 from regard.rerankers.attention.policies.policy import Lay, Scored
+
+from ..lms import random_lm
 
 POLICIES = Policy.table().names()
 TEXTS = ["Bread is baked in an oven.", "A flea lives for about a hundred days.", "", "x",
@@ -33,18 +32,9 @@ ASKED = [Query("how long does a flea live", "a"), Query("where is the tower", "b
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A random Llama on disk, with SmolLM2's tokenizer; held, so that it is loaded once."""
-    folder = tmp_path_factory.mktemp("tiny") / "random"
-    transformers.set_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=49152, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16, max_position_embeddings=2048, initializer_range=0.3, bos_token_id=1,
-        eos_token_id=2, pad_token_id=2)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    for file in gguf.converted(resolve("smollm2")).iterdir():
-        if "token" in file.name or "template" in file.name:
-            shutil.copy(file, folder)
-    model = LanguageModel.acquire(str(folder), device="cpu")
-    yield str(folder)
+    folder = random_lm(tmp_path_factory.mktemp("tiny") / "random", max_position_embeddings=2048, initializer_range=0.3)
+    model = LanguageModel.acquire(folder, device="cpu")
+    yield folder
     model.release()
 
 

@@ -17,7 +17,6 @@ from typing import Any, ClassVar, get_type_hints
 
 import numpy as np
 import pytest
-import transformers
 from regard.indexers import build_index
 from regard.indexers.stores.lance.store import LanceStore
 from regard.indexers.stores.lance.writer import StoreWriter
@@ -27,7 +26,6 @@ from regard.rag import Document, Pipeline, Query, Ranking
 from regard.rag.dag.function import Function
 from regard.rag.dag.stage import Stage
 from regard.rag.errors import ConfigError, RegardError
-from regard.rag.lm import gguf
 from regard.rag.lm.heads import HeadSet
 from regard.rag.models import resolve, weights_hash
 from regard.rag.models.encoding import Encoder
@@ -39,6 +37,7 @@ from regard.rerankers import CrossEncoder, Margin, Policy
 from regard.retrievers import BM25
 
 from ..conftest import HashEncoder
+from ..lms import random_lm
 
 DOCUMENTS = [Document(f"d{i}", f"word{i} and word{i % 7} stand in passage number {i}") for i in range(40)]
 MODEL_FILES = {
@@ -300,25 +299,12 @@ def world(tmp_path_factory: pytest.TempPathFactory, hash_encoder: Any) -> World:
         Path(getattr(made, name)).mkdir()
         for file, content in MODEL_FILES.items():
             Path(getattr(made, name), file).write_text(content)
-    _tiny_model(Path(made.lm))
+    random_lm(Path(made.lm))
     shutil.copytree(made.lm, made.lm_moved)
     _head_set(Path(made.lm), Path(made.heads), seed=1)
     build_index(DOCUMENTS[:3], made.cached, encoder=None, chunker="whole", views=["bm25"], progress=False)
     _cached_in_bits(16)(made)
     return made
-
-
-def _tiny_model(folder: Path) -> None:
-    """A random language model with SmolLM2's tokenizer."""
-    transformers.set_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=49152, hidden_size=16, intermediate_size=16, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256, bos_token_id=1, eos_token_id=2, pad_token_id=2)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    for file in gguf.converted(resolve("smollm2")).iterdir():
-        if "token" in file.name or "template" in file.name:
-            shutil.copy(file, folder)
 
 
 @pytest.fixture

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import re
 import shutil
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import transformers
 from regard.indexers import build_index, compact, delete_documents, verify_index
 from regard.indexers.stores import integrity
 from regard.indexers.stores.lance.store import LanceStore
@@ -37,11 +39,11 @@ from regard.rag.app.cli import app
 from regard.rag.app.doctor import examine
 from regard.rag.dag.scope import Scope
 from regard.rag.errors import ConfigError, IndexFormatError, IndexNotFound, StageError, StorageError
-from regard.rag.lm import gguf
-from regard.rag.models import resolve
 from regard.rag.parts import part, plain
 from regard.retrievers import Dense
 from typer.testing import CliRunner
+
+from ..lms import random_lm
 
 KINDS = ViewKind.table().names()
 EXAMPLES = {"attention": ("attention:{lm},bits=32", "attention:{lm},bits=8")}
@@ -54,17 +56,7 @@ DOCUMENTS = [Document(f"d{i}", f"common word{i % 9} unique{i} " + "filler " * (i
 @pytest.fixture(scope="session")
 def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A random language model with SmolLM2's tokenizer."""
-    folder = tmp_path_factory.mktemp("lm") / "tiny"
-    transformers.set_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=49152, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=256, bos_token_id=1, eos_token_id=2, pad_token_id=2)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    for file in gguf.converted(resolve("smollm2")).iterdir():
-        if "token" in file.name or "template" in file.name:
-            shutil.copy(file, folder)
-    return str(folder)
+    return random_lm(tmp_path_factory.mktemp("lm") / "tiny", num_hidden_layers=2)
 
 
 class Case:
@@ -313,6 +305,39 @@ def test_an_index_without_passages_has_views_too(case: Case) -> None:
     assert view.rows.tolist() == []
     if case.kind.queries is not None:
         assert not (view.search(case.asked, K)[0] >= 0).any()
+
+
+@every
+def test_threads_open_it_together(case: Case) -> None:
+    """Before Python 3.11.8, ``ast``, which reads numpy's headers, fails where a garbage collection lets another thread
+    in: here every collection does, and there are many."""
+    version = fresh_view(case.index(DOCUMENTS[:20]), case.kind)
+    errors: list[BaseException] = []
+
+    def look() -> None:
+        try:
+            for _ in range(10):
+                load_view(version)
+        except BaseException as error:
+            errors.append(error)
+
+    def nap(phase: str, info: object) -> None:
+        time.sleep(1e-6)
+
+    load_view(version)  # what is imported then is imported by one thread
+    before = gc.get_threshold()
+    gc.callbacks.append(nap)
+    try:
+        gc.set_threshold(20, 1000, 1000)
+        threads = [threading.Thread(target=look) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(nap)
+    assert not errors, errors
 
 
 @every

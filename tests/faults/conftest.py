@@ -23,8 +23,7 @@ class Worker:
     """``worker.py``, which says what a job is; calling this does one."""
 
     def __init__(self, faults: Path, script: Path = HERE / "worker.py") -> None:
-        path = os.pathsep.join([str(HERE.parent), str(HERE.parent / "indexers" / "views"),
-                                *filter(None, [os.environ.get("PYTHONPATH")])])
+        path = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen([sys.executable, "-P", str(script), str(faults)], stdin=subprocess.PIPE,
                                          stdout=subprocess.PIPE,
                                          stderr=subprocess.DEVNULL, text=True, env={**os.environ, "PYTHONPATH": path})

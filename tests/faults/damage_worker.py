@@ -193,9 +193,9 @@ def case(home: Path, pristine: Path, other: Path, seed: int, expected: dict[str,
 def main(base: Path) -> None:
     logging.disable(logging.CRITICAL)
     if MODEL and not Path(MODEL).exists():
-        from test_attention_view import tiny_model  # tests/indexers
+        from lms import random_lm
 
-        tiny_model(Path(MODEL), "Llama")
+        random_lm(Path(MODEL))
     if not (base / "pristine").exists():
         for name, salt in (("pristine", "a"), ("other", "b")):
             make(base / name, salt)

@@ -39,8 +39,7 @@ def cases(base: Path, seeds: Iterable[int], kind: str) -> Iterator[dict[str, Any
 
 
 def start(base: Path, kind: str) -> subprocess.Popen[str]:
-    path = os.pathsep.join([str(HERE.parent), str(HERE.parent / "indexers" / "views"),
-                            *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path, "REGARD_CACHE": str(base / "memory"), "REGARD_FSYNC": "0",
                    "OMP_NUM_THREADS": "1"}
     worker = subprocess.Popen([sys.executable, "-P", str(HERE / "damage_worker.py"), str(base), kind],

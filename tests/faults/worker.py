@@ -109,9 +109,9 @@ def only_empty(path: Path, view: str = "") -> None:
 
 def model(path: Path, view: str = "") -> None:
     """A tiny language model in the folder ``path``, which this process then holds in memory."""
-    from test_attention_view import tiny_model
+    from lms import random_lm
 
-    tiny_model(path, "Llama")
+    random_lm(path)
     LanguageModel.acquire(str(path), attention=True)
 
 

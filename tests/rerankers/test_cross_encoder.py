@@ -137,6 +137,8 @@ def test_problems_are_found_before_loading():
     assert "GGUF" in gguf.what
     with pytest.raises(ModelNotFound), CrossEncoder("./no-such-model").opened():
         pass
+    with pytest.raises(ModelNotFound, match="'no/such-model' cannot be loaded"), CrossEncoder("no/such-model").opened():
+        pass
     with pytest.raises(ConfigError, match="depth"):
         CrossEncoder(depth=0)
 

@@ -9,7 +9,6 @@ position matters.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -22,10 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from regard.rag.dag.trace import Running, StageTrace, tracing
 from regard.rag.errors import BudgetError, ConfigError
-from regard.rag.lm import LanguageModel, gguf
+from regard.rag.lm import LanguageModel
 from regard.rag.lm.heads import HeadSet, chosen, published_heads
 from regard.rag.lm.passages import Prompt
-from regard.rag.models import resolve
 from regard.rag.nouns import Passage, PassageList, Query, Ranking
 from regard.rerankers import (
     ICR,
@@ -40,6 +38,8 @@ from regard.rerankers import (
 )
 from regard.rerankers.attention.detect import detect_heads
 from regard.rerankers.attention.policies.policy import Scored
+
+from ..lms import random_lm
 
 TEXTS = ["Bread is baked in an oven.", "A flea lives for about a hundred days, on cats mostly.",
          "The Eiffel Tower is in Paris.",
@@ -56,17 +56,7 @@ Spans = list[tuple[int, int]]
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A random Llama on disk, with SmolLM2's tokenizer."""
     folder = tmp_path_factory.mktemp("tiny") / "random"
-    transformers.set_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=49152, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16, max_position_embeddings=2048, initializer_range=0.3, bos_token_id=1, eos_token_id=2,
-        pad_token_id=2)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    for file in gguf.converted(resolve("smollm2")).iterdir():
-        if "token" in file.name or "template" in file.name:
-            shutil.copy(file, folder)
-    return str(folder)
+    return random_lm(folder, max_position_embeddings=2048, initializer_range=0.3)
 
 
 @pytest.fixture(scope="module", autouse=True)

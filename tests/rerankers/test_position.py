@@ -3,31 +3,25 @@ alone."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from regard.rag.dag.scope import Scope
 from regard.rag.errors import BudgetError
-from regard.rag.lm import LanguageModel, gguf
+from regard.rag.lm import LanguageModel
 from regard.rag.lm.passages import TOKENS_A_WORD, Format, suffix_position
-from regard.rag.models import resolve
 from regard.rag.nouns import Batch, Passage, PassageList, Query, Ranking
 from regard.rerankers import AttentionReranker, BlockICR
 from regard.rerankers.attention.stage import OpenReranker
 
-SHAPE = {"vocab_size": 49152, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
-         "num_attention_heads": 4,
-         "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 2048, "initializer_range": 0.4,
-         "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+from ..lms import random_lm
+
 FAMILIES = {"Llama": {}, "Gemma3Text": {"query_pre_attn_scalar": 1, "sliding_window": 700,
                                         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}}
 QUERY = Query("how long does a flea live")
@@ -82,22 +76,14 @@ def blind(request, tmp_path_factory, smollm2) -> str:
     for is the same whatever the passages say. So all that passages can do to each other is to share out a softmax. The
     word ``oven`` has keys of zero: many of them make a long passage that gets a small share, beside which any other
     effect shows."""
-    transformers.set_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, f"{request.param}Config")(**SHAPE,
-                                                                                                          **FAMILIES[request.param]))
-    with torch.no_grad():
-        for layer in model.model.layers:
-            layer.self_attn.o_proj.weight.zero_()
-        model.get_input_embeddings().weight[smollm2.tokens("oven oven")] = 0
-    return saved(tmp_path_factory.mktemp(request.param), model)
+    def blinded(model) -> None:
+        with torch.no_grad():
+            for layer in model.model.layers:
+                layer.self_attn.o_proj.weight.zero_()
+            model.get_input_embeddings().weight[smollm2.tokens("oven oven")] = 0
 
-
-def saved(folder: Path, model) -> str:
-    model.save_pretrained(folder)
-    for file in gguf.converted(resolve("smollm2")).iterdir():
-        if "token" in file.name or "template" in file.name:
-            shutil.copy(file, folder)
-    return str(folder)
+    return random_lm(tmp_path_factory.mktemp(request.param), request.param, change=blinded, num_hidden_layers=3,
+                     max_position_embeddings=2048, initializer_range=0.4, **FAMILIES[request.param])
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,7 @@ from ...stores.changes import content_hash
 from ...stores.integrity import expect_whole
 from ...stores.locks import storage_errors
 from ...stores.protocols import Store
+from ..arrays import opening
 from ..kind import PENDING, ViewKind
 from ..versions import Version, damaged_view, mend, versions_of
 from .footprint import Footprint
@@ -93,7 +94,7 @@ class Prefix:
     def read(cls, folder: Path) -> Self:
         """Raises ``IndexFormatError``."""
         try:
-            with np.load(folder / PREFIX, allow_pickle=False) as file:
+            with opening, np.load(folder / PREFIX, allow_pickle=False) as file:
                 return cls(file["ids"], file["numbers"])
         # numpy's, zipfile's
         except (OSError, ValueError, KeyError, EOFError, BadZipFile, NotImplementedError) as error:

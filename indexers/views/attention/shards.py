@@ -23,6 +23,7 @@ from ....rag.files import sync
 from ....rag.nouns import Rows
 from ...stores.changes import Contents
 from ...stores.integrity import Files, describe_files, expect_whole, read_sealed, remember, sealed
+from ..arrays import opening
 from .layout import Bytes, Layout
 
 Table = NDArray[np.int64]
@@ -51,8 +52,9 @@ class Shard:
     def read(cls, folder: Path, layout: Layout) -> Self:
         """Raises ``IndexFormatError`` for a damaged one."""
         try:
-            table = np.load(folder / "passages.npy", allow_pickle=False)
-            ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
+            with opening:
+                table = np.load(folder / "passages.npy", allow_pickle=False)
+                ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)
             # copy on write: torch takes no read-only memory
             data: Bytes = np.memmap(folder / _DATA, dtype=np.uint8, mode="c")
         except (OSError, ValueError, EOFError) as error:

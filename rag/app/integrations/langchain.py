@@ -68,8 +68,7 @@ class RegardRetriever(BaseRetriever):
             for run in runs:
                 run.on_retriever_error(error)
             if return_exceptions:
-                # LangChain's own signature leaves exceptions out, too
-                return [error for _ in inputs]  # type: ignore[misc]
+                return [error for _ in inputs]  # type: ignore[misc]  # LangChain's signature leaves them out, too
             raise
         for run, documents in zip(runs, found, strict=True):
             run.on_retriever_end(documents)

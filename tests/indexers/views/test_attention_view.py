@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from regard.indexers import build_index, delete_documents, verify_index
 from regard.indexers.chunkers import Sentences
 from regard.indexers.stores.changes import Changes
@@ -45,41 +44,25 @@ from regard.rag.errors import (
     StorageError,
     UnsupportedModel,
 )
-from regard.rag.lm import LanguageModel, gguf
+from regard.rag.lm import LanguageModel
 from regard.rag.lm.passages import Format
 from regard.rag.lm.prefill import Prefill
 from regard.rag.models import resolve
 from regard.rerankers import AttentionReranker, BlockICR
 from typer.testing import CliRunner
 
+from ...lms import random_lm
+
 QUERY = Query("how long does a flea live")
-SHAPE = {"vocab_size": 49152, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
-         "num_attention_heads": 4,
-         "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 256, "initializer_range": 0.5,
-         "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 FAMILIES = {"Llama": {}, "Gemma3Text": {"query_pre_attn_scalar": 24, "sliding_window": 40,
                                         "layer_types": ["sliding_attention", "full_attention"] * 2}}
 TINY_TOKEN = 7 * 2 * 16
 """Numbers a token of the tiny models: keys of four layers, values of three, two KV heads of 16."""
 
 
-def tiny_model(folder: Path, family: str, seed: int = 0, change: Callable[[Any], object] = lambda model: None,
-               **settings: Any) -> str:
-    """A random model on disk, with SmolLM2's tokenizer; ``change`` may do something to it before."""
-    transformers.set_seed(seed)
-    config = getattr(transformers, f"{family}Config")(**(SHAPE | FAMILIES.get(family, {}) | settings))
-    model = transformers.AutoModelForCausalLM.from_config(config)
-    change(model)
-    model.save_pretrained(folder)
-    for file in gguf.converted(resolve("smollm2")).iterdir():
-        if "token" in file.name or "template" in file.name:
-            shutil.copy(file, folder)
-    return str(folder)
-
-
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_model(tmp_path_factory.mktemp("llama") / "tiny llama v1", "Llama")
+    return random_lm(tmp_path_factory.mktemp("llama") / "tiny llama v1")
 
 
 @pytest.fixture
@@ -204,7 +187,7 @@ def test_a_view_for_the_shipped_heads(smollm2: LanguageModel, facts: list[Docume
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_other_families_and_every_kind_of_passage(family: str, facts: list[Document], tmp_path: Path) -> None:
-    lm = tiny_model(tmp_path / "model", family)
+    lm = random_lm(tmp_path / "model", family, **FAMILIES[family])
     store = indexed(tmp_path / "index", facts, f"attention:{lm},bits=32")
     store = add_passages(tmp_path / "index", ["", "x", "Fleas lay eggs.", "Fleas lay eggs."])
     build_view(store, view_kinds(store.path)[0], progress=False)
@@ -248,7 +231,7 @@ def large_keys_in_bfloat16(model: Any) -> None:
 
 def test_a_bfloat16_checkpoint_is_stored_in_bfloat16(facts: list[Document], tmp_path: Path) -> None:
     """Its numbers may be beyond float16's."""
-    name = tiny_model(tmp_path / "model", "Llama", change=large_keys_in_bfloat16)
+    name = random_lm(tmp_path / "model", change=large_keys_in_bfloat16)
     store = indexed(tmp_path / "index", facts, f"attention:{name}")
     view = open_prefills(str(store.path), name, Format(), 3)
     stored, _ = view.prefill(ranking_of(store))
@@ -271,7 +254,7 @@ LONGROPE = {"hidden_size": 64, "original_max_position_embeddings": 200, "rope_pa
 
 def test_what_a_longer_prompt_would_turn_otherwise_is_not_stored(facts: list[Document], tmp_path: Path) -> None:
     """Longrope: keys hold in prompts up to 200 positions only, so that a passage leaves room for a query there."""
-    name = tiny_model(tmp_path / "model", "Phi3", **LONGROPE)
+    name = random_lm(tmp_path / "model", "Phi3", **LONGROPE)
     long = Document("long", "A flea jumps over the dog again and again. " * 30)
     store = indexed(tmp_path / "index", [*facts, long], f"attention:{name},bits=32")
     view = open_prefills(str(store.path), name, Format(), 3)
@@ -291,7 +274,7 @@ def test_what_a_longer_prompt_would_turn_otherwise_is_not_stored(facts: list[Doc
 
 def test_a_model_whose_keys_are_not_what_its_configuration_says(facts: list[Document], tmp_path: Path) -> None:
     """JetMoe repeats keys and values for each expert."""
-    name = tiny_model(tmp_path / "model", "JetMoe", num_local_experts=2, num_experts_per_tok=2, kv_channels=16)
+    name = random_lm(tmp_path / "model", "JetMoe", num_local_experts=2, num_experts_per_tok=2, kv_channels=16)
     with pytest.raises(UnsupportedModel, match=r"keys of layer 0 have 4 heads of 16 components.* says 2 of"):
         indexed(tmp_path / "index", facts, f"attention:{name}")
 
@@ -316,7 +299,7 @@ def test_what_was_made_otherwise_is_refused(llama: str, facts: list[Document], t
     for settings in ({"max_words": 200}, {"turn": ("user: ", "\nassistant: ")}):
         with pytest.raises(FingerprintMismatch, match=r"(?s)stored:.*wanted:.*without cache"):
             reranked(ranking, llama, store.path, **settings)
-    other = tiny_model(tmp_path / "other", "Llama", seed=1)
+    other = random_lm(tmp_path / "other", seed=1)
     with pytest.raises(IndexNotFound, match=r"(?s)no view attention:.*it has: attention:.*tiny llama"):
         reranked(ranking, other, store.path)
     copied = shutil.copytree(llama, tmp_path / "copy")
@@ -324,7 +307,7 @@ def test_what_was_made_otherwise_is_refused(llama: str, facts: list[Document], t
     assert reranked(ranking, str(copied), store.path) == reranked(ranking, llama, store.path)
     shutil.copytree(llama, tmp_path / "revised")
     revised = indexed(tmp_path / "index2", facts, f"attention:{tmp_path / 'revised'},bits=32")
-    tiny_model(tmp_path / "revised", "Llama", seed=1)
+    random_lm(tmp_path / "revised", seed=1)
     with pytest.raises(FingerprintMismatch,
                        match=r"(?s)stored:.*weights.*wanted:.*weights.*make it anew: regard index"):
         reranked(ranking_of(revised), str(tmp_path / "revised"), revised.path)

@@ -1,6 +1,5 @@
 """The engine: attention mass against transformers' own attention matrices, generation, windows, sharing, loading."""
 
-import shutil
 import threading
 from pathlib import Path
 
@@ -13,23 +12,11 @@ from regard.rag.errors import BudgetError, ConfigError, ModelNotFound, Unsupport
 from regard.rag.lm import LanguageModel, describe, engine, gguf
 from regard.rag.models import resolve, sharing
 
+from ...lms import random_lm
+
 WINDOW = 256
-SHAPE = {"vocab_size": 49152, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
-         "num_attention_heads": 4,
-         "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": WINDOW, "initializer_range": 0.5,
-         "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 CONTEXT = list(range(1000, 1120))
 SUFFIXES = [[7, 2000, 2001, 2002, 9], [7, 3000, 9]]
-
-
-def saved(folder: Path, config) -> str:
-    """A random model of ``config`` on disk, with SmolLM2's tokenizer."""
-    transformers.set_seed(0)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    for file in gguf.converted(resolve("smollm2")).iterdir():
-        if "token" in file.name or "template" in file.name:
-            shutil.copy(file, folder)
-    return str(folder)
 
 
 FAMILIES = {
@@ -44,8 +31,7 @@ FAMILIES = {
 def tiny(request, tmp_path_factory):
     """Random models of several families: biases, QK norms, soft caps, sliding windows; all with grouped-query
     attention."""
-    config = getattr(transformers, f"{request.param}Config")(**SHAPE, **FAMILIES[request.param])
-    name = saved(tmp_path_factory.mktemp(request.param), config)
+    name = random_lm(tmp_path_factory.mktemp(request.param), request.param, **FAMILIES[request.param])
     lm = LanguageModel.acquire(name, device="cpu")
     yield lm
     lm.release()
@@ -348,11 +334,9 @@ def test_description_and_sharing(lm):
 @pytest.mark.parametrize("family", ["GptOss", "Bloom"])
 def test_a_model_with_another_attention_is_refused_by_name(tmp_path, family):
     """Attention sinks, and positions as a bias: a plain softmax over the keys would be wrong."""
-    shape = {"GptOss": SHAPE | {"num_local_experts": 2, "num_experts_per_tok": 1,
-                                "layer_types": ["full_attention"] * 4},
-             "Bloom": {"vocab_size": 49152, "hidden_size": 32, "n_layer": 2, "n_head": 2,
-                       "max_position_embeddings": WINDOW}}[family]
-    lm = LanguageModel.acquire(saved(tmp_path, getattr(transformers, f"{family}Config")(**shape)), device="cpu")
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 1, "layer_types": ["full_attention"] * 4}
+    name = random_lm(tmp_path, family, **(experts if family == "GptOss" else {}))
+    lm = LanguageModel.acquire(name, device="cpu")
     with pytest.raises(UnsupportedModel, match="cannot be looked into") as caught:
         lm.attention_mass(CONTEXT, SUFFIXES)
     assert family in str(caught.value)
@@ -386,7 +370,7 @@ def test_a_model_that_brings_its_own_code_is_refused(tmp_path):
 
 
 def test_pickled_weights_are_not_loaded(tmp_path):
-    name = saved(tmp_path, transformers.LlamaConfig(**SHAPE))
+    name = random_lm(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save({}, tmp_path / "pytorch_model.bin")
     with pytest.raises(UnsupportedModel, match="pickled weights") as refused:
